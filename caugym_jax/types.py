@@ -1,0 +1,111 @@
+"""Every noun of the stack, and the one alphabet of axis letters.
+
+Axis letters used in shapes throughout:
+
+    B batch   T time (tokens of a row)   P prompt width   C completion width   S cache slots
+    V vocabulary   D model width   N query heads   K key/value heads   H head size
+    F feed-forward width   L layers   G group (samples per prompt)   E end-token ids
+
+Data are frozen: text nouns are dataclasses, array nouns are NamedTuples (and so pytrees without
+importing jax here: the causal engine and the graders import this module and must start fast).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, NamedTuple
+
+TASKS = ("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS")
+BOUND_TASKS = ("PN", "PS")  # answered by a probability alone, without a Yes/No verdict
+VARIANTS = (
+    "base",
+    "rephrased",
+    "omitted",
+    "deconfounding",
+    "redundant",
+    "insufficient",
+    "hard",
+)
+LACK = "LACK_CONDITION"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One causal question in the official CauGym schema, with its label."""
+
+    text: str  # the official `problem` field, without any "Let's think step by step."
+    answer: str  # the official `answer` field: a JSON object as text, or LACK_CONDITION
+    task: str  # one of TASKS (the official `Type`)
+    reason: dict[str, str] = dataclasses.field(default_factory=dict)  # official step solution
+    variant: str = "base"  # one of VARIANTS
+    prompt: str | None = None  # the exact user message where the file fixes it (RL parquet)
+    solution: str | None = None  # worked solution or released trace to imitate, if any
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # the file's other fields
+
+    @property
+    def lacks(self) -> bool:
+        """True where the right answer is that a needed probability is missing."""
+        return self.answer.strip() == LACK
+
+    @property
+    def prob(self) -> float | None:
+        """The labelled probability (or difference of probabilities); None where it lacks."""
+        return None if self.lacks else float(json.loads(self.answer)["PROB"])
+
+    @property
+    def verdict(self) -> str | None:
+        """The labelled "Yes" or "No"; None for PN, PS and LACK_CONDITION."""
+        return None if self.lacks else json.loads(self.answer).get("ANSWER")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One SFT example as tokens: train on `completion` (which ends with its end token)."""
+
+    prompt: list[int]
+    completion: list[int]
+
+
+class Batch(NamedTuple):
+    """Rows of packed or padded tokens for SFT. Everything at place t is about tokens[t]."""
+
+    tokens: Any  # [B, T] int32
+    loss_mask: Any  # [B, T] float32: 1 where tokens[t] is a target
+    segment_ids: Any  # [B, T] int32: 0 = padding, 1.. = documents packed in the row
+    positions: Any  # [B, T] int32: place within the document
+
+
+class Rollout(NamedTuple):
+    """Sampled rows: a left-padded prompt of width P, then a completion of width C (T = P + C)."""
+
+    tokens: Any  # [B, T] int32; beyond a completion's end: padding
+    prompt_length: Any  # [B] int32; the prompt occupies [P - prompt_length, P)
+    completion_length: Any  # [B] int32; counts the end token where one was sampled
+    ended: Any  # [B] bool: an end token was sampled (False = truncated at C)
+    logprobs: Any  # [B, C] float32: log_softmax(logits / temperature)[token]; 0 beyond the end
+
+    @property
+    def prompt_width(self) -> int:
+        return self.tokens.shape[1] - self.logprobs.shape[1]
+
+
+class Experience(NamedTuple):
+    """What a policy update needs, aligned with the completion part of the rollout's rows."""
+
+    tokens: Any  # [B, T] int32
+    segment_ids: Any  # [B, T] int32: 1 on real tokens, 0 on padding
+    positions: Any  # [B, T] int32
+    mask: Any  # [B, C] float32: 1 on completion tokens that count
+    advantages: Any  # [B, C] float32
+    old_logprobs: Any  # [B, C] float32
+    ref_logprobs: Any  # [B, C] float32; zeros where no KL term is asked for
+
+
+class TrainState(NamedTuple):
+    """All that training changes; what a checkpoint holds besides the loader's position."""
+
+    step: Any  # [] int32: finished steps
+    params: Any  # pytree of float32 master weights
+    opt_state: Any  # optax state
+    skipped: Any  # [] int32: steps whose gradient was not finite (params left as they were)
