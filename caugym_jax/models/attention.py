@@ -1,0 +1,73 @@
+"""Attention that knows where every token stands: segments, positions and an optional window."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def visible(
+    query_positions: jax.Array,
+    query_segments: jax.Array,
+    key_positions: jax.Array,
+    key_segments: jax.Array,
+    window: int | None = None,
+) -> jax.Array:
+    """Which keys each query may see: [B, T, S] bool.
+
+    A key is seen if it stands in the same segment, not later, and (with a window) fewer than
+    `window` places before. Segment 0 is padding: it sees only padding, so that no row of the mask
+    is empty; cache slots not yet written carry segment -1 and are seen by nobody.
+    """
+    gap = query_positions[:, :, None] - key_positions[:, None, :]
+    mask = (query_segments[:, :, None] == key_segments[:, None, :]) & (gap >= 0)
+    return mask if window is None else mask & (gap < window)
+
+
+def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """Grouped-query attention: softmax(q k^T / sqrt(H)) v, softmax in float32.
+
+    Args:
+      q: [B, T, N, H]; query head n reads key/value head n // (N // K).
+      k, v: [B, S, K, H].
+      mask: [B, T, S], True where a query sees a key.
+
+    Returns:
+      [B, T, N, H] in q's dtype.
+    """
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    grouped = q.reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None, None], scores * H**-0.5, -1e30)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(B, T, N, H)
+
+
+def rotary_frequencies(head_dim: int, theta: float, scaling=None) -> jax.Array:
+    """Inverse frequencies theta^(-2i/H), [H/2] float32, with Llama 3.1's scaling if given.
+
+    Llama 3.1: wavelengths longer than original/low_freq_factor are slowed by `factor`, those
+    shorter than original/high_freq_factor stay, and those between are interpolated.
+    """
+    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is None:
+        return inverse
+    turns = scaling.original_max_position * inverse / (2 * jnp.pi)  # within the original context
+    smooth = (turns - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    smooth = jnp.clip(smooth, 0.0, 1.0)
+    return inverse * (smooth + (1 - smooth) / scaling.factor)
+
+
+def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
+    """Rotary embedding by halves (Hugging Face's layout).
+
+    Args:
+      x: [B, T, heads, H]; the pair (i, i + H/2) is turned by one angle.
+      angles: [B, T, H/2] float32, position times inverse frequency.
+    """
+    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
