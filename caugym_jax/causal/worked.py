@@ -1,0 +1,141 @@
+"""Worked arithmetic: a solution a very small decoder can learn to write, and a person can check.
+
+For ATE and ETT without adjustment the problem prints two conditional probabilities and asks for
+their difference. The worked text cites both in printed order, each with its condition, says which
+is subtracted from which, and then subtracts *both ways* digit by digit from the right, marking
+every borrow with `*`. Nothing has to be guessed before it is computed: exactly the direction whose
+last column borrows is the negative one, so that sign and verdict follow from the last column.
+
+    The probability given smku being low is 0.8445 ... 0.8445 - 0.9288 = -0.0843:
+    (7*|3)(5*|4)(1|8*)(9*|0)    left column: first - second, right column: second - first
+
+(right column read from the right: 0, 8, 4, 3.)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from caugym_jax.errors import UserError
+from caugym_jax.types import Problem
+
+PLACES = 4  # decimals of every printed probability
+
+OPENING = "Given"
+AGAIN = ", given"
+IS = " is 0."
+FIRST_MINUS_SECOND = (
+    ". The effect is first - second.\nBoth ways, digits from the right, * borrows: "
+)
+SECOND_MINUS_FIRST = (
+    ". The effect is second - first.\nBoth ways, digits from the right, * borrows: "
+)
+NO_PATH = "No probability is needed: the treatment is not a cause of the outcome."
+ANSWER = '.\n{"ANSWER": "'
+ANSWER_PROB = '", "PROB": "'
+ANSWER_END = '"}'
+
+_CODE = re.compile(r" \([A-Z]=[01]\)")
+_CONDITIONAL = re.compile(
+    r"For those with (.+?), the probability of .+? is (\d(?:\.\d+)?)(?=[.\s])"
+)
+_VALUE = re.compile(r" being (.+)$")
+_ASKED = {
+    "ATE": re.compile(r"Question: If .+? is changed to be (.+?), will "),
+    "ETT": re.compile(r"Question: For those with .+? being (.+?), if their "),
+}
+
+
+def columns(first: int, second: int, places: int = PLACES) -> list[tuple[int, bool, int, bool]]:
+    """Subtracts `places`-digit integers both ways, least significant column first.
+
+    Returns: per column (digit of first - second modulo 10, borrows, digit of second - first
+    modulo 10, borrows). The last column's borrow is the sign: at most one direction borrows there.
+
+    By hand: 12 - 30, two places: column 1: 2 - 0 = 2, no borrow | 0 - 2 = 8, borrow;
+    column 2: 1 - 3 = 8, borrow | 3 - 1 - 1 = 1, no borrow. So first - second = -18.
+    """
+    out = []
+    borrow_left = borrow_right = 0
+    for _ in range(places):
+        first, a = divmod(first, 10)
+        second, b = divmod(second, 10)
+        left, right = a - b - borrow_left, b - a - borrow_right
+        borrow_left, borrow_right = int(left < 0), int(right < 0)
+        out.append((left % 10, bool(borrow_left), right % 10, bool(borrow_right)))
+    return out
+
+
+def format_columns(cells: list[tuple[int, bool, int, bool]]) -> str:
+    """`(7*|3)(5*|4)`: left digit, `*` where it borrows, right digit, `*` where it borrows."""
+    return "".join(f"({a}{'*' * x}|{b}{'*' * y})" for a, x, b, y in cells)
+
+
+def verdict(task: str, effect: int) -> str:
+    """The question's answer. ATE asks whether the named value raises the outcome's chance (effect
+    above zero); ETT prints actual - counterfactual and asks about the counterfactual (below)."""
+    return "Yes" if (effect > 0 if task == "ATE" else effect < 0) else "No"
+
+
+def work_difference(
+    task: str, first: str, first_given: str, second: str, second_given: str, asked: str
+) -> str:
+    """The worked text for two probabilities `0.dddd` given two values of the treatment.
+
+    Args:
+      first, second: decimal numbers in [0, 1) as printed, in printed order.
+      first_given, second_given: the treatment's value in each sentence.
+      asked: the value whose probability is the minuend: the named value in ATE, the actual value
+        in ETT. Must be one of the two.
+    """
+    if asked not in (first_given, second_given) or first_given == second_given:
+        raise UserError(
+            f"the asked value {asked!r} must be exactly one of {first_given!r} and "
+            f"{second_given!r}; give a problem in the official wording"
+        )
+    a, b = _digits(first), _digits(second)
+    cells = columns(int(a), int(b))
+    effect = (int(a) - int(b)) * (1 if asked == first_given else -1)
+    order = FIRST_MINUS_SECOND if asked == first_given else SECOND_MINUS_FIRST
+    sign = "-" if effect < 0 else ""
+    return (
+        f"{OPENING} being {first_given}{IS}{a}{AGAIN} being {second_given}{IS}{b}{order}"
+        f"{format_columns(cells)}{ANSWER}{verdict(task, effect)}{ANSWER_PROB}"
+        f"{sign}0.{abs(effect):0{PLACES}d}{ANSWER_END}"
+    )
+
+
+def work(problem: Problem) -> str:
+    """The worked solution of an ATE or ETT problem in the official wording, no adjustment.
+
+    Raises UserError where the text asks for anything else (another task, an adjustment).
+    """
+    if problem.task not in _ASKED:
+        raise UserError(f"worked solutions cover {', '.join(_ASKED)}, not {problem.task}")
+    text = _CODE.sub("", problem.text)
+    given = _CONDITIONAL.findall(text)
+    if not given:
+        return f"{NO_PATH}{ANSWER[1:]}No{ANSWER_PROB}0{ANSWER_END}"
+    asked = _ASKED[problem.task].search(text)
+    values = [_VALUE.search(condition) for condition, _ in given]
+    if len(given) != 2 or asked is None or None in values:
+        raise UserError(
+            f"{problem.task}: expected two conditional probabilities and the official question, "
+            f"found {len(given)} probabilities; use problems without adjustment"
+        )
+    (_, first), (_, second) = given
+    return work_difference(problem.task, first, values[0][1], second, values[1][1], asked[1])
+
+
+def effect_of(solution: str) -> dict[str, str]:
+    """The answer object a worked text ends with."""
+    return json.loads(solution[solution.rindex("{") :])
+
+
+def _digits(number: str) -> str:
+    """The decimals of a probability below one, padded to PLACES."""
+    whole, _, decimals = number.partition(".")
+    if whole != "0" or len(decimals) > PLACES:
+        raise UserError(f"worked digits need a probability 0.dddd below one, not {number}")
+    return decimals.ljust(PLACES, "0")
