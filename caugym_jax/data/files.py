@@ -1,0 +1,264 @@
+"""Problems from files and back: official CauGym layouts, released parquet, and the model hub.
+
+Layouts, told apart by a row's keys:
+
+    official  problem, answer, Reason, Type            (+ solution, prompt, variant: our own files)
+    verl      prompt (messages), reward_model.ground_truth   (+ answer (messages) = the trace)
+
+Where a row does not say its variant, the file's name does (`redundant_dataset.json`), else it is
+base; a file whose name says nothing but which holds LACK_CONDITION answers is an insufficient set
+as a whole, so that a hint that goes by the variant never depends on the single label.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from caugym_jax.errors import UserError
+from caugym_jax.types import TASKS, VARIANTS, Problem
+
+STEP_BY_STEP = "Let's think step by step."
+_LFS_POINTER = "version https://git-lfs"
+_QUESTIONS = {  # how each task's question begins; PN and PS share theirs
+    "ETT": r"For those with .+?, if their .+? had been ",
+    "CDE": r"Conditioned on ",
+    "NDE": r"Suppose the mediator keeps constant when ",
+    "NIE": r"Suppose .+? is held constant and the mediator changes ",
+    "ATE": r"If .+? is changed to be ",
+}
+_BOUND = re.compile(r"Given that (?:the )?(.+?) was (.+?) and (?:the )?.+? was .+?, what is the ")
+
+
+def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem]:
+    """Reads every problem of one or several files, in order.
+
+    Args:
+      paths: a path; several, separated by commas; or `hf:owner/name[:split]` (split: train).
+      variant: one of VARIANTS, overrides what files and rows say.
+
+    Raises:
+      UserError: a missing, empty, unreadable or unknown file, or a bad row, named by its place
+        counted from 0.
+    """
+    if variant is not None and variant not in VARIANTS:
+        raise UserError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
+    names = paths.split(",") if isinstance(paths, str) else [str(paths)]
+    return [p for name in names for p in _read_one(name.strip(), variant)]
+
+
+def problem_record(problem: Problem) -> dict[str, Any]:
+    """The row of the official layout that `read_problems` reads back as an equal Problem."""
+    row: dict[str, Any] = {
+        "problem": problem.text,
+        "answer": problem.answer,
+        "Reason": problem.reason,
+        "Type": problem.task,
+        "variant": problem.variant,
+    }
+    if problem.prompt is not None:
+        row["prompt"] = problem.prompt
+    if problem.solution is not None:
+        row["solution"] = problem.solution
+    return row | problem.extra
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes one JSON object per line; the file appears whole or not at all."""
+    _write(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes one indented JSON value; the file appears whole or not at all."""
+    _write(path, [json.dumps(value, ensure_ascii=False, indent=1) + "\n"])
+
+
+def task_of(text: str) -> str | None:
+    """The task a problem's text asks for, by its Instruction line or its question's template.
+
+    PN and PS differ only in the printed codes: PN's actual world is (1, 1), PS's is (0, 0).
+    None where the text says neither (rewritten problems without a task name).
+    """
+    named = re.search(r"^Instruction: .*?\((" + "|".join(TASKS) + r")\)", text, re.MULTILINE)
+    if named:
+        return named[1]
+    question = text.rpartition("Question: ")[2]
+    for task, opening in _QUESTIONS.items():
+        if re.match(opening, question):
+            return task
+    bound = _BOUND.match(question)
+    if bound:
+        code = re.search(re.escape(f"{bound[1]} being {bound[2]} (") + r"[A-Z]=([01])\)", text)
+        if code:
+            return "PN" if code[1] == "1" else "PS"
+    return None
+
+
+def _read_one(name: str, variant: str | None) -> list[Problem]:
+    rows = _hub_rows(name) if name.startswith("hf:") else _file_rows(Path(name))
+    if not rows:
+        raise UserError(f"{name} holds no problems")
+    stem = Path(name).stem
+    fallback = next((v for v in VARIANTS if stem == v or stem.startswith(v + "_")), None)
+    problems = []
+    for i, row in enumerate(rows):
+        try:
+            problems.append(_problem(row, variant, fallback))
+        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{name}, item {i} (counting from 0): {why}") from error
+    said = variant or fallback or any("variant" in row for row in rows)
+    if not said and any(p.lacks for p in problems):
+        return [dataclasses.replace(p, variant="insufficient") for p in problems]
+    return problems
+
+
+def _problem(row: Any, variant: str | None, fallback: str | None) -> Problem:
+    """One row of any layout; ValueError, TypeError or KeyError say what is wrong with it."""
+    if not isinstance(row, Mapping):
+        raise TypeError(f"expected a JSON object, found {type(row).__name__}")
+    row = dict(row)
+    prompt, solution = row.pop("prompt", None), row.pop("solution", None)
+    if prompt is not None:
+        prompt = _message(prompt, "user")
+    if "problem" in row:
+        text, answer = row.pop("problem"), row.pop("answer")
+    else:  # verl: the prompt is the problem, the answer (if any) the trace to imitate
+        if prompt is None:
+            raise KeyError("problem")
+        text = prompt.removesuffix(STEP_BY_STEP).rstrip(" ")
+        answer = row.pop("reward_model")["ground_truth"]
+        if "index" in (info := row.pop("extra_info", None) or {}):
+            row["index"] = info["index"]
+        if row.get("answer") is not None:
+            solution = _message(row.pop("answer"), "assistant")
+    texts = {"problem": text, "answer": answer, "prompt": prompt, "solution": solution}
+    for key, value in texts.items():
+        if value is None and key in ("prompt", "solution"):
+            continue
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"'{key}' must be text, found {value!r:.60}")
+    task = row.pop("Type", None) or task_of(text)
+    if task not in TASKS:
+        raise ValueError(f"'Type' must be one of {', '.join(TASKS)}, found {task!r}")
+    named = row.pop("variant", None)
+    problem = Problem(
+        text=text,
+        answer=answer,
+        task=task,
+        reason={k: v for k, v in (row.pop("Reason", None) or {}).items() if v is not None},
+        variant=variant or named or fallback or "base",
+        prompt=prompt,
+        solution=solution,
+        extra=row,
+    )
+    if problem.variant not in VARIANTS:
+        raise ValueError(f"'variant' must be one of {', '.join(VARIANTS)}, found {named!r}")
+    _check_answer(problem)
+    return problem
+
+
+def _check_answer(problem: Problem) -> None:
+    try:
+        good = problem.lacks or math.isfinite(problem.prob)
+    except (ValueError, TypeError, KeyError):
+        good = False
+    if not good:
+        raise ValueError(
+            "'answer' must be LACK_CONDITION or JSON with a finite PROB, "
+            f"found {problem.answer!r:.60}"
+        )
+
+
+def _message(messages: Any, role: str) -> str:
+    """The only message, which must be `role`'s."""
+    if isinstance(messages, str):
+        return messages
+    if len(messages) != 1 or messages[0]["role"] != role:
+        raise ValueError(f"expected one {role} message, found {[m['role'] for m in messages]}")
+    return messages[0]["content"]
+
+
+def _file_rows(path: Path) -> list[Any]:
+    if path.suffix not in (".json", ".jsonl", ".parquet"):
+        raise UserError(f"{path}: expected a .json, .jsonl or .parquet file")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if data.startswith(_LFS_POINTER.encode()):
+        raise UserError(f"{path} is a Git LFS pointer, not the data: run `git lfs pull`")
+    if path.suffix == ".parquet":
+        return _parquet_rows(path)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    if path.suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), 1)  # not splitlines: JSON text may hold U+2028
+        return [_parse(line, path, number) for number, line in lines if line.strip()]
+    rows = _parse(text, path, 1)
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: expected a JSON list of items, found {type(rows).__name__}")
+    return rows
+
+
+def _parse(text: str, path: Path, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from error
+
+
+def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path} is not a readable parquet file ({_line(error)})") from error
+
+
+def _hub_rows(name: str) -> list[dict[str, Any]]:
+    """All rows of a hub data set's split."""
+    match = re.fullmatch(r"hf:([^:/]+/[^:/]+)(?::(.+))?", name)
+    if not match:
+        raise UserError(f"'{name}': expected hf:owner/name or hf:owner/name:split")
+    import datasets
+
+    try:
+        return datasets.load_dataset(match[1], split=match[2] or "train").to_list()
+    except Exception as error:  # network, permission, name, split: the hub has one type for each
+        raise UserError(f"cannot load {name} from the hub ({_line(error)})") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _write(path: str | Path, chunks: Iterable[str]) -> None:
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            temporary = file.name
+            os.chmod(temporary, 0o644)
+            file.writelines(chunks)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)

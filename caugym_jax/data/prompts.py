@@ -1,0 +1,137 @@
+"""What the model is asked, and what it is taught to answer, as text and as tokens.
+
+Sampling and training share `prompt_tokens`, so a model is trained after exactly the tokens it will
+be sampled from. A completion is rendered behind the open assistant turn, not through the chat
+template: templates of reasoning models (R1, Qwen3) strip `<think>` from finished turns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from caugym_jax.data.files import STEP_BY_STEP
+from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.errors import UserError
+from caugym_jax.types import LACK, Example, Problem
+
+LackHint = Literal["insufficient", "all", "none"]
+HINT = (
+    "If the condition is not enough to solve the question, "
+    f'output "{LACK}" as final answer.'
+)  # with STEP_BY_STEP and a space before it: the bytes of the released eval/instructions file
+
+
+def user_message(problem: Problem, lack_hint: LackHint = "insufficient") -> str:
+    """The user's turn: the problem, a newline, "Let's think step by step." and, maybe, the hint.
+
+    The hint that the answer may be LACK_CONDITION goes to problems of the insufficient set (the
+    published protocol), to all (which measures false alarms) or to none. A prompt that the file
+    fixes is used as it stands; a hint that is asked for and not in it yet is added at its end.
+    """
+    if lack_hint not in ("insufficient", "all", "none"):
+        raise UserError(f"lack_hint is '{lack_hint}': choose insufficient, all or none")
+    message = problem.prompt or f"{problem.text}\n{STEP_BY_STEP}"
+    hinted = lack_hint == "all" or (
+        lack_hint == "insufficient" and problem.variant == "insufficient"
+    )
+    return f"{message} {HINT}" if hinted and HINT not in message else message
+
+
+def prompt_tokens(
+    problem: Problem, tokenizer: Tokenizer, lack_hint: LackHint = "insufficient"
+) -> list[int]:
+    """The tokens a completion follows: one open chat turn, or plain text where there is no chat.
+
+    Plain text is the message and a newline, after a beginning token where the tokenizer adds one.
+    """
+    return _encode(_prompt_text(user_message(problem, lack_hint), tokenizer), tokenizer)
+
+
+def completion_tokens(
+    problem: Problem,
+    completion: str,
+    tokenizer: Tokenizer,
+    lack_hint: LackHint = "insufficient",
+) -> list[int]:
+    """The tokens of `completion` behind the problem's prompt, then one end token.
+
+    Where the prompt already opened `<think>`, the completion's own opening is dropped, and a
+    completion without reasoning closes the block first.
+
+    Raises:
+      UserError: tokens(prompt) + tokens(completion) differs from tokens(prompt + completion), so
+        that training would teach a split that sampling never meets; or an end or beginning token
+        inside the completion.
+    """
+    prompt = _prompt_text(user_message(problem, lack_hint), tokenizer)
+    completion = _after_opened_think(prompt, completion)
+    before, ids = _encode(prompt, tokenizer), tokenizer.encode(completion)
+    if _encode(prompt + completion, tokenizer) != before + ids:
+        raise UserError(
+            f"the completion starting {completion[:20]!r} merges with the prompt's last token "
+            f"({prompt[-20:]!r}): change how the completion begins"
+        )
+    if ids and ids[-1] in tokenizer.end_ids:
+        ids = ids[:-1]
+    inner = (set(tokenizer.end_ids) | {tokenizer.raw.bos_token_id}) & set(ids)
+    if inner:
+        text = tokenizer.decode([min(inner)])
+        raise UserError(f"the completion holds the special token {text!r} before its end")
+    return [*ids, tokenizer.end_id]
+
+
+def sft_examples(
+    problems: Sequence[Problem],
+    tokenizer: Tokenizer,
+    max_length: int,
+    lack_hint: LackHint = "insufficient",
+) -> tuple[list[Example], int]:
+    """(examples, dropped): whole examples only; longer than max_length tokens is dropped, not cut.
+
+    Raises:
+      UserError: a problem without a solution, one that cannot be tokenized, or none left.
+    """
+    examples, dropped, longest = [], 0, 0
+    for i, problem in enumerate(problems):
+        if problem.solution is None:
+            raise UserError(f"item {i} (counting from 0) has no solution to train on")
+        try:
+            completion = completion_tokens(problem, problem.solution, tokenizer, lack_hint)
+        except UserError as error:
+            raise UserError(f"item {i} (counting from 0): {error}") from error
+        prompt = prompt_tokens(problem, tokenizer, lack_hint)
+        length = len(prompt) + len(completion)
+        longest = max(longest, length)
+        if length > max_length:
+            dropped += 1
+        else:
+            examples.append(Example(prompt, completion))
+    if not examples:
+        raise UserError(
+            f"none of the {dropped} examples fits {max_length} tokens (the longest has {longest}): "
+            "raise the length"
+        )
+    return examples, dropped
+
+
+def _prompt_text(message: str, tokenizer: Tokenizer) -> str:
+    if tokenizer.has_chat_template:
+        return tokenizer.render_chat([{"role": "user", "content": message}])
+    return message + "\n"
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    ids = tokenizer.encode(text)
+    if tokenizer.has_chat_template or tokenizer.bos_id is None:
+        return ids
+    return [tokenizer.bos_id, *ids]
+
+
+def _after_opened_think(prompt: str, completion: str) -> str:
+    if not prompt.rstrip().endswith("<think>"):
+        return completion
+    if "</think>" not in completion:
+        return f"</think>\n\n{completion}"
+    completion = completion.removeprefix("<think>")
+    return completion.removeprefix("\n") if prompt.endswith("\n") else completion

@@ -1,0 +1,229 @@
+"""Text to token ids and back: a thin wrapper over a fast Hugging Face tokenizer.
+
+What it adds is what training needs to be right about: the *set* of ids that end a completion, one
+rule for the beginning-of-sequence token, and a tokenizer made from a GGUF file without torch.
+Code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import PreTrainedTokenizerFast
+
+from caugym_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer with its end-token set.
+
+    Attributes:
+      raw: the tokenizer of `transformers`.
+      end_ids: every id that ends a completion, sorted.
+      end_id: the one that training data ends with.
+      pad_id: fills unused places; may equal an end id, because masks come from lengths.
+      bos_id: what plain text starts with where the tokenizer starts texts by itself, else None.
+        (Chat templates write their own.)
+    """
+
+    raw: PreTrainedTokenizerFast
+    end_ids: tuple[int, ...]
+    end_id: int
+    pad_id: int
+    bos_id: int | None
+
+    @functools.cached_property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self.raw.get_vocab().values()) + 1
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self.raw.chat_template is not None
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text alone: no token is added; special tokens written in it are read."""
+        return self.raw.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The exact text of the ids, special tokens included."""
+        return self.raw.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def decode_completion(self, ids: Sequence[int]) -> str:
+        """The text before the first end token."""
+        ids = [int(i) for i in ids]
+        end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
+        return self.decode(ids[:end])
+
+    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """The conversation in the model's own format, open for the assistant's turn."""
+        return self.raw.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json, its configuration, the chat template and the end tokens."""
+        folder = Path(folder)
+        self.raw.save_pretrained(folder)
+        config = _read_json(folder / "tokenizer_config.json")
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every version knows
+        _write_json(folder / "tokenizer_config.json", config)
+        generation = _read_json(folder / "generation_config.json")
+        ends = list(self.end_ids) if len(self.end_ids) > 1 else self.end_id
+        generation |= {"eos_token_id": ends, "pad_token_id": self.pad_id}
+        _write_json(folder / "generation_config.json", generation)
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """Loads from a Hugging Face folder, a GGUF file, or a hub id (from the cache or the network).
+
+    Raises:
+      UserError: nothing there, no fast tokenizer in it, or no end token known.
+    """
+    path = Path(source)
+    if path.suffix == ".gguf":
+        return _from_gguf(path)
+    if path.is_dir():
+        return _from_folder(path)
+    if path.exists() or str(source).startswith(("/", ".", "~")) or str(source).count("/") > 1:
+        raise UserError(f"no tokenizer at {source}: expected a folder, a .gguf file or a hub id")
+    return _from_folder(_hub_folder(str(source)))
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Refuses a tokenizer with ids that the model's embedding does not have."""
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"the tokenizer has ids up to {tokenizer.vocab_size - 1}, the model's vocabulary holds "
+            f"{vocab_size}: use the tokenizer that came with the model"
+        )
+
+
+def _from_folder(folder: Path) -> Tokenizer:
+    if not (folder / "tokenizer.json").exists():
+        raise UserError(f"{folder} holds no tokenizer.json (the fast tokenizer's file)")
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # it warns that we skip the model's own class
+    try:
+        raw = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the Rust reader raises bare Exception
+        raise UserError(f"{folder}: unreadable tokenizer ({_line(error)})") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    ends: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        value = _read_json(folder / name).get("eos_token_id")
+        ends += value if isinstance(value, list) else [value]
+    return _wrap(raw, ends, str(folder))
+
+
+def _wrap(raw: PreTrainedTokenizerFast, ends: Sequence[int | None], where: str) -> Tokenizer:
+    ids = {i for i in (*ends, raw.eos_token_id) if i is not None}
+    if not ids:
+        raise UserError(f"{where}: no end-of-sequence token in the tokenizer or its configuration")
+    end = raw.eos_token_id if raw.eos_token_id is not None else min(ids)
+    pad = raw.pad_token_id if raw.pad_token_id is not None else end
+    return Tokenizer(raw, tuple(sorted(ids)), end, pad, _bos_of_plain_text(raw))
+
+
+def _bos_of_plain_text(raw: PreTrainedTokenizerFast) -> int | None:
+    bos = raw.bos_token_id
+    starts = raw.encode("a", add_special_tokens=True)[:1] == [bos]
+    return bos if starts or raw.init_kwargs.get("add_bos_token") else None
+
+
+def _hub_folder(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = snapshot_download(name, allow_patterns=["*.json", "*.jinja"])
+    except Exception as error:  # network, permission, unknown name: one type for each
+        raise UserError(
+            f"cannot find tokenizer '{name}' on this machine or the hub ({_line(error)})"
+        ) from error
+    return Path(found)
+
+
+def _from_gguf(path: Path) -> Tokenizer:
+    """Byte-level BPE with single digits, rebuilt from a GGUF file's fields (SmolLM2's kind)."""
+    import gguf
+    from tokenizers import AddedToken, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        fields = gguf.GGUFReader(path).fields
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path} is not a readable GGUF file ({_line(error)})") from error
+
+    def field(key: str) -> Any:
+        return fields[f"tokenizer.{key}"].contents() if f"tokenizer.{key}" in fields else None
+
+    kind = (field("ggml.model"), field("ggml.pre"))
+    if kind != ("gpt2", "smollm"):
+        raise UserError(
+            f"{path}: its tokenizer is of kind {kind[0]}/{kind[1]}, only gpt2/smollm is rebuilt "
+            "from GGUF: use the model's Hugging Face folder"
+        )
+    tokens = field("ggml.tokens")
+    backend = Backend(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)},
+            merges=[tuple(merge.split(" ")) for merge in field("ggml.merges")],
+        )
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    control = gguf.TokenType.CONTROL
+    backend.add_special_tokens(
+        [
+            AddedToken(token, special=True, normalized=False)
+            for token, type_ in zip(tokens, field("ggml.token_type"), strict=True)
+            if type_ == control
+        ]
+    )
+    named = {
+        name: tokens[field(f"ggml.{key}_token_id")]
+        for name, key in {
+            "bos_token": "bos",
+            "eos_token": "eos",
+            "unk_token": "unknown",
+            "pad_token": "padding",
+        }.items()
+        if field(f"ggml.{key}_token_id") is not None
+    }
+    raw = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        chat_template=field("chat_template"),
+        clean_up_tokenization_spaces=False,
+        **named,
+    )
+    return _wrap(raw, [field("ggml.eot_token_id")], str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({_line(error)})") from error
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
