@@ -1,0 +1,100 @@
+"""Writes safetensors and JSON into a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from caugym_jax.errors import UserError
+
+Tensor = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
+"""(name, shape, dtype, function that returns the contiguous array)."""
+
+
+@contextlib.contextmanager
+def fresh_folder(folder: Path, *, reuse: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its name when the block ends well.
+
+    Args:
+      reuse: a folder that another process finished meanwhile is as good as ours.
+
+    Raises:
+      UserError: the folder holds something already, or the disk is full.
+    """
+    if not reuse and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not an empty folder: choose another --out")
+    partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder.parent}: {error.strerror}") from error
+    try:
+        yield partial
+        try:
+            os.replace(partial, folder)
+        except OSError:
+            if not (reuse and folder.is_dir()):
+                raise
+    except (OSError, SafetensorError) as error:  # the latter wraps what writing a file raised
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        why = "the disk is full" if full else str(error)
+        raise UserError(f"{folder} was not written: {why}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_tensors(folder: Path, tensors: Sequence[Tensor], max_bytes: float = 5e9) -> None:
+    """Writes model.safetensors, or several shards of at most `max_bytes` and their index.
+
+    One shard is in memory at a time. A tensor larger than `max_bytes` gets a shard of its own.
+
+    Raises:
+      UserError: the disk has no room for it.
+    """
+    sizes = [math.prod(shape) * dtype.itemsize for _, shape, dtype, _ in tensors]
+    free = shutil.disk_usage(folder).free
+    if sum(sizes) > free:
+        raise UserError(
+            f"{folder.parent} has {free / 1e9:.1f} GB free, the model needs "
+            f"{sum(sizes) / 1e9:.1f} GB: the disk is full"
+        )
+    shards: list[list[Tensor]] = []
+    room = 0.0
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if not shards or size > room:
+            shards.append([])
+            room = max_bytes
+        shards[-1].append(tensor)
+        room -= size
+    names = [
+        "model.safetensors"
+        if len(shards) == 1
+        else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        for i in range(1, len(shards) + 1)
+    ]
+    for name, shard in zip(names, shards, strict=True):
+        arrays = {tensor: read() for tensor, _, _, read in shard}
+        save_file(arrays, folder / name, metadata={"format": "pt"})
+        (folder / name).chmod(0o644)  # the library writes it for its owner alone
+    if len(shards) > 1:
+        weight_map = {
+            tensor: name for name, shard in zip(names, shards, strict=True) for tensor, *_ in shard
+        }
+        index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
+        write_json(folder / "model.safetensors.index.json", index)

@@ -1,0 +1,207 @@
+"""Reads GGUF files (llama.cpp's format) of the llama, qwen2 and qwen3 architectures.
+
+A GGUF file is dequantised once into a Hugging Face folder kept in a cache; from there it loads
+like any other model. Llama files hold the rows of q and k in llama.cpp's interleaved rotary
+order, which is undone here: a head's row 2i + j goes to j * H/2 + i.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from caugym_jax.errors import UserError
+from caugym_jax.models import weights
+from caugym_jax.models.config import ModelConfig, RopeScaling
+from caugym_jax.models.files import fresh_folder, write_json, write_tensors
+from caugym_jax.models.hf_config import to_hf_config
+
+if TYPE_CHECKING:
+    import gguf
+
+_FAMILIES = ("llama", "qwen2", "qwen3")
+_FACTORS = "rope_freqs.weight"  # what Llama 3.1's scaling divides each frequency by
+_VERSION = 1  # of the conversion; a new one makes new cache entries
+
+
+def cache_folder() -> Path:
+    """Where converted copies are kept: $CAUGYM_CACHE, by default ~/.cache/caugym_jax."""
+    return Path(os.environ.get("CAUGYM_CACHE") or "~/.cache/caugym_jax").expanduser()
+
+
+def read_config(path: Path) -> ModelConfig:
+    """The decoder described by a GGUF file's metadata.
+
+    Raises:
+      UserError: not a GGUF file, another architecture, or rotary scaling the decoder lacks.
+    """
+    return _config(path, _open(path))
+
+
+def convert(path: Path) -> Path:
+    """The Hugging Face folder (float32 safetensors, config.json) of a GGUF file.
+
+    Made on the first call and kept in the cache under the file's SHA-256; the tokenizer stays in
+    the GGUF file.
+    """
+    with _readable(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = cache_folder() / "gguf" / f"{path.stem}-{digest[:16]}-v{_VERSION}"
+    if folder.exists():
+        return folder
+    reader = _open(path)
+    config = _config(path, reader)
+    eos, bos, pad = (
+        _field(reader, f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "bos", "padding")
+    )
+    with fresh_folder(folder, reuse=True) as out:
+        write_tensors(out, _tensors(path, reader, config))
+        hf = to_hf_config(config, eos=[] if eos is None else [eos], bos=bos, pad=pad)
+        write_json(out / "config.json", hf)
+    return folder
+
+
+def _readable(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is not a file")
+    return path
+
+
+def _open(path: Path) -> gguf.GGUFReader:
+    from gguf import GGUFReader
+
+    try:
+        return GGUFReader(_readable(path))
+    except (ValueError, OSError, IndexError, KeyError) as error:
+        raise UserError(f"{path} is not a whole GGUF file ({error}): fetch it again") from error
+
+
+def _field(reader: gguf.GGUFReader, key: str) -> Any:
+    field = reader.get_field(key)
+    return None if field is None else field.contents()
+
+
+def _config(path: Path, reader: gguf.GGUFReader) -> ModelConfig:
+    family = _field(reader, "general.architecture")
+    if family not in _FAMILIES:
+        raise UserError(
+            f"{path}: GGUF architecture {family!r} is not supported: use {', '.join(_FAMILIES)}"
+        )
+
+    def get(key: str, default: Any = None) -> Any:
+        value = _field(reader, f"{family}.{key}")
+        value = default if value is None else value
+        if value is None:
+            raise UserError(f"{path}: GGUF field {family}.{key} is missing")
+        return value
+
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    if "token_embd.weight" not in stored:
+        raise UserError(f"{path}: weight 'token_embd.weight' is missing")
+    kind = get("rope.scaling.type", "none")
+    if kind != "none" or get("expert_count", 0) or get("attention.sliding_window", 0):
+        raise UserError(
+            f"{path}: rope scaling {kind!r}, experts and sliding windows are not supported in GGUF"
+        )
+    width, heads = int(get("embedding_length")), int(get("attention.head_count"))
+    head_dim = int(get("attention.key_length", width // heads))
+    if int(get("rope.dimension_count", head_dim)) != head_dim:
+        raise UserError(f"{path}: partial rotary embeddings are not supported")
+    theta = float(get("rope.freq_base", 10_000.0))
+    return ModelConfig(
+        family=family,
+        vocab_size=int(stored["token_embd.weight"].shape[-1]),  # GGUF lists axes fastest first
+        d_model=width,
+        num_layers=int(get("block_count")),
+        num_heads=heads,
+        num_kv_heads=int(get("attention.head_count_kv", heads)),
+        head_dim=head_dim,
+        d_ff=int(get("feed_forward_length")),
+        rope_theta=theta,
+        rope_scaling=_scaling(path, stored, theta, head_dim),
+        norm_eps=_decimal(get("attention.layer_norm_rms_epsilon")),
+        tied="output.weight" not in stored,
+        qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        max_position=int(get("context_length")),
+    )
+
+
+def _decimal(value: float) -> float:
+    """The short decimal that was rounded to this float32, e.g. 1e-05."""
+    return float(str(np.float32(value)))
+
+
+def _scaling(path: Path, stored: Mapping, theta: float, head_dim: int) -> RopeScaling | None:
+    """Llama 3.1's scaling, known by its published constants and the file's own factors."""
+    if _FACTORS not in stored:
+        return None
+    found = np.asarray(stored[_FACTORS].data, np.float32)
+    scaling = RopeScaling(float(found.max()), 1.0, 4.0, 8192)
+    if found.shape != (head_dim // 2,) or not np.allclose(
+        found, _llama3_factors(scaling, theta, head_dim), rtol=1e-4
+    ):
+        raise UserError(f"{path}: {_FACTORS!r} is not Llama 3.1's rope scaling")
+    return scaling
+
+
+def _llama3_factors(scaling: RopeScaling, theta: float, head_dim: int) -> np.ndarray:
+    """What each rotary frequency is divided by, [H/2]; see `attention.rotary_frequencies`."""
+    frequency = theta ** (-np.arange(0, head_dim, 2) / head_dim)
+    turns = scaling.original_max_position * frequency / (2 * np.pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    smooth = np.clip((turns - scaling.low_freq_factor) / span, 0.0, 1.0)
+    return 1.0 / (smooth + (1.0 - smooth) / scaling.factor)
+
+
+def _tensors(path: Path, reader: gguf.GGUFReader, config: ModelConfig):
+    """(Hugging Face name, shape, float32 dtype, function that dequantises it) of every weight."""
+    from gguf import dequantize
+
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    wanted = {row.gguf.format(layer): (name, row, layer)
+              for name, layer, row in weights.tensors(config)}  # fmt: skip
+    for name in wanted:
+        if name not in stored:
+            raise UserError(f"{path}: weight {name!r} is missing")
+    for name in stored:
+        if name not in wanted and name != _FACTORS:
+            raise UserError(f"{path}: unexpected weight {name!r} for architecture {config.family}")
+
+    def reading(name: str, parameter: str, row: weights.Weight):
+        def read() -> np.ndarray:
+            tensor = stored[name]
+            array = dequantize(tensor.data, tensor.tensor_type).astype(np.float32, copy=False)
+            if config.family == "llama" and parameter in ("q", "k"):
+                array = unpermute(array, config.head_dim)
+            return np.ascontiguousarray(array)
+
+        shape = tuple(int(n) for n in reversed(stored[name].shape))
+        if shape != weights.hf_shape(row, config):
+            raise UserError(
+                f"{path}: weight {name!r} has shape {list(shape)}; its metadata ask for "
+                f"{list(weights.hf_shape(row, config))}"
+            )
+        return read
+
+    # All checks come before the first tensor is written.
+    found = [
+        (row.hf.format(layer), row, reading(name, parameter, row))
+        for name, (parameter, row, layer) in wanted.items()
+    ]
+    return [
+        (name, weights.hf_shape(row, config), np.dtype(np.float32), read)
+        for name, row, read in found
+    ]
+
+
+def unpermute(array: np.ndarray, head_dim: int) -> np.ndarray:
+    """[heads * H, D] from llama.cpp's interleaved rotary order to Hugging Face's halves."""
+    rows, width = array.shape
+    pairs = array.reshape(rows // head_dim, head_dim // 2, 2, width)
+    return pairs.swapaxes(1, 2).reshape(rows, width)

