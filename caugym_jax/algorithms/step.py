@@ -1,0 +1,148 @@
+"""One optimiser step: exact accumulation over microbatches, and the guard against bad gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from caugym_jax.errors import UserError
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.transformer import abstract_params, param_axes
+from caugym_jax.optim import Optimizer
+from caugym_jax.programs import Program
+from caugym_jax.sharding import replicated, shardings
+from caugym_jax.types import TrainState
+
+# A reported quantity as (sum, weight): adds exactly, and is divided once.
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+# loss(params, microbatch) -> ((total, weight), sums)
+Loss = Callable[[Any, Any], tuple[tuple[jax.Array, jax.Array], Sums]]
+
+
+class Algorithm(NamedTuple):
+    """A training method, in the shape of an optax transform.
+
+    init(params) -> TrainState
+    prepare(state, draw) -> (experience, metrics, samples): all that needs no gradient; `draw()`
+        gives the loader's next items. An experience of None: nothing to learn, skip the step.
+    update(state, experience) -> (state, metrics)
+    """
+
+    init: Callable[[Any], TrainState]
+    prepare: Callable[..., Any]
+    update: Callable[..., Any]
+
+
+def init_state(params: Any, optimizer: Optimizer, config: ModelConfig, mesh=None) -> TrainState:
+    """Step 0: zeroed moments, laid out like the parameters they belong to."""
+    transform = optimizer.transform
+
+    def init(params):
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, transform.init(params), zero)
+
+    if mesh is None:
+        return jax.jit(init)(params)
+    return jax.jit(init, out_shardings=state_shardings(config, optimizer, mesh))(params)
+
+
+def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh) -> TrainState:
+    """Where each array of the training state lives: moments like their parameters."""
+    shapes = abstract_params(config)
+    layout = shardings(param_axes(config), shapes, mesh)
+    alone = replicated(mesh)
+    moments = optax.tree_utils.tree_map_params(
+        optimizer.transform,
+        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else alone,
+        jax.eval_shape(optimizer.transform.init, shapes),
+        shapes,
+        layout,
+        transform_non_params=lambda _: alone,
+    )
+    return TrainState(alone, layout, moments, alone)
+
+
+def split_rows(batch: Any, parts: int) -> Any:
+    """[B, ...] -> [parts, B / parts, ...], each part taking every parts-th row (so that rows
+    which lie on one device stay there)."""
+
+    def split(x):
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def gradients(loss: Loss, params: Any, batch: Any, microbatches: int) -> tuple[Any, Any, Sums]:
+    """Gradient of total / weight over the whole batch, whatever the split.
+
+    Totals, weights and gradients of totals are summed over microbatches and divided once; an
+    all-masked batch has loss 0 and gradient 0.
+
+    Returns:
+      (gradient, loss, sums).
+    """
+
+    def objective(params, microbatch):
+        (total, weight), sums = loss(params, microbatch)
+        return total, (weight, sums)
+
+    differentiate = jax.value_and_grad(objective, has_aux=True)
+    if microbatches == 1:
+        (total, (weight, sums)), gradient = differentiate(params, batch)
+    else:
+        parts = split_rows(batch, microbatches)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(differentiate, params, first)
+        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def add(carry, part):
+            return jax.tree.map(jnp.add, carry, differentiate(params, part)), None
+
+        ((total, (weight, sums)), gradient), _ = jax.lax.scan(add, start, parts)
+    scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
+    return jax.tree.map(lambda g: g * scale, gradient), total * scale, sums
+
+
+def make_step(
+    loss: Loss, optimizer: Optimizer, microbatches: int = 1, remedy: str = "batch_size"
+) -> Program:
+    """The jitted update (state, batch) -> (state, metrics); the state is donated.
+
+    A step whose gradient is not finite leaves parameters and moments as they were and adds one to
+    `state.skipped`. `state.step` counts calls of the loop and is not changed here.
+    """
+    transform = optimizer.transform
+
+    def step(state: TrainState, batch: Any):
+        gradient, value, sums = gradients(loss, state.params, batch, microbatches)
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(norm) & jnp.isfinite(value)
+        updates, opt_state = transform.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        def keep(new, old):
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        state = TrainState(
+            state.step,
+            keep(params, state.params),
+            keep(opt_state, state.opt_state),
+            state.skipped + (1 - finite.astype(jnp.int32)),
+        )
+        metrics = {k: s / jnp.where(w > 0, w, 1.0) for k, (s, w) in sums.items()}
+        return state, {"loss": value, "grad_norm": norm, **metrics}
+
+    return Program("update", step, f"{remedy}, or raise microbatches", donate=(0,))
+
+
+def check_rows(rows: int, microbatches: int, parts: int, what: str) -> None:
+    """Refuses a batch that the mesh or the microbatches do not divide."""
+    if rows % (microbatches * parts):
+        raise UserError(
+            f"{what}={rows} rows are not a multiple of microbatches x batch shards of the mesh = "
+            f"{microbatches} x {parts}: change {what}, microbatches or config.mesh"
+        )

@@ -1,0 +1,107 @@
+"""Optimisers and learning-rate schedules: optax, chosen by name."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from caugym_jax.errors import UserError
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.transformer import param_axes
+
+
+class Optimizer(NamedTuple):
+    """An optax transform and the learning rate it uses, for the log."""
+
+    transform: optax.GradientTransformation
+    schedule: optax.Schedule
+    clip_norm: float | None
+
+
+def learning_rate(
+    peak: float,
+    steps: int,
+    warmup: int = 0,
+    decay: str = "constant",
+    decay_from: float = 0.0,
+    final_ratio: float = 0.0,
+) -> optax.Schedule:
+    """Linear warm-up from 0 to `peak`, then constant until `decay_from` of the run, then decay.
+
+    Args:
+      steps: length of the whole run.
+      warmup: steps of warm-up; step 0 already moves (rate peak / warmup).
+      decay: "constant", "linear" or "cosine", down to peak * final_ratio at the last step.
+      decay_from: fraction of `steps` at which decay begins (not before the warm-up's end).
+
+    Raises:
+      UserError: unknown decay, or a warm-up longer than the run.
+    """
+    if warmup > steps:
+        raise UserError(f"optim.warmup={warmup} is longer than the run of {steps} steps")
+    begin = max(warmup, int(decay_from * steps))
+    length = max(1, steps - begin)
+    if decay == "constant":
+        tail = optax.constant_schedule(peak)
+    elif decay == "linear":
+        tail = optax.linear_schedule(peak, peak * final_ratio, length)
+    elif decay == "cosine":
+        tail = optax.cosine_decay_schedule(peak, length, alpha=final_ratio)
+    else:
+        raise UserError(f"optim.decay={decay!r}: use constant, linear or cosine")
+    warm = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
+    return optax.join_schedules([warm, optax.constant_schedule(peak), tail], [warmup, begin])
+
+
+def decayed(config: ModelConfig) -> Any:
+    """Which weights are decayed: those that read or write the residual stream (not norms, biases).
+
+    By logical axes, not by rank: stacking adds an axis to every weight and changes nothing here.
+    """
+    return jax.tree.map(
+        lambda axes: "embed" in axes, param_axes(config), is_leaf=lambda x: isinstance(x, tuple)
+    )
+
+
+def make_optimizer(
+    config: ModelConfig,
+    steps: int,
+    *,
+    name: str = "adamw",
+    peak: float = 1e-5,
+    warmup: int = 0,
+    decay: str = "constant",
+    decay_from: float = 0.0,
+    final_ratio: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = 1.0,
+) -> Optimizer:
+    """The optimiser of a run of `steps` optimiser steps.
+
+    Args:
+      name: "adamw", "lion" or "adafactor".
+      peak, warmup, decay, decay_from, final_ratio: see `learning_rate`.
+      clip_norm: gradients with a larger global L2 norm are scaled down to it; None: never.
+    """
+    schedule = learning_rate(peak, steps, warmup, decay, decay_from, final_ratio)
+    mask = decayed(config)
+    if name == "adamw":
+        core = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+    elif name == "lion":
+        core = optax.lion(schedule, b1, b2, weight_decay=weight_decay, mask=mask)
+    elif name == "adafactor":
+        core = optax.adafactor(
+            schedule,
+            multiply_by_parameter_scale=False,
+            weight_decay_rate=weight_decay or None,
+            weight_decay_mask=mask,
+        )
+    else:
+        raise UserError(f"optim.name={name!r}: use adamw, lion or adafactor")
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    return Optimizer(optax.chain(clip, core), schedule, clip_norm)
