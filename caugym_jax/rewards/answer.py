@@ -1,0 +1,345 @@
+r"""The one answer extractor and the one tolerance: rewards, scorers and metrics all use this file.
+
+The strict rule. The *final text* is what follows the last `</think>`: the whole text where no tag
+occurs, nothing where a `<think>` is left open. In it
+
+* every JSON object (as Python's `json` reads it, nested ones included) with a `PROB` key states an
+  answer; the one that ends last counts. Keys are case-sensitive and double-quoted: `{'PROB': ...}`,
+  `{"Prob": ...}` and typographic quotes are not answers.
+* its value is a JSON number or a numeric string (`0.3847`, `"-.5"`, `"+3e-1"`): ASCII digits, at
+  most 64 characters, an exponent of at most three digits. Percent signs, fractions, units,
+  underscores, other scripts' digits, NaN and Infinity are not numbers.
+* it is *hedged*, and wrong, where another stated number (an earlier object, or the same key twice)
+  differs from it by 0.0005 or more, or where the text also ends in LACK_CONDITION.
+* its verdict is the object's `ANSWER`, "Yes" or "No" in any case.
+* the final answer *is* LACK_CONDITION if no `PROB` and no `\boxed{}` in the final text states a
+  number, and either the last line that holds more than decoration is LACK_CONDITION alone or after
+  a plain lead-in ("Final answer:", "Therefore, the answer is"), or the last marked answer (a JSON
+  object with ANSWER or PROB, or a `\boxed{}`) holds exactly LACK_CONDITION. Quoting the instruction
+  is neither.
+
+Truncated or empty text has no answer. Distances are taken in decimal arithmetic, so that exactly
+0.0005 is wrong whatever a binary float would make of it. Nothing here raises on any text, and no
+character is read more than twice by the JSON reader (see `json_answers`): time is linear.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import decimal
+import functools
+import json
+import re
+from decimal import Decimal
+
+from caugym_jax.errors import UserError
+from caugym_jax.types import BOUND_TASKS, LACK, Problem
+
+TOLERANCE = Decimal("0.0005")  # |stated - label| must be less than this
+DEAD_ZONE = Decimal("0.001")  # below this |effect| either verdict is accepted
+
+# Exact for any two numbers that `number` accepts (64 digits, exponents of three digits).
+_EXACT = decimal.Context(prec=2500, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a completion answers. At most one of `prob` and `lack` is set."""
+
+    prob: Decimal | None = None  # the stated number
+    verdict: str | None = None  # "Yes", "No" or None
+    lack: bool = False  # the final answer is LACK_CONDITION
+    hedged: bool = False  # more than one answer: wrong whatever they are
+    why: str = ""  # in words, why there is no usable answer ("" where there is one)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """One JSON object with an ANSWER or PROB key: the values of every occurrence, in order.
+
+    A value is a str (string), a Decimal (finite number) or None (anything else).
+    """
+
+    start: int  # index of its `{`
+    end: int  # index after its `}`
+    probs: tuple[str | Decimal | None, ...]
+    answers: tuple[str | Decimal | None, ...]
+    extra: bool  # it has other keys too
+
+
+def final_text(text: str) -> str | None:
+    """The part of a completion that may hold its answer; None where a think is left open."""
+    closed = text.rfind("</think>")
+    if text.rfind("<think>") > closed:
+        return None
+    return text if closed < 0 else text[closed + len("</think>") :]
+
+
+def number(value: str | Decimal | None) -> Decimal | None:
+    """The finite number that a JSON value states, exactly; None where it states none."""
+    if isinstance(value, str):
+        value = value.strip()
+        if len(value) <= 64 and _NUMBER.fullmatch(value):
+            return Decimal(value)
+        return None
+    return value
+
+
+def near(a: Decimal, b: Decimal, tolerance: Decimal = TOLERANCE) -> bool:
+    """|a - b| < tolerance, exactly."""
+    return _EXACT.abs(_EXACT.subtract(a, b)) < tolerance
+
+
+# --- JSON objects anywhere in a text ---------------------------------------------------------
+
+_TOKEN = re.compile(
+    r"[ \t\n\r]*+(?:"
+    r'(?P<string>"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+")'
+    r"|(?P<number>-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?)"
+    r"|(?P<word>true|false|null|NaN|-?Infinity)"
+    r"|(?P<mark>[{}\[\],:]))"
+)
+_OPENING = re.compile(r'\{(?=[ \t\n\r]*+")')  # an object with a key
+_KEY, _KEY_OR_END, _COLON, _VALUE, _VALUE_OR_END, _NEXT = range(6)
+
+
+class _Object:
+    """An object being read."""
+
+    __slots__ = ("start", "key", "probs", "answers", "extra")
+
+    def __init__(self, start: int):
+        self.start, self.key, self.extra = start, "", False
+        self.probs: list[str | Decimal | None] = []
+        self.answers: list[str | Decimal | None] = []
+
+    def put(self, value: str | Decimal | None) -> None:
+        if self.key == "PROB":
+            self.probs.append(value)
+        elif self.key == "ANSWER":
+            self.answers.append(value)
+        else:
+            self.extra = True
+
+
+def json_answers(text: str) -> list[Stated]:
+    """Every JSON object in `text` with a PROB or ANSWER key, ordered by where it ends.
+
+    The reader is tried at every `{` before a quote, unless an earlier try has read it as the start
+    of a nested object (`seen`). Of two tries that are alive at one character, one is thus inside
+    and one outside a string there: were they in the same state, the later one's `{` would have
+    been nested in the earlier. So no character is read more than twice, whatever the text.
+    """
+    found: list[Stated] = []
+    seen: set[int] = set()
+    for opening in _OPENING.finditer(text):
+        if opening.start() not in seen:
+            _read_object(text, opening.start(), seen, found)
+    found.sort(key=lambda stated: stated.end)
+    return found
+
+
+def _read_object(text: str, start: int, seen: set[int], found: list[Stated]) -> int:
+    """Reads the object at `start`, noting what closes properly; returns where reading stopped."""
+    stack: list[_Object | None] = []  # None: an array
+    position, state = start, _VALUE
+    while True:
+        token = _TOKEN.match(text, position)
+        if token is None:
+            return position
+        kind, position = token.lastgroup, token.end()
+        value: str | Decimal | None = None
+        if kind == "mark":
+            mark = text[position - 1]
+            if mark == "{" and state in (_VALUE, _VALUE_OR_END):
+                seen.add(position - 1)
+                stack.append(_Object(position - 1))
+                state = _KEY_OR_END
+                continue
+            if mark == "[" and state in (_VALUE, _VALUE_OR_END):
+                stack.append(None)
+                state = _VALUE_OR_END
+                continue
+            if mark == ":" and state == _COLON:
+                state = _VALUE
+                continue
+            if mark == "," and state == _NEXT:
+                state = _VALUE if stack[-1] is None else _KEY
+                continue
+            if mark == "}" and stack[-1] is not None and state in (_KEY_OR_END, _NEXT):
+                done = stack.pop()
+                if done.probs or done.answers:
+                    probs, answers = tuple(done.probs), tuple(done.answers)
+                    found.append(Stated(done.start, position, probs, answers, done.extra))
+            elif mark == "]" and stack[-1] is None and state in (_VALUE_OR_END, _NEXT):
+                stack.pop()
+            else:
+                return position
+            if not stack:
+                return position
+        elif kind == "string":
+            string = token["string"]
+            value = json.loads(string) if "\\" in string else string[1:-1]
+            if state in (_KEY, _KEY_OR_END):
+                stack[-1].key = value
+                state = _COLON
+                continue
+        elif kind == "number":
+            value = number(token["number"])
+        if kind != "mark" and state not in (_VALUE, _VALUE_OR_END):
+            return position
+        if stack[-1] is not None:
+            stack[-1].put(value)
+        state = _NEXT
+
+
+# --- LACK_CONDITION as the final answer ------------------------------------------------------
+
+_BOXED = re.compile(r"\\boxed\s{0,4}\{\s{0,4}(?:\\(?:text|mathrm)[a-z]{0,2}\{)?([^{}]{0,80})\}")
+_DECORATION = str.maketrans("", "", "*`\"'“”‘’$#{}()[]>\\")
+_LINE_COMMAND = re.compile(r"\\(?:boxed|text[a-z]{0,2}|mathrm|quad|[,;!])")
+_LACK_LINE = re.compile(
+    r"(?:(?:so|thus|hence|therefore|consequently|in conclusion)[,:]?\s+)?"
+    r"(?:(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answer|output|result|conclusion)"
+    r"\s*(?:is\s*:?|:|=|->|→)\s*|final answer\s+)?" + LACK,
+    re.IGNORECASE,
+)
+
+
+def _last_line(text: str) -> str:
+    """The last line that holds more than decoration (fences, dollar signs, brackets)."""
+    end = len(text)
+    while end > 0:
+        start = text.rfind("\n", 0, end) + 1
+        line = text[start:end]
+        if line.translate(_DECORATION).strip(" \t\r._-"):
+            return line.strip()
+        end = start - 1
+    return ""
+
+
+def _ends_in_lack(text: str, objects: list[Stated]) -> bool:
+    """Whether the last line, or the last marked answer, is LACK_CONDITION."""
+    if "LACK" not in text:
+        return False
+    line = _last_line(text)
+    if len(line) <= 200:
+        bare = _LINE_COMMAND.sub("", line).translate(_DECORATION).strip(" \t\r._-")
+        if LACK in bare and _LACK_LINE.fullmatch(bare):
+            return True
+    boxes = list(_BOXED.finditer(text))
+    last = objects[-1] if objects else None
+    if boxes and (last is None or boxes[-1].end() > last.end):
+        return boxes[-1][1].replace("\\_", "_").strip() == LACK
+    if last is None:
+        return False
+    return any(isinstance(v, str) and v.strip() == LACK for v in last.probs + last.answers)
+
+
+# --- the answer ------------------------------------------------------------------------------
+
+
+def extract(text: str, truncated: bool = False) -> Answer:
+    """The answer of a completion under the strict rule (the module's docstring). Never raises."""
+    if truncated:
+        return Answer(why="truncated")
+    final = final_text(text)
+    if final is None:
+        return Answer(why="a <think> is left open")
+    if not final.strip():
+        return Answer(why="no text" + (" after </think>" if text.strip() else ""))
+    objects = json_answers(final)
+    ends_in_lack = _ends_in_lack(final, objects)
+    values = [value for stated in objects for value in stated.probs]
+    numbers = [n for n in map(number, values) if n is not None]
+    if ends_in_lack:
+        boxed = any(number(match[1]) is not None for match in _BOXED.finditer(final))
+        if not numbers and not boxed:
+            return Answer(lack=True)
+        return Answer(hedged=True, why="a number and LACK_CONDITION")
+    if not values:
+        return Answer(why="no JSON object with PROB")
+    last = next(stated for stated in reversed(objects) if stated.probs)
+    prob = number(last.probs[-1])
+    if prob is None:
+        return Answer(why="the last PROB is not a number")
+    hedged = not all(near(other, prob) for other in numbers)
+    verdicts = {_verdict(value) for value in last.answers}
+    return Answer(
+        prob=prob,
+        verdict=verdicts.pop() if len(verdicts) == 1 else None,
+        hedged=hedged,
+        why="several different numbers" if hedged else "",
+    )
+
+
+def _verdict(value: str | Decimal | None) -> str | None:
+    if not isinstance(value, str):
+        return None
+    return {"yes": "Yes", "no": "No"}.get(value.strip().lower())
+
+
+# --- right or wrong --------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """What counts as right: LACK_CONDITION, or a number and (where asked) one of `verdicts`."""
+
+    prob: Decimal | None  # None: the item lacks a condition
+    verdicts: frozenset[str] | None  # None: no verdict is checked
+
+
+def expected(problem: Problem) -> Expected:
+    """The right answer of a problem, by its label.
+
+    Verdict: ETT is printed as actual minus counterfactual while the question asks whether the
+    counterfactual is likelier, so Yes iff PROB < 0 (the released base labels have it inverted);
+    ATE, CDE, NDE and NIE: Yes iff PROB > 0. Either is accepted where |PROB| < 0.001, zero
+    included. PN and PS ask for none; those of rephrased and omitted items are not checked, since
+    rewording has turned the direction of some questions.
+
+    Raises UserError where the label is neither LACK_CONDITION nor a JSON object with a numeric
+    PROB.
+    """
+    return _expected(problem.answer, problem.task, problem.variant)
+
+
+@functools.lru_cache(maxsize=65536)
+def _expected(answer: str, task: str, variant: str) -> Expected:
+    if answer.strip() == LACK:
+        return Expected(None, None)
+    prob = label_prob(answer)
+    if task in BOUND_TASKS or variant in ("rephrased", "omitted"):
+        return Expected(prob, None)
+    if near(prob, Decimal(0), DEAD_ZONE):
+        return Expected(prob, frozenset(("Yes", "No")))
+    positive = prob < 0 if task == "ETT" else prob > 0
+    return Expected(prob, frozenset(("Yes" if positive else "No",)))
+
+
+def label_prob(answer: str) -> Decimal:
+    """The PROB of a label, exactly. Raises UserError where there is none."""
+    stated = json_answers(answer)
+    if len(stated) == 1 and len(stated[0].probs) == 1:
+        prob = number(stated[0].probs[0])
+        if prob is not None:
+            return prob
+    raise UserError(
+        f"the label {answer[:80]!r} is neither {LACK} nor a JSON object with one numeric PROB"
+    )
+
+
+def is_right(answer: Answer, truth: Expected) -> bool:
+    """The strict verdict on an extracted answer."""
+    if truth.prob is None:
+        return answer.lack
+    if answer.prob is None or answer.hedged or not near(answer.prob, truth.prob):
+        return False
+    return truth.verdicts is None or answer.verdict in truth.verdicts
+
+
+def answer_reward(text: str, problem: Problem, truncated: bool = False) -> float:
+    """1 where the completion is right under the strict rule, else 0."""
+    return float(is_right(extract(text, truncated), expected(problem)))
