@@ -34,8 +34,10 @@ def fresh_folder(folder: Path, *, reuse: bool = False) -> Iterator[Path]:
     """
     if not reuse and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not an empty folder: choose another --out")
+    folder = folder.absolute()
     partial = folder.parent / f".{folder.name}.partial-{os.getpid()}"
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process that had our id
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
     except OSError as error:

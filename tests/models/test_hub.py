@@ -1,0 +1,257 @@
+"""Reading and writing Hugging Face folders."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from caugym_jax.errors import UserError
+from caugym_jax.models.hub import load_config, load_pretrained, locate
+from caugym_jax.models.save import save_pretrained
+from caugym_jax.sharding import make_mesh
+from tests.models.tiny import FAMILIES, random_params
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        assert a.dtype == b.dtype, path
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b), err_msg=str(path))
+
+
+def saved(folder, family="llama", **options):
+    config = FAMILIES[family]
+    params = random_params(config)
+    return config, params, save_pretrained(folder, config, params, **options)
+
+
+def edit(folder, change, file="model.safetensors"):
+    tensors = load_file(folder / file)
+    change(tensors)
+    save_file(tensors, folder / file)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_is_bit_equal(tmp_path, family):
+    config, params, folder = saved(tmp_path / "model", family, max_shard_bytes=60_000)
+    assert len(list(folder.glob("*.safetensors"))) > 3
+    loaded_config, loaded = load_pretrained(folder)
+    assert loaded_config == config == load_config(folder)
+    assert_same(loaded, params)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2-tied"])
+def test_layout_is_that_of_a_linear_layer(tmp_path, family):
+    """Independent of the table: y = W x in the file is the einsum over our axes."""
+    config, params, folder = saved(tmp_path / "model", family)
+    stored = load_file(folder / "model.safetensors")
+    x = np.random.default_rng(1).standard_normal(config.d_model).astype(np.float32)
+    layer = {name: stack[1] for name, stack in params["layers"].items()}
+    q = stored["model.layers.1.self_attn.q_proj.weight"] @ x
+    np.testing.assert_allclose(
+        q.reshape(6, 16), np.einsum("d,dnh->nh", x, layer["q"]), rtol=1e-4, atol=1e-5
+    )
+    o = stored["model.layers.1.self_attn.o_proj.weight"] @ q
+    np.testing.assert_allclose(
+        o, np.einsum("nh,nhd->d", q.reshape(6, 16), layer["o"]), rtol=1e-4, atol=1e-4
+    )
+    up = stored["model.layers.1.mlp.up_proj.weight"] @ x
+    np.testing.assert_allclose(up, x @ layer["up"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(stored["model.embed_tokens.weight"], params["embed"])
+
+
+def test_sharded_load_equals_plain_load(tmp_path):
+    """On 8 virtual devices, every parameter equal and placed by the table of logical axes."""
+    if jax.device_count() != 8:
+        flags = "--xla_force_host_platform_device_count=8"
+        here = f"{__file__}::test_sharded_load_equals_plain_load"
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", here]
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        assert "1 passed" in done.stdout
+        return
+    for family in ("llama", "qwen2-tied", "qwen3"):
+        config, params, folder = saved(tmp_path / family, family, max_shard_bytes=100_000)
+        for sizes in ((2, 2, 2), (1, 8, 1), (1, 4, 2)):
+            _, loaded = load_pretrained(folder, mesh=make_mesh(*sizes))
+            assert_same(loaded, params)
+            q = loaded["layers"]["q"]
+            part = (3, 48 // sizes[1], 6 // sizes[2], 16)
+            assert {shard.data.shape for shard in q.addressable_shards} == {part}
+        # Saving gathers what is sharded.
+        again = save_pretrained(tmp_path / f"{family}-again", config, loaded)
+        assert_same(load_pretrained(again)[1], params)
+
+
+def test_bfloat16(tmp_path):
+    config, params, folder = saved(tmp_path / "half", dtype="bfloat16")
+    assert json.loads((folder / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    with safe_open(folder / "model.safetensors", "numpy") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
+    rounded = jax.tree.map(lambda x: x.astype(ml_dtypes.bfloat16), params)
+    assert_same(load_pretrained(folder, dtype=ml_dtypes.bfloat16)[1], rounded)
+    assert_same(load_pretrained(folder)[1], jax.tree.map(lambda x: x.astype(np.float32), rounded))
+
+
+def test_tied_weights_are_written_once_and_the_index_names_what_exists(tmp_path):
+    _, _, folder = saved(tmp_path / "tied", "llama-tied", max_shard_bytes=60_000)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    held = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                assert name not in held
+                held[name] = file.name
+    assert index["weight_map"] == held
+    assert "lm_head.weight" not in held
+    size = sum(t.nbytes for f in set(held.values()) for t in load_file(folder / f).values())
+    assert index["metadata"]["total_size"] == size
+    assert all((folder / f).stat().st_size < 70_000 for f in set(held.values()))
+
+
+def test_tied_head_may_be_present_if_equal(tmp_path):
+    _, params, folder = saved(tmp_path / "tied", "llama-tied")
+    edit(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].copy()}))
+    assert_same(load_pretrained(folder)[1], params)
+    edit(folder, lambda t: t["lm_head.weight"].__setitem__((199, 47), 9.0))
+    with pytest.raises(UserError, match="'lm_head.weight' differs from the embedding"):
+        load_pretrained(folder)
+
+
+def test_generation_settings_and_end_tokens(tmp_path):
+    generation = {"eos_token_id": [7, 9], "bos_token_id": 1, "pad_token_id": 0, "temperature": 0.6}
+    _, _, folder = saved(tmp_path / "a", generation=generation)
+    assert json.loads((folder / "generation_config.json").read_text()) == generation
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["eos_token_id"], config["bos_token_id"], config["pad_token_id"]) == (
+        [7, 9],
+        1,
+        0,
+    )
+    _, _, folder = saved(tmp_path / "b", generation={"eos_token_id": 7})
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 7
+
+
+K2 = "model.layers.2.self_attn.k_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop(K2), f"weight '{K2}' is missing"),
+        (lambda t: [t.pop(n) for n in list(t) if ".1." in n], r"'model\.layers\.1\..*and 8 more"),
+        (lambda t: t.update({"model.layers.3.mlp.up_proj.weight": t["lm_head.weight"].copy()}),
+         r"unexpected weight 'model\.layers\.3\.mlp\.up_proj\.weight'"),
+        (lambda t: t.update({K2: t[K2].T.copy()}), f"'{K2}' has shape .48, 32.;.* .32, 48."),
+        (lambda t: t.update({K2: t[K2].astype(np.int8)}), f"'{K2}' has type I8"),
+        (lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": np.ones(96, np.float32)}),
+         "unexpected weight .*q_proj.bias"),
+    ],
+)  # fmt: skip
+def test_a_wrong_set_of_tensors_is_named(tmp_path, change, says):
+    _, _, folder = saved(tmp_path / "model")
+    edit(folder, change)
+    with pytest.raises(UserError, match=says):
+        load_pretrained(folder)
+
+
+def test_constants_of_old_exports_are_ignored(tmp_path):
+    _, params, folder = saved(tmp_path / "model")
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit(folder, lambda t: t.update({name: np.ones(8, np.float32)}))
+    assert_same(load_pretrained(folder)[1], params)
+
+
+def test_damaged_and_incomplete_folders(tmp_path):
+    _, _, folder = saved(tmp_path / "model", max_shard_bytes=60_000)
+    index = folder / "model.safetensors.index.json"
+    first = sorted(folder.glob("*.safetensors"))[0]
+    whole, listed = first.read_bytes(), index.read_text()
+
+    first.write_bytes(whole[:-8])
+    with pytest.raises(UserError, match=f"{first.name} is damaged"):
+        load_pretrained(folder)
+    first.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=f"{first.name} is damaged"):
+        load_pretrained(folder)
+    first.unlink()
+    with pytest.raises(UserError, match=f"{first.name} does not exist"):
+        load_pretrained(folder)
+    first.write_bytes(whole)
+
+    index.write_text(listed.replace('"model.norm.weight"', '"model.norm.wait"'))
+    with pytest.raises(UserError, match="model.norm.wei|model.norm.wait"):
+        load_pretrained(folder)
+    index.write_text(listed[:40])
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        load_pretrained(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json does not exist"):
+        load_pretrained(folder)
+
+
+def test_saving_refuses_to_overwrite_and_leaves_nothing_half_written(tmp_path):
+    config, params, folder = saved(tmp_path / "model")
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(UserError, match="not an empty folder"):
+        save_pretrained(folder, config, params)
+    assert before == {file: file.read_bytes() for file in folder.iterdir()}
+
+    class Broken:
+        def save(self, folder):
+            (folder / "tokenizer.json").write_text("{")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="other was not written: the disk is full"):
+        save_pretrained(tmp_path / "other", config, params, tokenizer=Broken())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+    wrong = {**params, "final_norm": params["final_norm"][:-1]}
+    with pytest.raises(UserError, match="'final_norm' has shape"):
+        save_pretrained(tmp_path / "other", config, wrong)
+    (tmp_path / "empty").mkdir()
+    save_pretrained(tmp_path / "empty", config, params)
+    assert_same(load_pretrained(tmp_path / "empty")[1], params)
+
+
+def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match="the disk is full"):
+        saved(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_that_lead_nowhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="did you mean smollm2-135m"):
+        locate("smollm2-135")
+    with pytest.raises(UserError, match="no model at"):
+        locate(tmp_path / "absent" / "folder")
+    with pytest.raises(UserError, match="no model at"):
+        locate("models/absent.gguf")
+    (tmp_path / "weights.bin").write_bytes(b"pickle")
+    with pytest.raises(UserError, match="neither a folder nor a .gguf"):
+        locate(tmp_path / "weights.bin")
+
+
+def test_no_network_is_one_clear_line(tmp_path):
+    """In a fresh process, with the hub at a port where nobody listens."""
+    code = "from caugym_jax.models.hub import locate; locate('someone/some-model')"
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "UserError: cannot fetch someone/some-model" in last
+    assert "pass the path of a local copy" in last

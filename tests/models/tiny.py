@@ -1,0 +1,60 @@
+"""Tiny decoders of every family, and parameters in which nothing is zero, one or tied by chance."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from caugym_jax.models.config import ModelConfig, RopeScaling
+from caugym_jax.models.transformer import abstract_params
+
+_BASE = ModelConfig(
+    family="llama",
+    vocab_size=200,
+    d_model=48,
+    num_layers=3,
+    num_heads=6,
+    num_kv_heads=2,
+    head_dim=16,  # so that N * H differs from D
+    d_ff=80,
+    norm_eps=1e-5,
+    max_position=512,
+)
+_SCALING = RopeScaling(8.0, 1.0, 4.0, 64)  # a context of 64, so that 256 tokens feel it
+
+
+def _but(**changes) -> ModelConfig:
+    return dataclasses.replace(_BASE, **changes)
+
+
+FAMILIES = {
+    "llama": _BASE,
+    "llama-tied": _but(tied=True, rope_theta=100_000.0),
+    "llama-scaled": _but(rope_scaling=_SCALING, rope_theta=500_000.0),
+    "llama-scaled-tied": _but(rope_scaling=_SCALING, rope_theta=10_000.0, tied=True),
+    "qwen2": _but(family="qwen2", qkv_bias=True, rope_theta=1e6, norm_eps=1e-6),
+    "qwen2-tied": _but(family="qwen2", qkv_bias=True, tied=True),
+    "qwen3": _but(family="qwen3", qk_norm=True, rope_theta=1e6, norm_eps=1e-6),
+    "qwen3-tied": _but(family="qwen3", qk_norm=True, tied=True),
+    "mistral": _but(family="mistral"),
+    "mistral-window": _but(family="mistral", sliding_window=37),
+}
+
+
+def random_params(config: ModelConfig, seed: int = 0) -> dict:
+    """NumPy float32 parameters; logits have a standard deviation of a few units."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name = path[-1].key
+        x = rng.standard_normal(leaf.shape, np.float32)
+        if name.endswith("norm"):
+            return 1 + 0.3 * x
+        if name.endswith("bias"):
+            return 0.5 * x
+        if name == "embed":
+            return 0.5 * x
+        fan_in = {"o": config.num_heads * config.head_dim, "down": config.d_ff}
+        return 2 * x * fan_in.get(name, config.d_model) ** -0.5
+
+    return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
