@@ -297,21 +297,23 @@ def expected(problem: Problem) -> Expected:
     Verdict: ETT is printed as actual minus counterfactual while the question asks whether the
     counterfactual is likelier, so Yes iff PROB < 0 (the released base labels have it inverted);
     ATE, CDE, NDE and NIE: Yes iff PROB > 0. Either is accepted where |PROB| < 0.001, zero
-    included. PN and PS ask for none; those of rephrased and omitted items are not checked, since
-    rewording has turned the direction of some questions.
+    included. PN and PS ask for none; those of rephrased and omitted items (by variant, or by the
+    `rewriting_status` that the released ones carry) are not checked, since rewording has turned
+    the direction of some questions.
 
     Raises UserError where the label is neither LACK_CONDITION nor a JSON object with a numeric
     PROB.
     """
-    return _expected(problem.answer, problem.task, problem.variant)
+    reworded = problem.variant in ("rephrased", "omitted") or "rewriting_status" in problem.extra
+    return _expected(problem.answer, problem.task, reworded)
 
 
 @functools.lru_cache(maxsize=65536)
-def _expected(answer: str, task: str, variant: str) -> Expected:
+def _expected(answer: str, task: str, reworded: bool) -> Expected:
     if answer.strip() == LACK:
         return Expected(None, None)
     prob = label_prob(answer)
-    if task in BOUND_TASKS or variant in ("rephrased", "omitted"):
+    if task in BOUND_TASKS or reworded:
         return Expected(prob, None)
     if near(prob, Decimal(0), DEAD_ZONE):
         return Expected(prob, frozenset(("Yes", "No")))

@@ -1,0 +1,197 @@
+"""From answered problems to the `sets` part of results.json, and its table.
+
+A figure is the mean over items of the item's mean over its samples, a fraction in [0, 1]; None
+(null) where it is undefined: no such items, or the file does not say. An item without any sample
+counts as wrong (the released scripts skip it).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from caugym_jax.evals.scorers import SCORER_VERSION, published
+from caugym_jax.rewards.answer import expected, extract, is_right, near
+from caugym_jax.rewards.form import form_reward
+from caugym_jax.types import TASKS, Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A problem and its S sampled completions."""
+
+    problem: Problem
+    completions: tuple[str, ...]  # S texts, as generated
+    truncated: tuple[bool, ...] | None = None  # S: stopped at the length limit; None: not known
+    num_tokens: tuple[int, ...] | None = None  # S: tokens generated; None: not known
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemScore:
+    """One item's means over its samples."""
+
+    task: str
+    cluster: frozenset[str]  # the graph (see `graph_key`)
+    published: float
+    strict: float
+    wellformed: float
+    lacks: bool  # the right answer is LACK_CONDITION
+    nonzero: bool  # it has a label of 0.0005 or more in size: a constant 0 is wrong
+    verdict_checked: bool
+    lack: float  # final answer LACK_CONDITION
+    truncated: float | None
+    num_tokens: float | None
+
+
+_ASIDE = re.compile(r"\([^()]*\)")
+
+
+def graph_key(text: str) -> frozenset[str]:
+    """The set of edge sentences of a problem's text: what items about one graph share.
+
+    It reads the text after "relationships:" (from the beginning where that is absent) up to the
+    next newline, drops what stands in parentheses ("(e.g. wind, humidity)", which the released
+    files spell in two ways), and splits at full stops. Rephrased and omitted items word a graph
+    differently each time, so that there most clusters hold one item.
+    """
+    _, mark, after = text.partition("relationships:")
+    edges = (after if mark else text).lstrip().partition("\n")[0]
+    sentences = (" ".join(part.split()).lower() for part in _ASIDE.sub("", edges).split("."))
+    return frozenset(sentence for sentence in sentences if sentence)
+
+
+def score_item(answered: Answered, thinking: bool = False) -> ItemScore:
+    """Scores every sample of one item by both rules. `thinking`: see `form_reward`."""
+    problem, texts = answered.problem, answered.completions
+    cuts = answered.truncated or (False,) * len(texts)
+    truth = expected(problem)
+    answers = [extract(text, cut) for text, cut in zip(texts, cuts, strict=True)]
+    forms = [form_reward(t, problem, cut, thinking) for t, cut in zip(texts, cuts, strict=True)]
+    return ItemScore(
+        task=problem.task,
+        cluster=graph_key(problem.text),
+        published=_mean([published(text, problem) for text in texts]) or 0.0,
+        strict=_mean([is_right(answer, truth) for answer in answers]) or 0.0,
+        wellformed=_mean(forms) or 0.0,
+        lacks=truth.prob is None,
+        nonzero=truth.prob is not None and not near(truth.prob, Decimal(0)),
+        verdict_checked=truth.verdicts is not None,
+        lack=_mean([answer.lack for answer in answers]) or 0.0,
+        truncated=_mean(answered.truncated),
+        num_tokens=_mean(answered.num_tokens),
+    )
+
+
+def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str, Any]:
+    """One set's entry of results.json. `n` counts items; `stderr` is `clustered_stderr`."""
+    items = [score_item(one, thinking) for one in answered]
+    tasks = sorted({item.task for item in items}, key=TASKS.index)
+
+    def mean(field: str, keep: Iterable[ItemScore] = items) -> float | None:
+        values = [getattr(item, field) for item in keep]
+        return _mean([value for value in values if value is not None])
+
+    def by_task(field: str) -> dict[str, float | None]:
+        return {task: mean(field, [item for item in items if item.task == task]) for task in tasks}
+
+    return {
+        "n": len(items),
+        "published": {"all": mean("published"), "by_task": by_task("published")},
+        "strict": {
+            "all": mean("strict"),
+            "by_task": by_task("strict"),
+            "nonzero": mean("strict", [item for item in items if item.nonzero]),
+            "stderr": clustered_stderr(
+                [item.strict for item in items], [item.cluster for item in items]
+            ),
+            "n_scored": len(items),
+            "n_nonzero": sum(item.nonzero for item in items),
+            "n_verdict": sum(item.verdict_checked for item in items),
+        },
+        "lack": mean("lack", [item for item in items if item.lacks]),
+        "false_lack": mean("lack", [item for item in items if not item.lacks]),
+        "wellformed": mean("wellformed"),
+        "truncated": mean("truncated"),
+        "mean_tokens": mean("num_tokens"),
+    }
+
+
+def clustered_stderr(values: Sequence[float], clusters: Sequence[Any]) -> float | None:
+    """The standard error of the mean of `values` when items of one cluster are dependent.
+
+        r_g = sum of (y_i - mean) over the items i of cluster g
+        SE = sqrt( G / (G - 1) * sum_g r_g^2 ) / n        G clusters, n items
+
+    With one item a cluster it is the usual s / sqrt(n). None where G < 2. The linearised
+    (sandwich) estimator, e.g. Cameron and Miller (2015), J. Human Resources 50(2), section II,
+    for a regression on a constant.
+
+    By hand: values 1, 1, 0, 0 in clusters a, a, b, b: r = 1, -1; sqrt(2 * 2) / 4 = 0.5.
+    """
+    mean = _mean(values)
+    residuals: dict[Any, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        residuals[cluster] += value - mean
+    groups = len(residuals)
+    if groups < 2:
+        return None
+    spread = sum(residual**2 for residual in residuals.values())
+    return math.sqrt(groups / (groups - 1) * spread) / len(values)
+
+
+def _mean(values: Sequence[float] | None) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+# --- results.json ----------------------------------------------------------------------------
+
+_SETTINGS = ("samples", "temperature", "top_p", "max_new_tokens", "lack_hint", "seed")
+
+
+def results(
+    model: str | None, settings: Mapping[str, Any], sets: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The content of results.json, for `data.files.write_json`; unknown settings are null."""
+    known = {key: settings.get(key) for key in _SETTINGS} | dict(settings)
+    known["scorer_version"] = SCORER_VERSION
+    return {"model": model, "settings": known, "sets": dict(sets)}
+
+
+def table(sets: Mapping[str, dict[str, Any]]) -> str:
+    """The figures as text: one row a set and scorer, one column a task, percentages."""
+    tasks = [task for task in TASKS if any(task in s["strict"]["by_task"] for s in sets.values())]
+    header = ["set", "n", "scorer", "all", *tasks, "nonzero", "stderr"]
+    rows = [header]
+    for name, entry in sets.items():
+        for scorer in ("published", "strict"):
+            part = entry[scorer]
+            figures = [part["all"], *(part["by_task"].get(task) for task in tasks)]
+            figures += [part.get("nonzero"), part.get("stderr")]
+            rows.append([name, str(entry["n"]), scorer, *map(_percent, figures)])
+    extra = ["set", "n", "lack", "false_lack", "wellformed", "truncated", "mean_tokens"]
+    others = [extra]
+    for name, entry in sets.items():
+        tokens = entry["mean_tokens"]
+        figures = [_percent(entry[key]) for key in extra[2:-1]]
+        others.append([name, str(entry["n"]), *figures, "-" if tokens is None else f"{tokens:.0f}"])
+    return _aligned(rows) + "\n\n" + _aligned(others)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
