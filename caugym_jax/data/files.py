@@ -111,7 +111,7 @@ def _read_one(name: str, variant: str | None) -> list[Problem]:
     for i, row in enumerate(rows):
         try:
             problems.append(_problem(row, variant, fallback))
-        except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{name}, item {i} (counting from 0): {why}") from error
     said = variant or fallback or any("variant" in row for row in rows)
@@ -148,12 +148,15 @@ def _problem(row: Any, variant: str | None, fallback: str | None) -> Problem:
     task = row.pop("Type", None) or task_of(text)
     if task not in TASKS:
         raise ValueError(f"'Type' must be one of {', '.join(TASKS)}, found {task!r}")
+    reason = row.pop("Reason", None) or {}
+    if not isinstance(reason, Mapping):
+        raise TypeError(f"'Reason' must be a JSON object, found {type(reason).__name__}")
     named = row.pop("variant", None)
     problem = Problem(
         text=text,
         answer=answer,
         task=task,
-        reason={k: v for k, v in (row.pop("Reason", None) or {}).items() if v is not None},
+        reason={step: said for step, said in reason.items() if said is not None},
         variant=variant or named or fallback or "base",
         prompt=prompt,
         solution=solution,

