@@ -111,6 +111,7 @@ def test_smollm2_tokenizer_round_trips_every_official_text(smol):
     assert (smol.end_ids, smol.pad_id) == ((2,), 2)  # pad is the end token here
     assert smol.decode([2]) == "<|im_end|>"
     assert len(smol.encode("0.1234")) == 6  # single digits
+    assert len(smol.encode("\n\n0")) == 2  # split off before spaces are
 
 
 def test_smollm2_saved_folder_equals_the_gguf(smol, tmp_path):
