@@ -94,12 +94,13 @@ class Experience(NamedTuple):
     """What a policy update needs, aligned with the completion part of the rollout's rows."""
 
     tokens: Any  # [B, T] int32
-    segment_ids: Any  # [B, T] int32: 1 on real tokens, 0 on padding
     positions: Any  # [B, T] int32
+    segment_ids: Any  # [B, T] int32: 1 on real tokens, 0 on padding
     mask: Any  # [B, C] float32: 1 on completion tokens that count
-    advantages: Any  # [B, C] float32
-    old_logprobs: Any  # [B, C] float32
-    ref_logprobs: Any  # [B, C] float32; zeros where no KL term is asked for
+    advantages: Any  # [B] float32
+    sampler_logprobs: Any  # [B, C] float32: what the sampler reported
+    old_logprobs: Any  # [B, C] float32 by the trainer's forward pass; None: the update's own
+    ref_logprobs: Any  # [B, C] float32; None where there is no KL term
 
 
 class TrainState(NamedTuple):

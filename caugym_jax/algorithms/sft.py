@@ -32,7 +32,10 @@ def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int = 1) -> A
         }
         return nll(scores.logprobs, mask), sums
 
-    step = make_step(loss, optimizer, microbatches, "data.batch_size or data.max_length")
+    step = make_step(
+        loss, optimizer, model.config, mesh,
+        microbatches=microbatches, remedy="data.batch_size or data.max_length",
+    )  # fmt: skip
 
     def init(params: Any):
         return init_state(params, optimizer, model.config, mesh)

@@ -37,7 +37,7 @@ class Algorithm(NamedTuple):
     update: Callable[..., Any]
 
 
-def init_state(params: Any, optimizer: Optimizer, config: ModelConfig, mesh=None) -> TrainState:
+def init_state(params: Any, optimizer: Optimizer, config: ModelConfig, mesh) -> TrainState:
     """Step 0: zeroed moments, laid out like the parameters they belong to."""
     transform = optimizer.transform
 
@@ -45,8 +45,6 @@ def init_state(params: Any, optimizer: Optimizer, config: ModelConfig, mesh=None
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, transform.init(params), zero)
 
-    if mesh is None:
-        return jax.jit(init)(params)
     return jax.jit(init, out_shardings=state_shardings(config, optimizer, mesh))(params)
 
 
@@ -108,7 +106,13 @@ def gradients(loss: Loss, params: Any, batch: Any, microbatches: int) -> tuple[A
 
 
 def make_step(
-    loss: Loss, optimizer: Optimizer, microbatches: int = 1, remedy: str = "batch_size"
+    loss: Loss,
+    optimizer: Optimizer,
+    config: ModelConfig,
+    mesh,
+    *,
+    microbatches: int = 1,
+    remedy: str = "batch_size",
 ) -> Program:
     """The jitted update (state, batch) -> (state, metrics); the state is donated.
 
@@ -136,7 +140,13 @@ def make_step(
         metrics = {k: s / jnp.where(w > 0, w, 1.0) for k, (s, w) in sums.items()}
         return state, {"loss": value, "grad_norm": norm, **metrics}
 
-    return Program("update", step, f"{remedy}, or raise microbatches", donate=(0,))
+    return Program(
+        "update",
+        step,
+        f"{remedy}, or raise microbatches",
+        donate=(0,),
+        out_shardings=(state_shardings(config, optimizer, mesh), None),
+    )
 
 
 def check_rows(rows: int, microbatches: int, parts: int, what: str) -> None:

@@ -1,0 +1,372 @@
+"""Group Relative Policy Optimization with the paper's settings, and its relatives by options."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from caugym_jax.algorithms.step import Algorithm, check_rows, init_state, make_step, split_rows
+from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.errors import UserError
+from caugym_jax.models.transformer import Model
+from caugym_jax.objectives import policy
+from caugym_jax.objectives.advantages import group_advantages, informative_groups
+from caugym_jax.objectives.logprobs import score
+from caugym_jax.optim import Optimizer
+from caugym_jax.programs import Program
+from caugym_jax.rewards.score import DEFAULT_WEIGHTS
+from caugym_jax.rewards.score import score as reward_score
+from caugym_jax.sampling.sampler import sample
+from caugym_jax.sharding import fetch, put, row_count, rows
+from caugym_jax.types import Experience, Problem, Rollout, TrainState
+
+
+class Prompt(NamedTuple):
+    """A problem and the tokens it is asked with."""
+
+    problem: Problem
+    tokens: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The samples of one prompt that carry a signal."""
+
+    prompt: list[int]
+    completions: list[np.ndarray]  # G arrays of token ids, end token included
+    logprobs: list[np.ndarray]  # G arrays, the sampler's
+    counted: np.ndarray  # [G] bool: False where a truncated sample is masked
+    advantages: np.ndarray  # [G] float32
+
+
+def width_for(length: int, limit: int) -> int:
+    """A row width of the ladder 8, 12, 16, 24, 32, 48, ... up to `limit`: few compilations."""
+    width = 8
+    while width < length:
+        width += width // 2 if (width & (width - 1)) == 0 else width // 3
+    return max(min(width, limit), length)
+
+
+def lay_out(groups: list[Group], rows_wanted: int, max_prompt: int, max_completion: int):
+    """Groups as one rectangular Experience (NumPy); missing rows are all padding."""
+    completions = [c for g in groups for c in g.completions]
+    P = width_for(max(len(g.prompt) for g in groups), max_prompt)
+    C = width_for(max(len(c) for c in completions), max_completion)
+    tokens = np.zeros((rows_wanted, P + C), np.int32)
+    positions = np.zeros_like(tokens)
+    segments = np.zeros_like(tokens)
+    mask = np.zeros((rows_wanted, C), np.float32)
+    logprobs = np.zeros((rows_wanted, C), np.float32)
+    advantages = np.zeros((rows_wanted,), np.float32)
+    row = 0
+    for group in groups:
+        for i, completion in enumerate(group.completions):
+            first, last = P - len(group.prompt), P + len(completion)
+            tokens[row, first:P] = group.prompt
+            tokens[row, P:last] = completion
+            positions[row, first:last] = np.arange(last - first)
+            segments[row, first:last] = 1
+            mask[row, : len(completion)] = group.counted[i]
+            logprobs[row, : len(completion)] = group.logprobs[i]
+            advantages[row] = group.advantages[i]
+            row += 1
+    return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
+
+
+def grpo(
+    model: Model,
+    optimizer: Optimizer,
+    mesh,
+    tokenizer: Tokenizer,
+    reference: Any = None,
+    *,
+    seed: int = 0,
+    group_size: int = 8,
+    max_prompt_length: int = 512,
+    max_completion_length: int = 512,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    reward_weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    scale_rewards: str = "group",
+    dynamic_sampling: bool = True,
+    max_refills: int = 4,
+    mask_truncated_completions: bool = False,
+    loss_type: str = "grpo",
+    importance_sampling_level: str = "token",
+    epsilon: float = 0.2,
+    epsilon_high: float = 0.28,
+    delta: float | None = None,
+    beta: float = 0.0,
+    kl_estimator: str = "k3",
+    num_iterations: int = 1,
+    num_minibatches: int = 1,
+    microbatches: int = 1,
+    sample_batch_size: int | None = None,
+) -> Algorithm:
+    """GRPO (Shao et al. 2024) as the paper trains it.
+
+        loss = 1/G sum_i 1/|o_i| sum_t -min(r A, clip(r, 1 - epsilon, 1 + epsilon_high) A)
+               + beta KL(policy || reference)
+
+    Defaults are the paper's where it states them: beta 0, clip 0.2/0.28, groups whose rewards all
+    agree resampled. The prompts of a step are what the loader draws, `group_size` samples each.
+
+    Args:
+      reference: frozen parameters for the KL term; needed if beta > 0.
+      reward_weights: reward functions by name or "package.module:function", with weights.
+      scale_rewards: divide advantages by the group's or batch's standard deviation, or "none".
+      dynamic_sampling: drop groups without a signal and draw more prompts, at most `max_refills`
+        times, until the step is full; surplus groups are dropped. If it stays short, the step is
+        taken on the groups there are; with none it is skipped and counted.
+      mask_truncated_completions: leave samples that did not end out of the loss.
+      loss_type: how token losses are averaged: "grpo" (the paper's), "dapo" or "dr_grpo", or
+        "cispo" (token mean of the CISPO loss, where epsilon_high is the largest weight).
+      importance_sampling_level: "token", or "sequence" (GSPO).
+      num_iterations: passes over one rollout (mu); old log-probs stay those before the first.
+      num_minibatches: optimiser steps per pass.
+      microbatches: parts into which each optimiser step is cut to save memory; no result changes.
+      sample_batch_size: prompts sampled at a time (all at once if None).
+    """
+    if beta and reference is None:
+        raise UserError("grpo.beta > 0 needs reference parameters: set a reference model")
+    if group_size < 2:
+        raise UserError(f"grpo.group_size={group_size}: a group needs at least 2 samples")
+    on_policy = num_iterations == 1 and num_minibatches == 1
+
+    def completion_scores(params, e: Experience):
+        start = e.tokens.shape[1] - e.mask.shape[1]
+        return score(
+            model, params, e.tokens, e.positions, e.segment_ids,
+            start=start, temperature=temperature if temperature > 0 else 1.0,
+        )  # fmt: skip
+
+    def loss(params, e: Experience):
+        scores = completion_scores(params, e)
+        logprobs, mask = scores.logprobs, e.mask
+        old = jax.lax.stop_gradient(logprobs) if e.old_logprobs is None else e.old_logprobs
+        advantages = e.advantages[:, None]
+        if loss_type == "cispo":
+            terms = policy.cispo(
+                logprobs, old, advantages, mask,
+                clip_high=epsilon_high, level=importance_sampling_level,
+            )  # fmt: skip
+        else:
+            terms = policy.clipped_surrogate(
+                logprobs, old, advantages, mask, clip_low=epsilon, clip_high=epsilon_high,
+                delta=delta, level=importance_sampling_level,
+            )  # fmt: skip
+        per_token, weight = terms.loss, mask.sum()
+
+        def mean(x):
+            return (x * mask).sum(), weight
+
+        sums = {
+            "entropy": mean(scores.entropy),
+            "clip_ratio/low_mean": mean(terms.clipped_low),
+            "clip_ratio/high_mean": mean(terms.clipped_high),
+            "clip_ratio/region_mean": mean(jnp.maximum(terms.clipped_low, terms.clipped_high)),
+            "sampling/sampling_logp_difference/mean": mean(
+                jnp.abs(jax.lax.stop_gradient(old) - e.sampler_logprobs)
+            ),
+        }
+        if e.ref_logprobs is not None:
+            kl = policy.kl_estimate(logprobs, e.ref_logprobs, kl_estimator)
+            per_token = per_token + beta * kl
+            sums["kl"] = mean(kl)
+        how = "dapo" if loss_type == "cispo" else loss_type
+        return policy.aggregate(per_token, mask, how), sums
+
+    remedy = "grpo.group_size, data.batch_size or grpo.max_completion_length"
+    step = make_step(loss, optimizer, model.config, mesh, microbatches=microbatches, remedy=remedy)
+    rescore = Program("score", lambda params, e: completion_scores(params, e).logprobs, remedy)
+
+    def init(params: Any) -> TrainState:
+        return init_state(params, optimizer, model.config, mesh)
+
+    def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
+        clock = time.perf_counter()
+        drawn, groups, spent = [], [], {"sampling": 0.0, "rewards": 0.0}
+        refills = 0
+        wanted = None
+        while True:
+            prompts = draw()
+            wanted = len(prompts) if wanted is None else wanted
+            start = time.perf_counter()
+            rollout = sample(
+                model,
+                state.params,
+                [p.tokens for p in prompts],
+                ids=[len(drawn) * wanted + i for i in range(len(prompts))],
+                seed=seed,
+                step=int(state.step),
+                samples_per_prompt=group_size,
+                max_new_tokens=max_completion_length,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                min_p=min_p,
+                end_ids=tokenizer.end_ids,
+                pad_id=tokenizer.pad_id,
+                batch_size=sample_batch_size,
+                mesh=mesh,
+            )
+            spent["sampling"] += time.perf_counter() - start
+            start = time.perf_counter()
+            judged = judge(prompts, rollout, tokenizer, group_size, reward_weights)
+            spent["rewards"] += time.perf_counter() - start
+            drawn.append(judged)
+            groups += make_groups(
+                prompts, rollout, judged, group_size, scale_rewards,
+                dynamic_sampling, mask_truncated_completions,
+            )  # fmt: skip
+            if len(groups) >= wanted or not dynamic_sampling or refills == max_refills:
+                break
+            refills += 1
+        metrics = rollout_metrics(drawn, group_size, tuple(reward_weights)) | {
+            "sampling/refills": refills,
+            "time/sampling": spent["sampling"],
+            "time/rewards": spent["rewards"],
+        }
+        samples = [row for judged in drawn for row in judged.rows]
+        if not groups:
+            return None, metrics, samples
+        size = wanted * group_size
+        check_rows(size, num_minibatches * microbatches, row_count(mesh), "prompts x group_size")
+        experience = lay_out(groups[:wanted], size, max_prompt_length, max_completion_length)
+        experience = put(experience, rows(mesh))
+        if not on_policy:
+            experience = experience._replace(old_logprobs=rescore(state.params, experience))
+        if beta:
+            experience = experience._replace(ref_logprobs=rescore(reference, experience))
+        metrics["time/prepare"] = time.perf_counter() - clock
+        return experience, metrics, samples
+
+    def update(state: TrainState, experience: Experience):
+        if on_policy:
+            return step(state, experience)
+        parts = split_rows(experience, num_minibatches)
+        reports = []
+        for _ in range(num_iterations):
+            for part in range(num_minibatches):
+                minibatch = jax.tree.map(lambda x, i=part: x[i], parts)
+                state, metrics = step(state, minibatch)
+                reports.append(metrics)
+        first = reports[0]["sampling/sampling_logp_difference/mean"]
+        mean = {k: sum(r[k] for r in reports) / len(reports) for k in reports[0]}
+        return state, mean | {"sampling/sampling_logp_difference/mean": first}
+
+    return Algorithm(init, prepare, update)
+
+
+class Judged(NamedTuple):
+    """A rollout's rewards and what is logged about it."""
+
+    total: np.ndarray  # [B] float32; NaN = not judged
+    values: np.ndarray  # [B, R]
+    lengths: np.ndarray  # [B]
+    ended: np.ndarray  # [B] bool
+    rows: list[dict[str, Any]]  # prompt, completion, reward parts: the sample table
+
+
+def judge(
+    prompts: list[Prompt],
+    rollout: Rollout,
+    tokenizer: Tokenizer,
+    group_size: int,
+    weights: Mapping[str, float],
+) -> Judged:
+    """Decodes completions and applies the reward functions."""
+    P = rollout.prompt_width
+    tokens, lengths, ended = map(
+        np.asarray, (rollout.tokens, rollout.completion_length, rollout.ended)
+    )
+    texts = [
+        tokenizer.decode_completion(row[P : P + n]) for row, n in zip(tokens, lengths, strict=True)
+    ]
+    problems = [p.problem for p in prompts for _ in range(group_size)]
+    scores = reward_score(texts, problems, list(~ended), weights)
+    table = [
+        {
+            "prompt": problem.prompt or problem.text,
+            "completion": text,
+            "answer": problem.answer,
+            "reward": float(total),
+            **{f"rewards/{n}": float(v) for n, v in zip(scores.names, values, strict=True)},
+        }
+        for problem, text, total, values in zip(
+            problems, texts, scores.total, scores.values, strict=True
+        )
+    ]
+    return Judged(scores.total, scores.values, lengths, ended, table)
+
+
+def make_groups(
+    prompts: list[Prompt],
+    rollout: Rollout,
+    judged: Judged,
+    group_size: int,
+    scale: str,
+    only_informative: bool,
+    mask_truncated: bool,
+) -> list[Group]:
+    """The groups of a rollout, in order; only those with a signal if asked."""
+    P, G = rollout.prompt_width, group_size
+    tokens, logprobs = fetch(rollout.tokens), fetch(rollout.logprobs)
+    advantages = group_advantages(judged.total, G, scale)
+    wanted = informative_groups(judged.total, G)
+    counted = np.isfinite(judged.total) & (judged.ended | (not mask_truncated))
+    groups = []
+    for g, prompt in enumerate(prompts):
+        if only_informative and not wanted[g]:
+            continue
+        members = range(g * G, (g + 1) * G)
+        groups.append(
+            Group(
+                prompt.tokens,
+                [tokens[i, P : P + judged.lengths[i]] for i in members],
+                [logprobs[i, : judged.lengths[i]] for i in members],
+                counted[g * G : (g + 1) * G],
+                advantages[g * G : (g + 1) * G],
+            )
+        )
+    return groups
+
+
+def rollout_metrics(
+    drawn: list[Judged], group_size: int, names: tuple[str, ...]
+) -> dict[str, float]:
+    """TRL's metrics, over everything that was sampled in the step (refills included)."""
+    total = np.concatenate([j.total for j in drawn])
+    values = np.concatenate([j.values for j in drawn])
+    lengths = np.concatenate([j.lengths for j in drawn])
+    ended = np.concatenate([j.ended for j in drawn])
+    groups = total.reshape(-1, group_size)
+    finished = lengths[ended] if ended.any() else np.zeros(1)
+
+    def known(x):  # NaN only where nothing was judged
+        return x[np.isfinite(x)] if np.isfinite(x).any() else np.full(1, np.nan)
+
+    spread = np.array([known(g).std(ddof=1) if known(g).size > 1 else 0.0 for g in groups])
+    metrics = {
+        "reward": float(known(total).mean()),
+        "reward_std": float(spread.mean()),
+        "frac_reward_zero_std": float(1 - informative_groups(total, group_size).mean()),
+        "completions/mean_length": float(lengths.mean()),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/mean_terminated_length": float(finished.mean()),
+        "completions/clipped_ratio": float(1 - ended.mean()),
+        "num_tokens": int(lengths.sum()),
+    }
+    for name, column in zip(names, values.T, strict=True):
+        metrics[f"rewards/{name}/mean"] = float(known(column).mean())
+        metrics[f"rewards/{name}/std"] = float(known(column).std())
+    return metrics

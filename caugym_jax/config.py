@@ -1,0 +1,147 @@
+"""Configurations: finds `grpo.py` in configs/, applies overrides, checks sections before launch.
+
+A configuration file defines `get_config(arg: str | None) -> ml_collections.ConfigDict`. Each
+section is the keyword arguments of one function, so a wrong key or type fails here, with its
+nearest match, and not an hour into a run.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from caugym_jax.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The configuration of `NAME.py[:ARG]` with `key.path=value` overrides applied.
+
+    NAME.py is a path, or the name of a file in configs/.
+
+    Raises:
+      UserError: no such file (nearest name given), unknown key, or a value of another type.
+    """
+    name, _, arg = spec.partition(":")
+    path = _find(name)
+    if str(CONFIGS.parent) not in sys.path:
+        sys.path.append(str(CONFIGS.parent))  # for `from configs.common import ...`
+    module_spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{path} defines no get_config(arg): see configs/sft.py")
+    config = module.get_config(arg or None)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"--config.{override}: write --config.{key}=VALUE")
+        _set(config, key, text)
+    config.lock()
+    return config
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A hint: the known word most like `word`, or all of them."""
+    close = difflib.get_close_matches(word, known, 1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def check_section(name: str, section: Any, function: Callable) -> dict[str, Any]:
+    """The section as keyword arguments of `function`; refuses a key that it does not take."""
+    known = [
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    values = section.to_dict() if isinstance(section, ml_collections.ConfigDict) else dict(section)
+    for key in values:
+        if key not in known:
+            raise UserError(f"config.{name} has no key {key!r}: {nearest(key, known)}")
+    return values
+
+
+def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """{dotted key: JSON value}, for comparing and storing."""
+    out: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, child in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), child)
+        else:
+            out[prefix] = list(value) if isinstance(value, tuple) else value
+
+    walk("", config.to_dict())
+    return out
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str]) -> list[str]:
+    """`key: old -> new` for every key that differs and does not start with an ignored prefix."""
+    keys = sorted(set(old) | set(new))
+    missing = "(absent)"
+    return [
+        f"{k}: {old.get(k, missing)} -> {new.get(k, missing)}"
+        for k in keys
+        if old.get(k, missing) != new.get(k, missing)
+        and not any(k == i or k.startswith(i + ".") for i in ignore)
+    ]
+
+
+def _find(name: str) -> Path:
+    for path in (Path(name), CONFIGS / name):
+        if path.is_file():
+            return path
+    known = sorted(p.name for p in CONFIGS.glob("*.py"))
+    raise UserError(f"no configuration {name!r} here or in configs/: {nearest(name, known)}")
+
+
+def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:
+    *sections, last = key.split(".")
+    node = config
+    for depth, section in enumerate([*sections, last]):
+        where = ".".join(["config", *sections[:depth]])
+        if not isinstance(node, ml_collections.ConfigDict) or section not in node:
+            known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
+            raise UserError(f"{where} has no key {section!r}: {nearest(section, known)}")
+        if depth < len(sections):
+            node = node[section]
+    old = node[last]
+    if isinstance(old, ml_collections.ConfigDict):
+        raise UserError(f"--config.{key} is a section: set one of {', '.join(old.keys())}")
+    value = _parse(text)
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if isinstance(old, str) and not isinstance(value, str) and value is not None:
+        value = text
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
+    if isinstance(old, tuple) and isinstance(value, str):
+        value = tuple(_parse(part) for part in value.split(","))
+    if old is not None and value is not None and type(value) is not type(old):
+        raise UserError(
+            f"--config.{key}={text} is a {type(value).__name__}: a {type(old).__name__} like "
+            f"{old!r} is wanted"
+        )
+    with node.ignore_type():
+        node[last] = value
+
+
+def _parse(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return os.path.expanduser(text)

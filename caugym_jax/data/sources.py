@@ -1,0 +1,124 @@
+"""Where training and evaluation problems come from: a file, or the generator without end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from caugym_jax.causal.generating import generate_problem
+from caugym_jax.causal.worked import work
+from caugym_jax.data.files import read_problems
+from caugym_jax.data.packing import pack, pad
+from caugym_jax.data.prompts import completion_tokens, prompt_tokens, sft_examples
+from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.errors import UserError
+from caugym_jax.types import Batch, Example, Problem
+
+Source = Sequence[Problem] | Callable[[int], Problem]
+
+
+def problem_source(
+    path: str | None = None,
+    *,
+    seed: int = 0,
+    solutions: bool = False,
+    tasks: Sequence[str] = ("ATE", "ETT"),
+    variant: str = "base",
+    nodes: tuple[int, int] = (3, 5),
+    names: Sequence[str] = ("real", "random", "fake"),
+    adjusters: Sequence[int] = (0,),
+    zero_fraction: float = 0.2,
+) -> Source:
+    """The problems of `path`, or, where it is None, item i = generate_problem(seed, i, ...).
+
+    Args:
+      path: a file in any of the official layouts, or `hf:owner/name[:split]`; several by commas.
+      solutions: generated problems carry a worked solution to imitate.
+      tasks, variant, nodes, names, adjusters, zero_fraction: what to generate; not used with a
+        path.
+    """
+    if path is not None:
+        return read_problems(path)
+
+    def fresh(index: int) -> Problem:
+        problem = generate_problem(
+            seed,
+            index,
+            tuple(tasks),
+            variant=variant,
+            nodes=tuple(nodes),
+            names=tuple(names),
+            adjusters=tuple(adjusters),
+            zero_fraction=zero_fraction,
+        )
+        return dataclasses.replace(problem, solution=work(problem)) if solutions else problem
+
+    fresh(0)  # an impossible request fails here
+    return fresh
+
+
+def prompt_items(
+    source: Source,
+    tokenizer: Tokenizer,
+    max_prompt_length: int | None,
+    max_position: int,
+    room: int,
+) -> tuple[list[tuple[Problem, list[int]]] | Callable, int]:
+    """Problems with their prompt tokens, and the width the longest of them needs.
+
+    Args:
+      max_prompt_length: longest prompt allowed; None for a file means its longest, and for
+        generated problems is not enough.
+      max_position, room: the model's longest sequence, and what of it is kept for completions.
+
+    Raises:
+      UserError: a prompt is longer than allowed (its item and length are named).
+    """
+    limit = max_position - room
+    allowed = limit if max_prompt_length is None else min(max_prompt_length, limit)
+
+    def item(problem: Problem, name: str) -> tuple[Problem, list[int]]:
+        tokens = prompt_tokens(problem, tokenizer)
+        if len(tokens) > allowed:
+            raise UserError(
+                f"the prompt of {name} has {len(tokens)} tokens, {allowed} are allowed: raise "
+                f"data.max_prompt_length (the model takes {max_position} with the completion)"
+            )
+        return problem, tokens
+
+    if callable(source):
+        return lambda i: item(source(i), f"generated problem {i}"), allowed
+    items = [item(p, f"item {i} (counting from 0)") for i, p in enumerate(source)]
+    return items, max(len(tokens) for _, tokens in items)
+
+
+def sft_batches(
+    source: Source, tokenizer: Tokenizer, max_length: int, packing: bool
+) -> tuple[Sequence | Callable[[int], Example], Callable[[list], Batch], int]:
+    """(items for the loader, what makes a batch of them, examples dropped as too long).
+
+    A file is tokenized once; with `packing` its examples are packed into rows of max_length and
+    the items are those rows. Generated examples are padded, one to a row.
+    """
+    if callable(source):
+        if packing:
+            raise UserError("data.packing packs a file's examples: set data.path, or packing=False")
+
+        def example(index: int) -> Example:
+            problem = source(index)
+            completion = completion_tokens(problem, problem.solution, tokenizer)
+            return Example(prompt_tokens(problem, tokenizer), completion)
+
+        return example, lambda items: pad(items, max_length, tokenizer.pad_id), 0
+    examples, dropped = sft_examples(source, tokenizer, max_length)
+    if not packing:
+        return examples, lambda items: pad(items, max_length, tokenizer.pad_id), dropped
+    packed, _ = pack(examples, max_length, tokenizer.pad_id)
+    row_list = list(zip(*packed, strict=True))
+
+    def stack(items: list) -> Batch:
+        import numpy as np
+
+        return Batch(*map(np.stack, zip(*items, strict=True)))
+
+    return row_list, stack, dropped

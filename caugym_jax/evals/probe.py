@@ -1,0 +1,156 @@
+"""Greedy answers to a fixed set of problems: how a run knows that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.models.transformer import Model
+from caugym_jax.rewards.answer import answer_reward
+from caugym_jax.rewards.form import form_reward
+from caugym_jax.sampling.sampler import sample
+from caugym_jax.types import Problem
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed:
+    """One greedy answer per problem, judged by the strict rule."""
+
+    completions: list[str]
+    right: np.ndarray  # [n] bool
+    wellformed: np.ndarray  # [n] bool
+    ended: np.ndarray  # [n] bool
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "completions": self.completions,
+            "right": [int(x) for x in self.right],
+            "wellformed": [int(x) for x in self.wellformed],
+            "ended": [int(x) for x in self.ended],
+        }
+
+    @staticmethod
+    def from_json(stored: dict[str, Any]) -> Probed:
+        right, wellformed, ended = (
+            np.array(stored[k], bool) for k in ("right", "wellformed", "ended")
+        )
+        return Probed(stored["completions"], right, wellformed, ended)
+
+
+def probe(
+    model: Model,
+    params: Any,
+    tokenizer: Tokenizer,
+    items: Sequence[tuple[Problem, list[int]]],
+    mesh,
+    *,
+    max_new_tokens: int,
+    batch_size: int = 128,
+) -> Probed:
+    """Answers every item greedily."""
+    rollout = sample(
+        model,
+        params,
+        [tokens for _, tokens in items],
+        ids=range(len(items)),
+        seed=0,
+        step=0,
+        samples_per_prompt=1,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        end_ids=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+        batch_size=min(batch_size, len(items)),
+        mesh=mesh,
+    )
+    P = rollout.prompt_width
+    texts = [
+        tokenizer.decode_completion(row[P : P + n])
+        for row, n in zip(rollout.tokens, rollout.completion_length, strict=True)
+    ]
+    ended = np.asarray(rollout.ended, bool)
+    cut = list(~ended)
+    problems = [problem for problem, _ in items]
+    right = list(map(answer_reward, texts, problems, cut))
+    formed = list(map(form_reward, texts, problems, cut))
+    return Probed(texts, np.array(right) == 1, np.array(formed) == 1, ended)
+
+
+def nonzero(problems: Sequence[Problem]) -> np.ndarray:
+    """[n] bool: the items that a constant answer of 0 gets wrong."""
+    return np.array([p.prob is not None and abs(p.prob) >= 0.0005 for p in problems], bool)
+
+
+def paired_gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
+    """(gain, low, high): mean of the paired differences and its 95% interval.
+
+        d_i = after_i - before_i,   mean(d) +- 1.96 sd(d) / sqrt(n)
+
+    By hand: before (0, 0, 1, 1), after (1, 1, 1, 1): d = (1, 1, 0, 0), mean 0.5, sd 0.57735,
+    half-width 1.96 * 0.57735 / 2 = 0.5658.
+    """
+    d = after.astype(float) - before.astype(float)
+    half = 1.96 * d.std(ddof=1) / np.sqrt(len(d)) if len(d) > 1 else float("nan")
+    return float(d.mean()), float(d.mean() - half), float(d.mean() + half)
+
+
+def figures(probed: Probed, problems: Sequence[Problem]) -> dict[str, float]:
+    """What is logged of a probe; fractions."""
+    answerable = nonzero(problems)
+    tasks = np.array([p.task for p in problems])
+    out = {
+        "strict": float(probed.right.mean()),
+        "wellformed": float(probed.wellformed.mean()),
+        "truncated": float(1 - probed.ended.mean()),
+    }
+    if answerable.any():
+        out["strict_nonzero"] = float(probed.right[answerable].mean())
+    for task in sorted(set(tasks)):
+        out[f"strict_{task}"] = float(probed.right[tasks == task].mean())
+    return out
+
+
+def summary(before: Probed, after: Probed, problems: Sequence[Problem], *, shown: int = 5) -> str:
+    """Before, after, the paired gain, per task, and a few answered problems with the truth."""
+    lines = []
+    tasks = np.array([p.task for p in problems])
+    answerable = nonzero(problems)
+
+    def row(name: str, chosen: np.ndarray) -> str:
+        gain, low, high = paired_gain(before.right[chosen], after.right[chosen])
+        return (
+            f"  {name:<18} {chosen.sum():>5}  {100 * before.right[chosen].mean():>6.1f}%"
+            f"  {100 * after.right[chosen].mean():>6.1f}%"
+            f"  {100 * gain:>+6.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+        )
+
+    lines.append("Strict accuracy, greedy, on problems held out from training")
+    lines.append(f"  {'':<18} {'n':>5}  {'before':>7}  {'after':>7}  gain, points [95% interval]")
+    for name, chosen in [
+        ("all", np.ones(len(tasks), bool)),
+        ("non-zero answers", answerable),
+        *((f"{t} non-zero", answerable & (tasks == t)) for t in sorted(set(tasks))),
+    ]:
+        if chosen.sum() > 1:
+            lines.append(row(name, chosen))
+    lines.append(
+        f"  well-formed answers: {100 * before.wellformed.mean():.1f}% before, "
+        f"{100 * after.wellformed.mean():.1f}% after"
+    )
+    picks = np.flatnonzero(answerable)[:shown] if answerable.any() else np.arange(shown)
+    lines.append("")
+    lines.append("Answered problems")
+    for i in picks[: len(problems)]:
+        problem = problems[i]
+        question = next(
+            (x for x in problem.text.splitlines() if x.startswith("Question:")), problem.text[-200:]
+        )
+        mark = "right" if after.right[i] else "wrong"
+        lines.append(f"  [{problem.task}] {question}")
+        lines += [f"    {line}" for line in after.completions[i].strip().splitlines()]
+        lines.append(f"    engine: {problem.answer}  -> {mark}")
+    return "\n".join(lines)

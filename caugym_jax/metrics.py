@@ -1,0 +1,153 @@
+"""What a run writes down: metrics as JSON lines and TensorBoard, samples as JSON lines, alarms."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from caugym_jax.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or nothing: to a temporary name, then a rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+class Log:
+    """The log files of a workdir: metrics.jsonl, samples.jsonl and tensorboard/.
+
+    Lines after `step` are removed first, so that a resumed run leaves the log of an uninterrupted
+    one.
+    """
+
+    def __init__(self, workdir: Path, step: int, *, tensorboard: bool = True):
+        self.metrics_path = workdir / "metrics.jsonl"
+        self.samples_path = workdir / "samples.jsonl"
+        for path in (self.metrics_path, self.samples_path):
+            _forget(path, step)
+        self._metrics = self.metrics_path.open("a")
+        self._samples = self.samples_path.open("a")
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
+            )
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of finite numbers (NaN and infinity are written as null)."""
+        clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
+        self._metrics.write(json.dumps({"step": step, **clean}) + "\n")
+        self._metrics.flush()
+        if self._board is not None:
+            for key, value in clean.items():
+                if value is not None:
+                    self._board.add_scalar(key, value, step)
+
+    def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table of prompts, completions and reward parts."""
+        for row in rows:
+            self._samples.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
+        self._samples.flush()
+        if self._board is not None and rows:
+            text = "\n\n".join(f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4])
+            self._board.add_text("samples", text, step)
+
+    def close(self) -> None:
+        self._metrics.close()
+        self._samples.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _forget(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue  # a line that a kill cut short belongs to a step that will be made again
+    write_text(path, "".join(line + "\n" for line in kept))
+
+
+class Progress:
+    """Rate and time left: one rewritten line on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, done: int, total: int, every: int = 10):
+        self._first, self._total, self._every = done, total, max(1, every)
+        self._start = time.perf_counter()
+        self._tty = sys.stderr.isatty()
+
+    def show(self, step: int, values: Mapping[str, float], keys: Sequence[str]) -> None:
+        """`step` counts finished steps."""
+        if not self._tty and step % self._every and step != self._total:
+            return
+        seconds = (time.perf_counter() - self._start) / max(1, step - self._first)
+        left = seconds * (self._total - step)
+        shown = "  ".join(f"{k} {values[k]:.4g}" for k in keys if k in values)
+        line = f"step {step}/{self._total}  {shown}  {seconds:.2f} s/step  {clock(left)} left"
+        end = "\n" if not self._tty or step == self._total else ""
+        start = "\r\x1b[K" if self._tty else ""
+        print(start + line, end=end, file=sys.stderr, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line of its own, above the progress line."""
+        start = "\r\x1b[K" if self._tty else ""
+        print(start + text, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    whole = int(max(0, seconds))
+    hours, rest = divmod(whole, 3600)
+    minutes, seconds = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def alarms(values: Mapping[str, float]) -> list[str]:
+    """What looks wrong in one step's metrics, with its likely cause. Empty: nothing does."""
+    said = []
+
+    def look(key: str, bad, text: str) -> None:
+        if key in values and values[key] is not None and bad(values[key]):
+            said.append(f"{key} = {values[key]:.4g}: {text}")
+
+    look(
+        "frac_reward_zero_std",
+        lambda v: v > 0.95,
+        "almost all groups have equal rewards, so there is nothing to learn from: the problems are "
+        "too hard (reward near 0: cold start longer, easier data) or solved (reward near its top)",
+    )
+    look(
+        "completions/clipped_ratio",
+        lambda v: v > 0.5,
+        "most samples are cut off: raise max_completion_length, or the model no longer ends",
+    )
+    look(
+        "sampling/sampling_logp_difference/mean",
+        lambda v: v > 0.05,
+        "sampler and trainer disagree about the same tokens: check dtype and temperature",
+    )
+    look("entropy", lambda v: v > 6, "the policy is close to noise: lower the learning rate")
+    look(
+        "kl", lambda v: v > 10, "the policy is far from the reference: raise beta or lower the rate"
+    )
+    for key in ("loss", "grad_norm"):
+        if key in values and not math.isfinite(values[key]):
+            said.append(f"{key} is {values[key]}: the step was skipped; lower the learning rate")
+    return said

@@ -1,0 +1,296 @@
+"""Trains a model: --config=NAME.py[:ARG] [--workdir=DIR] [--config.key=value ...]
+
+Resumes by itself where WORKDIR holds a checkpoint; a finished run reprints its summary. The bare
+names grpo.py and sft.py run on any machine in minutes, without a download. ARG names a model.
+
+  python -m caugym_jax.train --config=grpo.py
+  python -m caugym_jax.train --config=sft.py:smollm2-135m --config.steps=2
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from caugym_jax import cli
+from caugym_jax.errors import UserError
+
+# What may differ between the runs that share a workdir.
+MAY_CHANGE = ("steps", "log", "checkpoint")
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.parser("caugym_jax.train", __doc__)
+    parser.add_argument("--config", required=True, metavar="NAME.py[:ARG]")
+    parser.add_argument("--workdir", type=Path, help="default: runs/<config>")
+    options, rest = parser.parse_known_args(argv)
+    strange = [a for a in rest if not (a.startswith("--config.") and "=" in a)]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)} (write --config.KEY=VALUE)")
+
+    from caugym_jax import config as configs
+
+    config = configs.load(options.config, [a.removeprefix("--config.") for a in rest])
+    name = options.config.removesuffix(".py").replace(".py:", "-").replace("/", "-")
+    train(config, options.workdir or Path("runs") / name)
+
+
+def train(config: Any, workdir: Path) -> None:
+    """One run, read downwards: open everything, then prepare, update, log, evaluate, save."""
+    import jax
+
+    from caugym_jax import config as configs
+    from caugym_jax.checkpoints import Checkpoints, abstract_state
+    from caugym_jax.evals import probe
+    from caugym_jax.metrics import Log, Progress, alarms, write_text
+    from caugym_jax.optim import make_optimizer
+    from caugym_jax.runs import claim_workdir, open_model, save_shape
+    from caugym_jax.sharding import fetch, make_mesh
+
+    jax.config.update("jax_threefry_partitionable", True)
+    claim_workdir(workdir, configs.flat(config), MAY_CHANGE)
+    finished = workdir / "summary.json"
+    if finished.exists() and (done := json.loads(finished.read_text()))["steps"] >= config.steps:
+        print(done["text"])
+        return
+
+    mesh = make_mesh(**configs.check_section("mesh", config.mesh, make_mesh))
+    with jax.set_mesh(mesh):
+        started = time.perf_counter()
+        model, params, tokenizer = open_model(
+            mesh=mesh,
+            seed=config.seed,
+            **configs.check_section("model", config.model, open_model),
+        )
+        save_shape(workdir / "model", model.config, tokenizer)
+        rollout = config.get("grpo", {})
+        updates = (
+            config.steps * rollout.get("num_iterations", 1) * rollout.get("num_minibatches", 1)
+        )
+        optimizer = make_optimizer(
+            model.config, updates, **configs.check_section("optim", config.optim, make_optimizer)
+        )
+        algorithm, loader = _method(config, model, params, tokenizer, optimizer, mesh)
+        held_out, ask = _evaluation(config, model, tokenizer, mesh)
+
+        state = algorithm.init(params)
+        del params
+        checkpoints = Checkpoints(
+            workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
+        )
+        if checkpoints.latest is not None:
+            state, position = checkpoints.restore(abstract_state(state))
+            loader.set_state(position)
+            print(f"resumed from step {int(state.step)} of {workdir}", file=sys.stderr)
+        first = int(state.step)
+        log = Log(workdir, first, tensorboard=config.log.tensorboard)
+        progress = Progress(first, config.steps, config.log.every)
+        progress.note(_about(model, mesh, config, time.perf_counter() - started))
+
+        before_path = workdir / "before.json"
+        if not before_path.exists():
+            if first:
+                raise UserError(f"{before_path} is gone: it held the answers before training")
+            write_text(before_path, json.dumps(ask(state.params).as_json()))
+        before = probe.Probed.from_json(json.loads(before_path.read_text()))
+        problems = [problem for problem, _ in held_out]
+        if not first:
+            figures = probe.figures(before, problems)
+            log.metrics(0, {f"eval/{k}": v for k, v in figures.items()})
+            progress.note(_shown("before", figures))
+
+        stop = _on_terminate()
+        skipped_steps = said = 0
+        for step in range(first + 1, config.steps + 1):
+            clock = time.perf_counter()
+            experience, metrics, samples = algorithm.prepare(state, lambda: next(loader))
+            if experience is None:
+                skipped_steps += 1
+                metrics["steps_without_signal"] = skipped_steps
+            else:
+                state, update_metrics = algorithm.update(state, experience)
+                metrics |= {k: float(v) for k, v in fetch(update_metrics).items()}
+            state = state._replace(step=state.step + 1)
+            metrics["learning_rate"] = float(optimizer.schedule(step - 1))
+            metrics["skipped_updates"] = int(state.skipped)
+            metrics["step_time"] = time.perf_counter() - clock
+            metrics["tokens_per_second"] = metrics.get("num_tokens", 0) / metrics["step_time"]
+            log.metrics(step, metrics)
+            if samples and step % config.log.samples_every == 0:
+                log.samples(step, samples[: config.log.samples])
+            progress.show(step, metrics, config.log.show)
+            for alarm in alarms(metrics):
+                said += 1
+                if said <= config.log.alarms:
+                    progress.note(f"alarm at step {step}: {alarm}")
+
+            figures = None
+            if step % config.evaluation.every == 0 or step == config.steps:
+                after = ask(state.params)
+                figures = probe.figures(after, problems)
+                log.metrics(step, {f"eval/{k}": v for k, v in figures.items()})
+                progress.note(_shown(f"step {step}", figures))
+            if step % config.checkpoint.every == 0 or step == config.steps or stop():
+                checkpoints.save(state, loader.get_state(), figures)
+            if stop():
+                checkpoints.close()
+                log.close()
+                print(f"terminated after step {step}, which is saved", file=sys.stderr)
+                sys.exit(128 + signal.SIGTERM)
+
+        checkpoints.close()
+        log.close()
+        if first == config.steps:
+            after = ask(state.params)
+        write_text(workdir / "after.json", json.dumps(after.as_json()))
+        text = _ending(
+            probe.summary(before, after, problems), workdir, config, skipped_steps, state
+        )
+        write_text(finished, json.dumps({"steps": config.steps, "text": text}))
+        print(text)
+
+
+def _method(config, model, params, tokenizer, optimizer, mesh):
+    """(algorithm, loader) of the configured method."""
+    import jax
+
+    from caugym_jax import config as configs
+    from caugym_jax.algorithms.grpo import Prompt, grpo
+    from caugym_jax.algorithms.sft import sft
+    from caugym_jax.data.loader import make_loader
+    from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
+
+    data = config.data.to_dict()
+    batch_size, shape = data.pop("batch_size"), {}
+    for key in ("max_prompt_length", "max_length", "packing"):
+        if key in data:
+            shape[key] = data.pop(key)
+    is_sft = config.method == "sft"
+    source = problem_source(
+        seed=config.seed + 1,
+        solutions=is_sft,
+        **configs.check_section("data", data, problem_source),
+    )
+    if is_sft:
+        items, make, dropped = sft_batches(source, tokenizer, shape["max_length"], shape["packing"])
+        if dropped:
+            print(
+                f"dropped {dropped} examples longer than data.max_length={shape['max_length']}",
+                file=sys.stderr,
+            )
+        section = configs.check_section("sft", config.sft, sft)
+        algorithm = sft(model, optimizer, mesh, **section)
+    elif config.method == "grpo":
+        section = configs.check_section("grpo", config.grpo, grpo)
+        items, width = prompt_items(
+            source,
+            tokenizer,
+            shape["max_prompt_length"],
+            model.config.max_position,
+            section["max_completion_length"],
+        )
+        reference = params if section.get("beta") else None
+        algorithm = grpo(
+            model, optimizer, mesh, tokenizer, reference,
+            seed=config.seed, max_prompt_length=width, **section,
+        )  # fmt: skip
+
+        def make(rows):
+            return [Prompt(*row) for row in rows]
+
+    else:
+        raise UserError(f"config.method={config.method!r}: use sft or grpo")
+    loader = make_loader(
+        items,
+        batch_size,
+        config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        transform=make,
+    )
+    return algorithm, loader
+
+
+def _evaluation(config, model, tokenizer, mesh) -> tuple[list, Callable]:
+    """(held-out items, params -> Probed)."""
+    from caugym_jax import config as configs
+    from caugym_jax.data.sources import problem_source, prompt_items
+    from caugym_jax.evals import probe
+
+    section = config.evaluation.to_dict()
+    section.pop("every")
+    n, room = section.pop("n"), section.pop("max_new_tokens")
+    # Another stream than the training one: seeds differ by far more than 1.
+    source = problem_source(
+        seed=config.seed + 1_000_003, **configs.check_section("evaluation", section, problem_source)
+    )
+    items, _ = prompt_items(source, tokenizer, None, model.config.max_position, room)
+    held_out = [items(i) for i in range(n)] if callable(items) else items[:n]
+
+    def ask(params):
+        return probe.probe(model, params, tokenizer, held_out, mesh, max_new_tokens=room)
+
+    return held_out, ask
+
+
+def _kept(config) -> dict[str, Any]:
+    return {k: v for k, v in config.checkpoint.to_dict().items() if k != "every"}
+
+
+def _on_terminate() -> Callable[[], bool]:
+    """Makes SIGTERM (preemption) end the run after the present step, saved."""
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+    return lambda: bool(asked)
+
+
+def _about(model, mesh, config, seconds: float) -> str:
+    import jax
+
+    from caugym_jax.models.transformer import abstract_params
+
+    count = sum(x.size for x in jax.tree.leaves(abstract_params(model.config)))
+    devices = mesh.devices.size
+    return (
+        f"{config.method} of {config.model.name} ({count / 1e6:.2f}M parameters, {model.dtype}) "
+        f"on {devices} {jax.default_backend()} device{'s' * (devices > 1)}, "
+        f"ready in {seconds:.1f} s"
+    )
+
+
+def _shown(when: str, figures: dict[str, float]) -> str:
+    parts = "  ".join(f"{k} {100 * v:.1f}%" for k, v in figures.items())
+    return f"{when}: {parts}"
+
+
+def _ending(text: str, workdir: Path, config, skipped: int, state) -> str:
+    notes = []
+    if skipped:
+        notes.append(
+            f"{skipped} steps had no signal (all groups' rewards agreed) and were skipped."
+        )
+    if int(state.skipped):
+        notes.append(f"{int(state.skipped)} updates were skipped: their gradient was not finite.")
+    shown = os.path.relpath(workdir) if not workdir.is_absolute() else str(workdir)
+    return "\n".join(
+        [
+            text,
+            "",
+            *notes,
+            f"Curves: tensorboard --logdir={shown}    samples: {shown}/samples.jsonl",
+            "Next:",
+            f"  python -m caugym_jax.export --workdir={shown} --out={shown}/hf",
+            f"  python -m caugym_jax.evaluate --model={shown} --data=FILE --out={shown}/eval",
+            "  python -m caugym_jax.train --config=grpo.py:smollm2-135m   (a pretrained model)",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,51 @@
+"""What all configurations share. A section is the keyword arguments of one function."""
+
+import ml_collections
+
+
+def base(method: str) -> ml_collections.ConfigDict:
+    """Sections and their functions: mesh (sharding.make_mesh), model (runs.open_model), data and
+    evaluation (data.sources.problem_source), optim (optim.make_optimizer), checkpoint
+    (checkpoints.Checkpoints), and the method's own."""
+    config = ml_collections.ConfigDict()
+    config.method = method
+    config.seed = 0
+    config.steps = 100
+    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.model = dict(
+        name="embedded",
+        init="pretrained",
+        dtype=ml_collections.config_dict.placeholder(str),  # None: by the machine
+        remat=False,
+    )
+    config.data = dict(
+        path=ml_collections.config_dict.placeholder(str),  # None: generated without end
+        tasks=("ATE", "ETT"),
+        variant="base",
+        nodes=(3, 5),
+        names=("real", "random", "fake"),
+        adjusters=(0,),
+        zero_fraction=0.2,
+        batch_size=32,
+    )
+    config.optim = dict(
+        name="adamw", peak=1e-5, warmup=0, decay="constant", decay_from=0.0, final_ratio=0.0,
+        b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=1.0,
+    )  # fmt: skip
+    config.evaluation = dict(
+        every=50,
+        n=400,
+        max_new_tokens=48,
+        path=ml_collections.config_dict.placeholder(str),
+        tasks=("ATE", "ETT"),
+        variant="base",
+        nodes=(3, 5),
+        names=("real", "random", "fake"),
+        adjusters=(0,),
+        zero_fraction=0.2,
+    )
+    config.checkpoint = dict(every=50, keep=2, best="strict")
+    config.log = dict(
+        every=10, tensorboard=True, samples=8, samples_every=10, alarms=20, show=("loss",)
+    )
+    return config

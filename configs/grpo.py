@@ -1,0 +1,38 @@
+r"""GRPO with the paper's settings: KL beta 0, clip 0.2/0.28, groups without a signal resampled.
+
+    python -m caugym_jax.train --config=grpo.py
+
+goes on from the cold-started model inside the package. With a pretrained model:
+
+    python -m caugym_jax.train --config=grpo.py:smollm2-135m \
+        --config.model.name=runs/sft-smollm2-135m
+"""
+
+from configs.common import base
+
+
+def get_config(arg: str | None = None):
+    config = base("grpo")
+    config.steps = 60
+    config.grpo = dict(
+        group_size=8,
+        max_completion_length=40,
+        temperature=1.0,
+        reward_weights=dict(answer=1.0, form=0.1),
+        scale_rewards="group",
+        dynamic_sampling=True,
+        max_refills=4,
+        mask_truncated_completions=False,
+        loss_type="grpo",
+        importance_sampling_level="token",
+        epsilon=0.2,
+        epsilon_high=0.28,
+        beta=0.0,
+        num_iterations=1,
+        num_minibatches=1,
+        microbatches=1,
+    )
+    config.optim.update(peak=3e-4, warmup=5)
+    config.data.max_prompt_length = 96
+    config.log.show = ("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio")
+    return config
