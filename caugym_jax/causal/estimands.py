@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import NamedTuple
 
+import numpy as np
+
 from caugym_jax.causal.scm import SCM, Event, joint, probability
 from caugym_jax.types import BOUND_TASKS
 
@@ -73,7 +75,8 @@ class Query:
 
     @property
     def held(self) -> Event:
-        return tuple(zip(self.mediators, self.mediator_values, strict=True))
+        """CDE: the mediators with the values they are held at; () for other tasks."""
+        return tuple(zip(self.mediators, self.mediator_values, strict=False))
 
 
 def assignments(variables: tuple[int, ...]) -> list[Event]:
@@ -148,7 +151,7 @@ def by_identification(query: Query, p: Probability) -> Number:
 
 
 def _contrast(query: Query, p: Probability) -> Number:
-    y, held = query.outcome, query.held if query.task == "CDE" else ()
+    y, held = query.outcome, query.held
     return sum(
         (p(y, (*query.to, *held, *z)) - p(y, (*query.away, *held, *z))) * p(z, ())
         for z in assignments(query.adjusters)
@@ -203,6 +206,11 @@ _IDENTIFIED: dict[str, Callable[[Query, Probability], Number]] = {
 }
 
 
+def exact_probability(observed: np.ndarray) -> Probability:
+    """The conditional probabilities of an exact joint of shape (2,) * n."""
+    return lambda target, given: probability(observed, target, given) if target else 1.0
+
+
 def printed_probability(printed: Mapping[Term, Decimal]) -> Probability:
     """Looks up printed numbers, whatever the order of events; complements fill a last value.
 
@@ -234,7 +242,7 @@ def ingredients(query: Query) -> list[Term]:
     terms: list[Term] = []
     match query.task:
         case "ATE" | "CDE":
-            held = query.held if query.task == "CDE" else ()
+            held = query.held
             for z in zs:
                 terms += [Term(y, (*to, *held, *z)), Term(y, (*away, *held, *z)), Term(z)]
         case "ETT":

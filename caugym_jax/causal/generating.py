@@ -5,32 +5,35 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from caugym_jax.causal import names as words
+from caugym_jax.causal.asking import WITH_MEDIATORS, draw_query
 from caugym_jax.causal.estimands import (
     Query,
     Term,
     by_identification,
+    exact_probability,
     ingredients,
     printed_probability,
     verdict,
 )
-from caugym_jax.causal.graph import MAX_NODES, Graph, adjustment_sets, draw_graph
+from caugym_jax.causal.graph import MAX_NODES, Graph, draw_graph
 from caugym_jax.causal.scm import SCM, draw_scm, joint, probability
-from caugym_jax.causal.solution import symbolic_steps
+from caugym_jax.causal.solution import lacking_steps, symbolic_steps
+from caugym_jax.causal.variants import EXTRA_SENTENCES, RELEASED, determined, distractors
 from caugym_jax.causal.wording import Story, problem_text
 from caugym_jax.errors import UserError
-from caugym_jax.types import BOUND_TASKS, TASKS, VARIANTS, Problem
+from caugym_jax.types import BOUND_TASKS, LACK, TASKS, VARIANTS, Problem
 
-GENERATED_TASKS = ("ATE", "ETT")
-GENERATED_VARIANTS = ("base", "omitted")
+GENERATED_VARIANTS = tuple(RELEASED)
 MIN_EFFECT = 0.001  # below it the verdict is a matter of rounding: such problems are skipped
 TOLERANCE = 0.0005  # the printed numbers must give the exact truth within this
+ATTEMPTS = 100_000  # graphs tried for one problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,65 +45,86 @@ class Settings:
     nodes: tuple[int, int]
     names: tuple[str, ...]
     adjusters: tuple[int, ...]
+    max_mediators: int
     zero_fraction: float
     codes: bool
+    instruction: bool
 
 
 def settings(
     tasks: Sequence[str],
     *,
     variant: str = "base",
-    nodes: tuple[int, int] = (3, 5),
+    nodes: tuple[int, int] | None = None,
     names: Sequence[str] = words.KINDS,
-    adjusters: Sequence[int] = (0, 1),
-    zero_fraction: float = 1 / 3,
-    codes: bool = False,
+    adjusters: Sequence[int] | None = None,
+    max_mediators: int = 1,
+    zero_fraction: float | None = None,
+    codes: bool | None = None,
+    instruction: bool | None = None,
 ) -> Settings:
-    """Checks the arguments of `generate_problems`; a UserError names the first bad one."""
+    """Checks the options of `generate_problems`; a UserError names the first bad one.
+
+    tasks: of types.TASKS; each block of len(tasks) problems holds each once.
+    variant: one of GENERATED_VARIANTS; where an option below is None, the released set of that
+        variant decides (variants.RELEASED).
+    nodes: smallest and largest graph.
+    names: kinds of names ("real", "random", "fake"), equally often.
+    adjusters: sizes of the smallest valid adjustment set of non-zero problems, equally often.
+    max_mediators: of NDE (0 to this many) and NIE (1 to this many).
+    zero_fraction: share of problems whose effect the graph makes 0 (never PN and PS).
+    codes: whether states carry codes such as "(A=0)".
+    instruction: whether the line that names the task is there (None: but for "omitted").
+    """
     for task in tasks:
-        _known("task", task, TASKS, GENERATED_TASKS)
+        _known("task", task, TASKS, TASKS)
     _known("variant", variant, VARIANTS, GENERATED_VARIANTS)
     for kind in names:
         _known("kind of names", kind, words.KINDS, words.KINDS)
-    low, high = nodes
-    least = 2 + min(adjusters, default=0)
-    if not tasks or not names or not adjusters:
+    released = RELEASED[variant]
+    low, high = nodes or released["nodes"]
+    adjusters = tuple(released["adjusters"] if adjusters is None else adjusters)
+    zero_fraction = released["zero_fraction"] if zero_fraction is None else zero_fraction
+    if not (tasks and names and adjusters):
         raise UserError("tasks, names and adjusters must each hold at least one value")
-    if not max(3, least) <= low <= high <= MAX_NODES:
-        raise UserError(
-            f"nodes {low}..{high}: give a range within {max(3, least)}..{MAX_NODES}, low end first"
-        )
-    if not all(0 <= k <= 2 for k in adjusters):
-        raise UserError(f"adjusters {tuple(adjusters)}: adjustment sets of size 0, 1 or 2 exist")
+    if not all(0 <= size <= 2 for size in adjusters):
+        raise UserError(f"adjusters {adjusters}: give sizes of adjustment sets from 0 to 2")
+    if not 1 <= max_mediators <= 2:
+        raise UserError(f"max_mediators {max_mediators}: give 1 or 2")
     if not 0 <= zero_fraction <= 1:
         raise UserError(f"zero_fraction {zero_fraction} is not between 0 and 1")
-    sizes = tuple(k for k in adjusters if k + 2 <= low)
-    if sizes != tuple(adjusters):
+    through = max_mediators if set(tasks) & set(WITH_MEDIATORS) else 0
+    least = max(3, 2 + max(adjusters) + through)
+    if not 3 <= low <= high <= MAX_NODES or high < least:
         raise UserError(
-            f"adjusters {tuple(adjusters)} need at least {2 + max(adjusters)} nodes, not {low}"
+            f"nodes {low}..{high}: give a range within 3..{MAX_NODES}, low end first, that reaches "
+            f"{least} (these tasks with {max(adjusters)} adjusters need as many)"
         )
     return Settings(
-        tuple(tasks), variant, (low, high), tuple(names), tuple(adjusters), zero_fraction, codes
+        tuple(tasks),
+        variant,
+        (low, high),
+        tuple(names),
+        adjusters,
+        max_mediators,
+        zero_fraction,
+        released["codes"] if codes is None else codes,
+        variant != "omitted" if instruction is None else instruction,
     )
 
 
 def generate_problems(
-    tasks: Sequence[str], n: int, seed: int, *, start: int = 0, **options
+    tasks: Sequence[str], n: int, seed: int, *, start: int = 0, **options: Any
 ) -> Iterator[Problem]:
     """Problems start .. start + n - 1 of the stream that (seed, tasks, options) define.
 
-    Options and defaults are those of `settings`: variant="base", nodes=(3, 5) (the range of
-    graph sizes), names=("real", "random", "fake"), adjusters=(0, 1) (sizes of the smallest
-    valid adjustment set of non-zero problems, equally often), zero_fraction=1/3 (share of
-    problems whose effect the graph makes 0), codes=False (the "(A=0)" surface).
-
-    Raises UserError for an argument that cannot be met.
+    Options, their defaults and the UserError for a bad one: see `settings`.
     """
     chosen = settings(tasks, **options)
     return (_problem(chosen, seed, index) for index in range(start, start + n))
 
 
-def generate_problem(seed: int, index: int, tasks: Sequence[str], **options) -> Problem:
+def generate_problem(seed: int, index: int, tasks: Sequence[str], **options: Any) -> Problem:
     """Problem `index` of that stream."""
     return _problem(settings(tasks, **options), seed, index)
 
@@ -108,87 +132,101 @@ def generate_problem(seed: int, index: int, tasks: Sequence[str], **options) -> 
 def _problem(chosen: Settings, seed: int, index: int) -> Problem:
     block, place = divmod(index, len(chosen.tasks))
     order = np.random.default_rng((seed, 0, block)).permutation(len(chosen.tasks))
-    task = chosen.tasks[order[place]]  # every block of len(tasks) problems holds each task once
+    task = chosen.tasks[order[place]]
     rng = np.random.default_rng((seed, 1, index))
     zero = rng.random() < chosen.zero_fraction and task not in BOUND_TASKS
     size = int(rng.choice(chosen.adjusters))
+    through = 0
+    if task in ("NDE", "NIE"):
+        through = int(rng.integers(int(task == "NIE"), chosen.max_mediators + 1))
     kind = str(rng.choice(chosen.names))
-    n = int(rng.integers(chosen.nodes[0], chosen.nodes[1] + 1))
-    while True:
+    least = 2 + size + (1 if task == "CDE" else through)
+    n = int(rng.integers(max(chosen.nodes[0], least), chosen.nodes[1] + 1))
+    for _ in range(ATTEMPTS):
         graph = draw_graph(rng, n)
-        query = _query(rng, graph, task, zero, size)
+        query = draw_query(rng, graph, task, zero=zero, size=size, through=through)
         if query is None:
             continue
         scm = draw_scm(rng, graph)
-        numbers = _printed(scm, query)
-        if numbers is None:
-            continue
-        given, value, exact = numbers
-        names, states = words.draw_names(rng, kind, n)
-        story = Story(names, states, graph.edges, given, query)
-        return _finished(chosen, graph, story, value, exact, kind)
-
-
-def _query(
-    rng: np.random.Generator, graph: Graph, task: str, zero: bool, size: int
-) -> Query | None:
-    """A question of the wanted kind about the graph, or None if the graph has none."""
-    pairs = [
-        (x, y)
-        for x in range(graph.n)
-        for y in range(graph.n)
-        if x != y and (y in graph.descendants[x]) != zero
-    ]
-    x_value, y_value = (int(v) for v in rng.integers(2, size=2))
-    for i in rng.permutation(len(pairs)):
-        x, y = pairs[i]
-        if zero:
-            return Query(task, x, y, x_value, y_value, zero=True)
-        sets = adjustment_sets(graph, x, y, size)
-        if sets and len(sets[0]) == size:
-            chosen = sets[rng.integers(len(sets))]
-            return Query(task, x, y, x_value, y_value, adjusters=chosen)
-    return None
-
-
-def _printed(scm: SCM, query: Query) -> tuple[tuple[tuple[Term, str], ...], Decimal, float] | None:
-    """(printed terms, the estimand from the printed numbers, the exact estimand).
-
-    None where rounding the inputs would move the answer by TOLERANCE, the effect is too small
-    to have a verdict, or a printed probability is 0 or 1.
-    """
-    if query.zero:
-        return (), Decimal(0), 0.0
-    observed = joint(scm)
-    given = tuple((t, f"{probability(observed, *t):.4f}") for t in ingredients(query))
-    if any(number in ("0.0000", "1.0000") for _, number in given):
-        return None
-    exact = by_identification(query, lambda t, g: probability(observed, t, g) if t else 1.0)
-    value = by_identification(query, printed_probability({t: Decimal(s) for t, s in given}))
-    if abs(float(value) - exact) >= TOLERANCE or not math.isfinite(exact):
-        return None
-    if query.task not in BOUND_TASKS and abs(value) < MIN_EFFECT:
-        return None
-    return given, value, exact
-
-
-def _finished(
-    chosen: Settings, graph: Graph, story: Story, value: Decimal, exact: float, kind: str
-) -> Problem:
-    query = story.query
-    label = {"PROB": four_decimals(value)}
-    if (said := verdict(query, value)) is not None:
-        label = {"ANSWER": said, **label}
-    return Problem(
-        text=problem_text(
-            story, codes=chosen.codes, instruction=None if chosen.variant == "omitted" else True
-        ),
-        answer=json.dumps(label),
-        task=query.task,
-        reason=symbolic_steps(graph, query, {t: Decimal(s) for t, s in story.given}),
-        variant=chosen.variant,
-        extra=_record(story, exact, kind),
+        world = _world(rng, chosen.variant, scm, query)
+        if world is not None:
+            names, states = words.draw_names(rng, kind, n)
+            story = Story(names, states, graph.edges, world.given, query)
+            return _finished(chosen, graph, story, world, kind)
+    raise UserError(
+        f"no {task} problem with {size} adjusters on {n} nodes after {ATTEMPTS} graphs: widen nodes"
     )
+
+
+class World(NamedTuple):
+    """The numbers of one problem."""
+
+    given: tuple[tuple[Term, str], ...]  # as told
+    needed: dict[Term, Decimal]  # printed values of all ingredients, told or not
+    value: Decimal  # the estimand from the printed numbers
+    exact: float  # the estimand from the exact joint
+
+
+def _world(rng: np.random.Generator, variant: str, scm: SCM, query: Query) -> World | None:
+    """The numbers to print, or None where they would not make a sound problem:
+
+    rounding them moves the answer by TOLERANCE, the effect is too small to have a verdict, a
+    printed probability is 0 or 1, or (insufficient) what remains still determines the answer.
+    """
+    terms = ingredients(query)
+    told = list(terms)
+    if variant == "redundant":
+        told += distractors(rng, scm.graph, query, terms)
+    observed = joint(scm) if told else np.ones(())
+    numbers = {term: f"{probability(observed, *term):.4f}" for term in told}
+    if {"0.0000", "1.0000", "nan"} & set(numbers.values()):
+        return None
+    needed = {term: Decimal(numbers[term]) for term in terms}
+    exact, value = 0.0, Decimal(0)
+    if not query.zero:
+        exact = by_identification(query, exact_probability(observed))
+        value = by_identification(query, printed_probability(needed))
+        if abs(float(value) - exact) >= TOLERANCE:
+            return None
+        if query.task not in BOUND_TASKS and abs(value) < MIN_EFFECT:
+            return None
+    if variant == "insufficient":
+        told = terms[:-EXTRA_SENTENCES]
+        if determined(scm, query, told):
+            return None
+    return World(tuple((term, numbers[term]) for term in told), needed, value, exact)
+
+
+def _finished(chosen: Settings, graph: Graph, story: Story, world: World, kind: str) -> Problem:
+    query, lacks = story.query, chosen.variant == "insufficient"
+    if lacks:
+        answer = LACK
+        told = {term for term, _ in world.given}
+        reason = lacking_steps(graph, query, [term for term in world.needed if term not in told])
+    else:
+        answer = _label(query, world.value)
+        reason = symbolic_steps(graph, query, world.needed)
+    text = problem_text(
+        story,
+        codes=chosen.codes,
+        instruction=chosen.instruction,
+        stop=not lacks,
+    )
+    return Problem(
+        text=text,
+        answer=answer,
+        task=query.task,
+        reason=reason,
+        variant=chosen.variant,
+        extra=_record(story, world, kind),
+    )
+
+
+def _label(query: Query, value: Decimal) -> str:
+    """The official `answer`, e.g. {"ANSWER": "No", "PROB": "-0.0843"}."""
+    label = {"PROB": four_decimals(value)}
+    said = verdict(query, value)
+    return json.dumps(label if said is None else {"ANSWER": said, **label})
 
 
 def four_decimals(value: Decimal) -> str:
@@ -198,7 +236,7 @@ def four_decimals(value: Decimal) -> str:
     return "0" if text == "-0" else text
 
 
-def _record(story: Story, exact: float, kind: str) -> dict:
+def _record(story: Story, world: World, kind: str) -> dict:
     """The problem as JSON-serialisable structure. Events are lists of [node, value]."""
     query = story.query
     return {
@@ -210,6 +248,9 @@ def _record(story: Story, exact: float, kind: str) -> dict:
         "x_value": query.x_value,
         "y_value": query.y_value,
         "adjusters": list(query.adjusters),
+        "mediators": list(query.mediators),
+        "mediator_values": list(query.mediator_values),
+        "bound": query.bound,
         "zero": query.zero,
         "given": [
             {
@@ -219,7 +260,7 @@ def _record(story: Story, exact: float, kind: str) -> dict:
             }
             for term, number in story.given
         ],
-        "exact": exact,
+        "exact": float(world.exact),
     }
 
 
@@ -228,6 +269,6 @@ def _known(what: str, value: str, all_values: Sequence[str], built: Sequence[str
         return
     if value in all_values:
         raise UserError(f"{what} {value!r} is not generated yet; choose from {', '.join(built)}")
-    close = difflib.get_close_matches(value.upper(), [v.upper() for v in built], 1, 0.0)
-    nearest = next(v for v in built if v.upper() == close[0])
-    raise UserError(f"unknown {what} {value!r}: did you mean {nearest!r}?")
+    folded = {v.casefold(): v for v in all_values}
+    (close,) = difflib.get_close_matches(value.casefold(), folded, 1, cutoff=0.0)
+    raise UserError(f"unknown {what} {value!r}: did you mean {folded[close]!r}?")

@@ -81,13 +81,13 @@ def _in_degree(edges: Iterable[tuple[int, int]]) -> int:
 
 
 def directed_path(graph: Graph, x: int, y: int, *, indirect: bool = False) -> tuple[int, ...]:
-    """The first directed path from x to y in depth-first order of nodes; () if there is none.
+    """The first directed path from x to y, depth first in the order of edges; () if there is none.
 
     With `indirect`, the first one with at least three vertices.
     """
 
     def search(path: tuple[int, ...]) -> tuple[int, ...]:
-        for child in sorted(graph.nx.successors(path[-1])):
+        for child in graph.nx.successors(path[-1]):
             if child == y:
                 if not indirect or len(path) > 1:
                     return (*path, y)
@@ -103,21 +103,45 @@ def mediators(graph: Graph, x: int, y: int) -> tuple[int, ...]:
     return tuple(m for m in sorted(graph.descendants[x]) if y in graph.descendants[m])
 
 
-def adjustment_sets(graph: Graph, x: int, y: int, max_size: int) -> list[tuple[int, ...]]:
+def adjustment_sets(
+    graph: Graph,
+    x: int,
+    y: int,
+    max_size: int,
+    *,
+    held: tuple[int, ...] = (),
+    natural: bool = False,
+) -> list[tuple[int, ...]]:
     """The smallest sets that satisfy the back-door criterion for (x, y); [] if none has max_size.
 
     Pearl (2009), definition 3.3.1: no member descends from x, and the set d-separates x from y
     once the edges out of x are cut. All sets of the smallest size that has one are returned.
+
+    With `held` (all mediators from x to y) the set separates x and the mediators jointly from y
+    once the edges out of all of them are cut, so that it identifies the controlled direct effect;
+    with `natural` it separates x from the mediators as well, so that it identifies the natural
+    effects (Pearl 2001, theorem 2).
     """
-    cut = graph.nx.copy()
-    cut.remove_edges_from(list(graph.nx.out_edges(x)))
     candidates = [v for v in range(graph.n) if v not in (x, y) and v not in graph.descendants[x]]
+    to_outcome = _cut(graph, {x, *held})
+    to_mediators = _cut(graph, {x})
+
+    def valid(z: tuple[int, ...]) -> bool:
+        blocked = nx.is_d_separator(to_outcome, {x, *held}, {y}, set(z))
+        if not (blocked and natural and held):
+            return blocked
+        return nx.is_d_separator(to_mediators, {x}, set(held), set(z))
+
     for size in range(max_size + 1):
-        found = [z for z in itertools.combinations(candidates, size) if _separates(cut, x, y, z)]
+        found = [z for z in itertools.combinations(candidates, size) if valid(z)]
         if found:
             return found
     return []
 
 
-def _separates(graph: nx.DiGraph, x: int, y: int, z: tuple[int, ...]) -> bool:
-    return nx.is_d_separator(graph, {x}, {y}, set(z))
+def _cut(graph: Graph, sources: set[int]) -> nx.DiGraph:
+    """The graph without the edges out of the sources."""
+    cut = nx.DiGraph()
+    cut.add_nodes_from(range(graph.n))
+    cut.add_edges_from(edge for edge in graph.edges if edge[0] not in sources)
+    return cut

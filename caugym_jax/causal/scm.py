@@ -61,6 +61,21 @@ def joint(scm: SCM, edges: Mapping[tuple[int, int], int] | None = None) -> np.nd
     return result
 
 
+def scm_directions(scm: SCM) -> list[np.ndarray]:
+    """The derivative of the joint by each free entry P(V_i = 1 | parents), each of shape (2,) * n.
+
+    The joint is linear in each entry, so these are exact.
+    """
+    directions = []
+    for node, table in enumerate(scm.tables):
+        for parents in np.ndindex(table.shape[:-1]):
+            change = np.zeros_like(table)
+            change[parents] = (-1.0, 1.0)
+            tables = (*scm.tables[:node], change, *scm.tables[node + 1 :])
+            directions.append(joint(SCM(scm.graph, tables)))
+    return directions
+
+
 def probability(joint: np.ndarray, target: Event, given: Event = ()) -> float:
     """P(target | given) from a joint of shape (2,) * n; nan where P(given) = 0."""
     whole = float(joint[_index(given, joint.ndim)].sum())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from caugym_jax.causal.estimands import Query, Term
 from caugym_jax.causal.graph import letter
 from caugym_jax.causal.scm import Event
-from caugym_jax.types import BOUND_TASKS
+from caugym_jax.types import BOUND_TASKS, LACK
 
 HEADER = (
     "Input Info: Imagine a self-contained, hypothetical world with only the following conditions, "
@@ -64,6 +64,9 @@ BOUND_ANSWER_FORMAT = (
     'Provide the calculation result to four decimal places in JSON format, like {"PROB": "0.1234"}:'
 )
 STEP_BY_STEP = "Let's think step by step."
+LACK_HINT = (
+    f'If the condition is not enough to solve the question, output "{LACK}" as final answer.'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +81,13 @@ class Story:
 
 
 def problem_text(
-    story: Story, *, codes: bool = False, instruction: bool | None = True, stop: bool = True
+    story: Story, *, codes: bool = False, instruction: bool = True, stop: bool = True
 ) -> str:
     """The official `problem` text.
 
     codes: the surface of the sets that CauGym generated: "(A=0)" after every state in the
         probabilities, and no space between the sentences about edges.
-    instruction: True for the Instruction line, False to leave its line empty (as the released
-        RL prompts do), None to leave the line out.
+    instruction: False leaves the Instruction line empty, as the released RL prompts do.
     stop: False drops the full stop after the last probability (as the released insufficient set).
     """
     edges = (edge_sentence(story, edge) for edge in story.edges)
@@ -93,11 +95,8 @@ def problem_text(
     numbers = "".join(f"{sentence(story, t, n, codes=codes)}. " for t, n in story.given)
     if not stop:
         numbers = numbers.removesuffix(". ")
-    lines = [told, numbers]
-    if instruction is not None:
-        lines.append(instruction_line(story) if instruction else "")
-    lines += [f"Question: {question(story)}", answer_format(story.query)]
-    return "\n".join(lines)
+    asked = [f"Question: {question(story)}", answer_format(story.query)]
+    return "\n".join([told, numbers, instruction_line(story) if instruction else "", *asked])
 
 
 def edge_sentence(story: Story, edge: tuple[int, int]) -> str:
