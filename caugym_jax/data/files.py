@@ -4,10 +4,12 @@ Layouts, told apart by a row's keys:
 
     official  problem, answer, Reason, Type            (+ solution, prompt, variant: our own files)
     verl      prompt (messages), reward_model.ground_truth   (+ answer (messages) = the trace)
+    sft       prompt (messages), completion (messages), whose last line is the answer
 
-Where a row does not say its variant, the file's name does (`redundant_dataset.json`), else it is
-base; a file whose name says nothing but which holds LACK_CONDITION answers is an insufficient set
-as a whole, so that a hint that goes by the variant never depends on the single label.
+Where a row does not say its variant (`variant`, or data_source `caugym_redundant`), the file's name
+does (`redundant_dataset.json`), else it is base; but a file whose name says nothing and which holds
+LACK_CONDITION answers is an insufficient set as a whole, so that a hint that goes by the variant
+never depends on the single label.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.errors import UserError
 from caugym_jax.types import TASKS, VARIANTS, Problem
 
-STEP_BY_STEP = "Let's think step by step."
 _LFS_POINTER = "version https://git-lfs"
 _QUESTIONS = {  # how each task's question begins; PN and PS share theirs
     "ETT": r"For those with .+?, if their .+? had been ",
@@ -114,7 +116,7 @@ def _read_one(name: str, variant: str | None) -> list[Problem]:
         except (KeyError, ValueError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{name}, item {i} (counting from 0): {why}") from error
-    said = variant or fallback or any("variant" in row for row in rows)
+    said = variant or fallback or any(_declared_variant(row) for row in rows)
     if not said and any(p.lacks for p in problems):
         return [dataclasses.replace(p, variant="insufficient") for p in problems]
     return problems
@@ -125,47 +127,63 @@ def _problem(row: Any, variant: str | None, fallback: str | None) -> Problem:
     if not isinstance(row, Mapping):
         raise TypeError(f"expected a JSON object, found {type(row).__name__}")
     row = dict(row)
-    prompt, solution = row.pop("prompt", None), row.pop("solution", None)
-    if prompt is not None:
-        prompt = _message(prompt, "user")
-    if "problem" in row:
-        text, answer = row.pop("problem"), row.pop("answer")
-    else:  # verl: the prompt is the problem, the answer (if any) the trace to imitate
-        if prompt is None:
-            raise KeyError("problem")
-        text = prompt.removesuffix(STEP_BY_STEP).rstrip(" ")
-        answer = row.pop("reward_model")["ground_truth"]
-        if "index" in (info := row.pop("extra_info", None) or {}):
-            row["index"] = info["index"]
-        if row.get("answer") is not None:
-            solution = _message(row.pop("answer"), "assistant")
-    texts = {"problem": text, "answer": answer, "prompt": prompt, "solution": solution}
+    declared = _declared_variant(row)
+    row.pop("variant", None)
+    texts = _official_texts(row) if "problem" in row else _chat_texts(row)
     for key, value in texts.items():
         if value is None and key in ("prompt", "solution"):
             continue
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"'{key}' must be text, found {value!r:.60}")
-    task = row.pop("Type", None) or task_of(text)
+    task = row.pop("Type", None) or task_of(texts["problem"])
+    reason = row.pop("Reason", None) or {}
     if task not in TASKS:
         raise ValueError(f"'Type' must be one of {', '.join(TASKS)}, found {task!r}")
-    reason = row.pop("Reason", None) or {}
     if not isinstance(reason, Mapping):
         raise TypeError(f"'Reason' must be a JSON object, found {type(reason).__name__}")
-    named = row.pop("variant", None)
+    if declared is not None and declared not in VARIANTS:
+        raise ValueError(f"'variant' must be one of {', '.join(VARIANTS)}, found {declared!r}")
     problem = Problem(
-        text=text,
-        answer=answer,
+        text=texts["problem"],
+        answer=texts["answer"],
         task=task,
         reason={step: said for step, said in reason.items() if said is not None},
-        variant=variant or named or fallback or "base",
-        prompt=prompt,
-        solution=solution,
+        variant=variant or declared or fallback or "base",
+        prompt=texts["prompt"],
+        solution=texts["solution"],
         extra=row,
     )
-    if problem.variant not in VARIANTS:
-        raise ValueError(f"'variant' must be one of {', '.join(VARIANTS)}, found {named!r}")
     _check_answer(problem)
     return problem
+
+
+def _declared_variant(row: Mapping[str, Any]) -> Any:
+    source = str(row.get("data_source")).removeprefix("caugym_")
+    return row.get("variant") or (source if source in VARIANTS else None)
+
+
+def _official_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """Takes the texts out of a row of the official layout."""
+    return {key: row.pop(key) for key in ("problem", "answer")} | {
+        key: row.pop(key, None) for key in ("prompt", "solution")
+    }
+
+
+def _chat_texts(row: dict[str, Any]) -> dict[str, Any]:
+    """Takes the texts out of a row whose prompt holds the problem."""
+    if row.get("prompt") is None:
+        raise KeyError("problem")
+    prompt = _message(row.pop("prompt"), "user")
+    text = prompt.removesuffix(LACK_HINT).rstrip(" ").removesuffix(STEP_BY_STEP).rstrip(" \n")
+    trace = row.pop("answer", None) or row.pop("completion", None)
+    solution = None if trace is None else _message(trace, "assistant")
+    if solution is not None and "reward_model" not in row:
+        answer = solution.rpartition("\n")[2]
+    else:
+        answer = row.pop("reward_model")["ground_truth"]
+    if "index" in (info := row.pop("extra_info", None) or {}):
+        row["index"] = info["index"]
+    return {"problem": text, "answer": answer, "prompt": prompt, "solution": solution}
 
 
 def _check_answer(problem: Problem) -> None:

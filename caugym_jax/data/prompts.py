@@ -10,16 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from caugym_jax.data.files import STEP_BY_STEP
+from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.types import LACK, Example, Problem
+from caugym_jax.types import Example, Problem
 
 LackHint = Literal["insufficient", "all", "none"]
-HINT = (
-    "If the condition is not enough to solve the question, "
-    f'output "{LACK}" as final answer.'
-)  # with STEP_BY_STEP and a space before it: the bytes of the released eval/instructions file
 
 
 def user_message(problem: Problem, lack_hint: LackHint = "insufficient") -> str:
@@ -35,7 +31,7 @@ def user_message(problem: Problem, lack_hint: LackHint = "insufficient") -> str:
     hinted = lack_hint == "all" or (
         lack_hint == "insufficient" and problem.variant == "insufficient"
     )
-    return f"{message} {HINT}" if hinted and HINT not in message else message
+    return f"{message} {LACK_HINT}" if hinted and LACK_HINT not in message else message
 
 
 def prompt_tokens(

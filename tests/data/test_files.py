@@ -86,6 +86,48 @@ def test_variant_of_an_unnamed_file_never_tells_the_label(tmp_path):
         "base",
         "insufficient",
     ]
+    said = [GOOD | {"data_source": "caugym_redundant"}, LACKS]
+    assert [p.variant for p in read_problems(save(tmp_path / "mine.json", said))] == [
+        "redundant",
+        "base",
+    ]
+
+
+def test_rows_for_fine_tuning_and_for_rl(tmp_path):
+    def said(role, content):
+        return [{"role": role, "content": content}]
+
+    hint = 'If the condition is not enough to solve the question, output "LACK_CONDITION" as final'
+    rows = [
+        {
+            "prompt": said("user", "If A is changed to be x, ok?\nLet's think step by step."),
+            "completion": said("assistant", f"Step 1: no.\n{GOOD['answer']}"),
+        },
+        {
+            "prompt": said(
+                "user", f"If A is changed to be y?\nLet's think step by step. {hint} answer."
+            ),
+            "completion": said("assistant", "Step 1: no.\nLACK_CONDITION"),
+        },
+        {
+            "prompt": said("user", "If A is changed to be z? Let's think step by step."),
+            "reward_model": {"ground_truth": GOOD["answer"]},
+            "data_source": "caugym_redundant",
+        },
+    ]
+    one, two, three = read_problems(save(tmp_path / "base.json", rows))
+    assert (one.text, one.task, one.answer) == (
+        "If A is changed to be x, ok?",
+        "ATE",
+        GOOD["answer"],
+    )
+    assert one.prompt == rows[0]["prompt"][0]["content"]
+    assert one.solution == rows[0]["completion"][0]["content"]
+    assert (two.text, two.lacks) == ("If A is changed to be y?", True)
+    assert (three.text, three.variant) == ("If A is changed to be z?", "redundant")
+    bad = [{**rows[0], "completion": said("assistant", "Step 1: no.")}]
+    with pytest.raises(UserError, match="item 0 .*'answer' must be"):
+        read_problems(save(tmp_path / "bad.json", bad))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +236,6 @@ def test_writing_is_all_or_nothing(tmp_path):
 def test_reading_needs_no_heavy_import():
     code = "import sys, caugym_jax.data.files; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "caugym_jax" in done.stdout
     loaded = {name.split(".")[0].strip("'") for name in done.stdout.strip("[]\n").split(", ")}
-    assert "caugym_jax" in loaded
     assert not loaded & {"jax", "flax", "transformers", "datasets", "pyarrow", "torch"}

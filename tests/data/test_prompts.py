@@ -2,10 +2,10 @@ import hashlib
 
 import pytest
 
+from caugym_jax.causal.wording import LACK_HINT as HINT
 from caugym_jax.data.files import read_problems
 from caugym_jax.data.packing import pad
 from caugym_jax.data.prompts import (
-    HINT,
     completion_tokens,
     prompt_tokens,
     sft_examples,
