@@ -27,6 +27,7 @@ from caugym_jax import cli
 from caugym_jax.data.files import read_problems, write_json
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import Answered, results, summarize, table
+from caugym_jax.rewards.answer import expected
 from caugym_jax.types import Problem
 
 
@@ -35,8 +36,9 @@ def read_answers(path: str | Path) -> list[Answered]:
     answered = []
     for i, problem in enumerate(read_problems(str(path))):
         try:
+            expected(problem)  # the label must hold a number or LACK_CONDITION
             answered.append(_answered(problem))
-        except ValueError as error:
+        except (ValueError, UserError) as error:
             raise UserError(f"{path}, item {i} (counting from 0): {error}") from error
     return answered
 

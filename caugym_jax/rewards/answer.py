@@ -19,8 +19,8 @@ occurs, nothing where a `<think>` is left open. In it
   is neither.
 
 Truncated or empty text has no answer. Distances are taken in decimal arithmetic, so that exactly
-0.0005 is wrong whatever a binary float would make of it. Nothing here raises on any text, and no
-character is read more than twice by the JSON reader (see `json_answers`): time is linear.
+0.0005 is wrong whatever a binary float would make of it. Nothing here raises on any text, and time
+is linear in its length (see `json_answers`).
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ def json_answers(text: str) -> list[Stated]:
     The reader is tried at every `{` before a quote, unless an earlier try has read it as the start
     of a nested object (`seen`). Of two tries that are alive at one character, one is thus inside
     and one outside a string there: were they in the same state, the later one's `{` would have
-    been nested in the earlier. So no character is read more than twice, whatever the text.
+    been nested in the earlier. So whatever the text, no character is read more than twice, or
+    three times if it is a `{` at which one try stops and another starts.
     """
     found: list[Stated] = []
     seen: set[int] = set()

@@ -48,6 +48,7 @@ def thinking_form(
     ]
 
 
+_LARGEST = float(np.finfo(np.float32).max)
 _OWN = {"answer": answer, "form": form, "thinking_form": thinking_form}
 
 
@@ -133,7 +134,7 @@ def _finite(name: str, item: int, value: float | None) -> float:
         result = float(value)
     except (TypeError, ValueError, OverflowError):
         result = math.nan
-    if not math.isfinite(result) or abs(result) > np.finfo(np.float32).max:
+    if not math.isfinite(result) or abs(result) > _LARGEST:
         raise UserError(
             f"reward {name!r} returned {value!r:.80} for item {item}: it must be finite or None"
         )

@@ -1,0 +1,119 @@
+"""Aggregation: means, undefined figures, clusters, and the standard error by hand."""
+
+import math
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from caugym_jax.evals.accuracy import (
+    Answered,
+    clustered_stderr,
+    graph_key,
+    results,
+    summarize,
+    table,
+)
+from caugym_jax.types import Problem
+
+WORLD = "Input Info: ... without any unmentioned factors or causal relationships:"
+RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
+WRONG_VERDICT = '{"ANSWER": "No", "PROB": "0.3847"}'
+ZERO = '{"ANSWER": "No", "PROB": "0"}'
+
+
+def problem(answer=RIGHT, task="ATE", edges="A has a direct effect on b.", variant="base"):
+    return Problem(text=f"{WORLD}{edges}\nnumbers", answer=answer, task=task, variant=variant)
+
+
+def test_graph_key_reads_the_edges_of_both_layouts():
+    one = f"{WORLD} A has a direct effect on b. B has a direct effect on c.\nFor those ... is 0.1."
+    two = f"{WORLD}B has a direct effect on c.A has a direct effect on b.\n\nInstruction: ..."
+    assert graph_key(one) == graph_key(two)
+    assert graph_key(one) == {"a has a direct effect on b", "b has a direct effect on c"}
+    assert graph_key(one) != graph_key(one.replace("on c", "on d"))
+
+
+def test_graph_key_ignores_asides_with_full_stops():
+    plain = f"{WORLD}Weather has a direct effect on b.\n"
+    assert graph_key(plain.replace("Weather", "Weather (e.g. wind, humidity)")) == graph_key(plain)
+
+
+def test_graph_key_of_rewritten_text_is_its_first_line():
+    assert graph_key("A shapes b. B shapes c.\nNumbers.") == {"a shapes b", "b shapes c"}
+    assert graph_key("") == frozenset()
+
+
+def test_clustered_stderr_by_hand():
+    assert clustered_stderr([1, 1, 0, 0], "aabb") == 0.5
+    # residuals 1/4, 1/4, 1/4, -3/4; clusters a: 1/2, b: -1/2; sqrt(2 * 1/2) / 4
+    assert clustered_stderr([1, 1, 1, 0], "aabb") == pytest.approx(0.25)
+    assert clustered_stderr([1, 0, 1], "aaa") is None
+    assert clustered_stderr([], "") is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=20))
+def test_one_item_a_cluster_is_the_usual_standard_error(values):
+    usual = statistics.stdev(values) / math.sqrt(len(values))
+    assert clustered_stderr(values, range(len(values))) == pytest.approx(usual, abs=1e-12)
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=20))
+def test_repeating_every_item_in_its_cluster_adds_no_certainty(values):
+    once = clustered_stderr(values, range(len(values)))
+    twice = clustered_stderr(values * 2, [*range(len(values))] * 2)
+    assert twice == pytest.approx(once, abs=1e-12)
+
+
+def test_summarize_by_hand():
+    entry = summarize(
+        [
+            # half right by both rules
+            Answered(problem(), (RIGHT, "no idea"), (False, True), (10, 30)),
+            # wrong verdict: published 1, strict 0, well-formed
+            Answered(problem(task="CDE"), (WRONG_VERDICT,), (False,), (20,)),
+            # structural zero on another graph, answered LACK_CONDITION: a false alarm
+            Answered(problem(ZERO, edges="B has a direct effect on a."), ("LACK_CONDITION",)),
+            # no answer: wrong
+            Answered(problem(), ()),
+        ]
+    )
+    assert entry["n"] == 4
+    assert entry["published"] == {"all": 1.5 / 4, "by_task": {"ATE": 0.5 / 3, "CDE": 1.0}}
+    assert entry["strict"]["all"] == 0.5 / 4
+    assert entry["strict"]["by_task"] == {"ATE": 0.5 / 3, "CDE": 0.0}
+    assert entry["strict"]["nonzero"] == 0.5 / 3  # without the structural zero
+    assert entry["strict"]["n_scored"] == 4
+    # mean 1/8; cluster 1: 3/8 - 1/8 - 1/8 = 1/8, cluster 2: -1/8; sqrt(2 * 2/64) / 4 = 1/16
+    assert entry["strict"]["stderr"] == pytest.approx(1 / 16)
+    assert entry["lack"] is None
+    assert entry["false_lack"] == 1 / 4
+    assert entry["wellformed"] == (0.5 + 1 + 0 + 0) / 4
+    assert entry["truncated"] == (0.5 + 0) / 2  # where it is known
+    assert entry["mean_tokens"] == 20
+
+
+def test_an_insufficient_set():
+    lacking = problem("LACK_CONDITION", variant="insufficient")
+    quoting = 'Told to output "LACK_CONDITION" or not. ' + ZERO
+    entry = summarize([Answered(lacking, ("LACK_CONDITION", quoting, quoting, ZERO))])
+    assert entry["published"]["all"] == 0.75
+    assert entry["strict"]["all"] == entry["lack"] == 0.25
+    assert entry["false_lack"] is entry["strict"]["nonzero"] is entry["strict"]["stderr"] is None
+
+
+def test_mixed_items_by_their_own_labels():
+    twin = problem(variant="insufficient")
+    lacking = problem("LACK_CONDITION", variant="insufficient")
+    always = [Answered(item, ("LACK_CONDITION",)) for item in (twin, lacking)]
+    entry = summarize(always)
+    assert (entry["lack"], entry["false_lack"], entry["strict"]["all"]) == (1.0, 1.0, 0.5)
+
+
+def test_table_and_results_of_an_empty_set():
+    entry = summarize([])
+    assert entry["n"] == 0 and entry["strict"]["all"] is None
+    content = results("m", {"samples": 5}, {"base": entry})
+    assert content["settings"]["samples"] == 5 and content["settings"]["seed"] is None
+    assert "base" in table(content["sets"])

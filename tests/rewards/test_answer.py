@@ -1,0 +1,221 @@
+"""The answer extractor: the rule case by case, a second reading of JSON, and hostile text."""
+
+import json
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caugym_jax.errors import UserError
+from caugym_jax.rewards import answer as module
+from caugym_jax.rewards.answer import (
+    Answer,
+    expected,
+    extract,
+    final_text,
+    is_right,
+    json_answers,
+    near,
+    number,
+)
+from caugym_jax.types import Problem
+
+RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
+
+
+def problem(answer: str = RIGHT, task: str = "ATE", variant: str = "base", **extra) -> Problem:
+    return Problem(text="", answer=answer, task=task, variant=variant, extra=extra)
+
+
+FRAGMENTS = [
+    *'{}[]":,\\ \n\t0-.',
+    *("PROB", "ANSWER", '"PROB"', '"PROB":', '"ANSWER":"Yes"', '{"PROB":', '{"ANSWER":"No",'),
+    *("0.3847", '"0.3847"', '"0.1"', "NaN", '"inf"', "1e999", "-Infinity", "null", "true", "١"),
+    *("<think>", "</think>", "LACK_CONDITION", "\\boxed{", '\\"', "\\u0050ROB", "answer is "),
+    *("\x00", "\u00a0", "\ud800", "'", "```\n", RIGHT, '{"PROB":0.3851}', '{"a":{"PROB":"1"}}'),
+]
+hostile = st.lists(st.sampled_from(FRAGMENTS), max_size=40).map("".join) | st.text(max_size=60)
+
+
+def test_final_text():
+    assert final_text("a") == "a"
+    assert final_text("<think>a</think>b") == "b"
+    assert final_text("a</think>b</think>c") == "c"
+    assert final_text("<think>a") is None
+    assert final_text("<think>a</think>b<think>c") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "result"),
+    [
+        ("0.25", "0.25"),
+        (" -.5\n", "-0.5"),
+        ("+1.", "1"),
+        ("2.5e-1", "0.25"),
+        ("1e999", "1e999"),
+        ("1e1000", None),
+        ("0." + "3" * 62, "0." + "3" * 62),
+        ("0." + "3" * 63, None),
+        ("", None),
+        (".", None),
+        ("1_0", None),
+        ("٣", None),
+        ("−1", None),
+        ("nan", None),
+        ("Infinity", None),
+        ("50%", None),
+        ("1/2", None),
+        ("0,5", None),
+        (None, None),
+    ],
+)
+def test_number(value, result):
+    assert number(value) == (None if result is None else Decimal(result))
+
+
+def test_exactly_the_tolerance_is_too_far_whatever_floats_say():
+    assert abs(0.6412 - 0.6407) < 0.0005  # binary noise
+    assert not near(Decimal("0.6412"), Decimal("0.6407"))
+    assert near(Decimal("0.6412"), Decimal("0.64070000000000000000000000000000000000001"))
+    assert not near(Decimal("1e999"), Decimal("1"))
+    assert near(Decimal("1e-999"), Decimal("0"))
+
+
+@given(st.integers(-20_000, 20_000), st.integers(-20_000, 20_000))
+def test_near_in_whole_numbers(a, b):
+    """Against integers of size 1e-5: |a - b| < 50."""
+    assert near(Decimal(a).scaleb(-5), Decimal(b).scaleb(-5)) == (abs(a - b) < 50)
+
+
+def test_extract_one_answer():
+    assert extract(RIGHT) == Answer(prob=Decimal("0.3847"), verdict="Yes")
+    assert extract(RIGHT, truncated=True).why == "truncated"
+    assert extract("<think>" + RIGHT).why == "a <think> is left open"
+    assert extract(" ").why == "no text"
+    assert extract("LACK_CONDITION") == Answer(lack=True)
+
+
+@settings(max_examples=400)
+@given(hostile)
+def test_objects_agree_with_pythons_json(text):
+    """Every `{` at which Python's own reader finds an object with the keys, and no other."""
+    decoder = json.JSONDecoder(
+        object_pairs_hook=lambda pairs: pairs, parse_float=Decimal, parse_int=Decimal
+    )
+    found = []
+    for start in (place for place, character in enumerate(text) if character == "{"):
+        try:
+            pairs, end = decoder.raw_decode(text, start)
+        except ValueError:
+            continue
+        probs, answers = (
+            tuple(
+                value
+                if isinstance(value, str) or (isinstance(value, Decimal) and abs(value) < 10**400)
+                else None
+                for name, value in pairs
+                if name == key
+            )
+            for key in ("PROB", "ANSWER")
+        )
+        if probs or answers:
+            found.append((end, start, probs, answers))
+    read = [
+        (s.end, s.start, tuple(v if v != Decimal("1e999") else None for v in s.probs), s.answers)
+        for s in json_answers(text)
+    ]
+    assert read == sorted(found)
+
+
+@settings(max_examples=400)
+@given(hostile, st.booleans())
+def test_never_raises_and_is_consistent(text, truncated):
+    answer = extract(text, truncated)
+    assert not (answer.lack and answer.prob is not None)
+    assert not (answer.lack and answer.hedged)
+    assert answer.prob is None or answer.prob.is_finite()
+    assert bool(answer.why) == (answer.hedged or (answer.prob is None and not answer.lack))
+    if truncated:
+        assert not any(is_right(answer, expected(problem(a))) for a in (RIGHT, "LACK_CONDITION"))
+
+
+@given(hostile.filter(lambda text: "think>" not in text and "{" not in text))
+def test_what_stands_before_changes_nothing(text):
+    """Prose, and any thinking, before the answer."""
+    assert extract(text.replace("\\", "") + "\n" + RIGHT).prob == Decimal("0.3847")
+    assert extract("<think>" + text + "</think>" + RIGHT) == extract(RIGHT)
+
+
+@given(st.integers(-10_000, 10_000), st.integers(-10_000, 10_000))
+def test_two_numbers_are_hedging_iff_they_differ(a, b):
+    texts = [f'{{"PROB": "{n / 10_000:.4f}"}}' for n in (a, b)]
+    assert extract(" ".join(texts)).hedged == (abs(a - b) >= 5)
+
+
+SIZE = 20_000
+HOSTILE = {
+    "braces": "{" * SIZE,
+    "nested": '{"PROB":' * (SIZE // 8),
+    "nested, closed": '{"PROB":' * (SIZE // 10) + "1" + "}" * (SIZE // 10),
+    "closed, then broken": '{"a":' * (SIZE // 10) + '{"PROB":1}' * (SIZE // 20) + "x",
+    "arrays": '{"a":[' * (SIZE // 6),
+    "quotes": '{"' * (SIZE // 2),
+    "escapes": '{"\\"' * (SIZE // 4),
+    "two phases": '{"a {"b":1,' * (SIZE // 11),
+    "phases of arrays": '{"{":[' * (SIZE // 6),
+    "open string": '{"a":"' + '{"' * (SIZE // 2),
+    "keys": "{" + '"PROB":0.1,' * (SIZE // 11) + '"PROB":1}',
+    "guesses": "".join(f'{{"PROB":"{k / 2000}"}}' for k in range(SIZE // 14)),
+    "spaces": ('{"a"' + " " * 500) * (SIZE // 500),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_characters_are_read_twice_and_braces_thrice_at_most(text, monkeypatch):
+    token, read = module._TOKEN, 0
+
+    class Counting:
+        def match(self, text, position):
+            nonlocal read
+            found = token.match(text, position)
+            read += (found.end() if found else position + 1) - position
+            return found
+
+    monkeypatch.setattr(module, "_TOKEN", Counting())
+    json_answers(text)
+    assert read <= 2 * len(text) + text.count("{")
+
+
+def test_long_nonsense_is_read():
+    size = 300_000
+    for part in ("{", "<think>", "\\boxed{", "```\n", "LACK_CONDITION\n", "so ", "9", '{"PROB":'):
+        text = part * (size // len(part))
+        assert not is_right(extract(text), expected(problem()))
+        assert extract(text + "</think>" + RIGHT).prob == Decimal("0.3847")
+    assert extract('{"PROB": ' + "9" * size + "}").prob is None
+    assert extract('{"PROB": "' + "٣" * size + '"}').prob is None
+    assert extract('{"PROB": 1e' + "9" * size + "}").prob is None
+
+
+def test_expected_verdicts():
+    def verdicts(prob, task, variant="base", **extra):
+        label = json.dumps({"ANSWER": "Yes", "PROB": prob})
+        return expected(problem(label, task, variant, **extra)).verdicts
+
+    assert verdicts("0.1", "ATE") == verdicts("-0.1", "ETT") == {"Yes"}
+    assert verdicts("-0.1", "NIE") == verdicts("0.1", "ETT") == {"No"}
+    assert verdicts("0.001", "CDE") == {"Yes"}
+    assert verdicts("0.0009", "CDE") == verdicts("-0.0009", "ETT") == {"Yes", "No"}
+    assert verdicts("0", "NDE") == {"Yes", "No"}
+    assert verdicts("0.1", "PN") is verdicts("0.1", "PS") is None
+    assert verdicts("0.1", "ATE", "rephrased") is verdicts("0.1", "ATE", "omitted") is None
+    assert verdicts("0.1", "ATE", rewriting_status="success") is None
+    assert verdicts("0.1", "ATE", "hard") == {"Yes"}
+    assert expected(problem("LACK_CONDITION")).prob is None
+
+
+@pytest.mark.parametrize("label", ["", "0.3", '{"ANSWER": "Yes"}', '{"PROB": "many"}', "{}"])
+def test_a_label_without_a_number_is_named(label):
+    with pytest.raises(UserError, match="is neither LACK_CONDITION nor"):
+        expected(problem(label))

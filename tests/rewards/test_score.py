@@ -1,0 +1,130 @@
+"""Combining reward functions: arithmetic, skipping, and what a user's function may get wrong."""
+
+import math
+
+import numpy as np
+import pytest
+
+from caugym_jax.errors import UserError
+from caugym_jax.rewards.score import DEFAULT_WEIGHTS, find, score
+from caugym_jax.types import Problem
+
+PROBLEM = Problem(text="", answer='{"ANSWER": "Yes", "PROB": "0.3847"}', task="ATE")
+RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
+
+
+# Reward functions of a user's own, found by dotted name.
+def length(completions, problems, truncated):
+    return [float(len(text)) for text in completions]
+
+
+def only_short(completions, problems, truncated):
+    return [1 if len(text) < 5 else None for text in completions]
+
+
+def raises_on_empty(completions, problems, truncated):
+    return [1 / len(text) for text in completions]
+
+
+def raises_on_two(completions, problems, truncated):
+    if len(completions) > 1:
+        raise ValueError("one at a time")
+    return [0.0]
+
+
+def too_few(completions, problems, truncated):
+    return [0.0]
+
+
+def nothing(completions, problems, truncated):
+    return None
+
+
+def empties_its_arguments(completions, problems, truncated):
+    result = [0.0] * len(completions)
+    completions.clear()
+    return result
+
+
+def not_finite(completions, problems, truncated):
+    return [math.nan if text == "x" else 1e39 if text == "y" else 0.5 for text in completions]
+
+
+HERE = "tests.rewards.test_score:"
+
+
+def score_texts(texts, weights):
+    return score(texts, [PROBLEM] * len(texts), [False] * len(texts), weights)
+
+
+def test_default_is_answer_and_a_tenth_of_form():
+    texts = [RIGHT, RIGHT + " I hope so", RIGHT.replace("0.3847", "0.1"), "no idea", RIGHT]
+    scores = score(texts, [PROBLEM] * 5, [False, False, False, False, True], DEFAULT_WEIGHTS)
+    assert scores.names == ("answer", "form")
+    assert scores.values.dtype == scores.total.dtype == np.float32
+    np.testing.assert_array_equal(scores.values, [[1, 1], [1, 0], [0, 1], [0, 0], [0, 0]])
+    np.testing.assert_allclose(scores.total, [1.1, 1, 0.1, 0, 0], rtol=1e-6)
+
+
+def test_thinking_form_asks_for_a_closed_think():
+    scores = score_texts([RIGHT, "</think>" + RIGHT], {"thinking_form": 1.0})
+    np.testing.assert_array_equal(scores.total, [0, 1])
+
+
+def test_none_is_left_out_of_the_sum():
+    weights = {HERE + "only_short": 2.0, HERE + "length": 0.5}
+    scores = score_texts(["ab", "abcdef"], weights)
+    np.testing.assert_array_equal(scores.values, [[1, 2], [np.nan, 6]])
+    np.testing.assert_array_equal(scores.total, [3, 3])
+
+
+def test_none_from_all_leaves_no_total():
+    scores = score_texts(["ab", "abcdef"], {HERE + "only_short": 2.0})
+    np.testing.assert_array_equal(scores.total, [2, np.nan])
+
+
+def test_an_empty_batch_has_empty_scores():
+    scores = score_texts([], {"answer": 1.0, "form": 1.0})
+    assert scores.values.shape == (0, 2) and scores.total.shape == (0,)
+
+
+def test_functions_get_copies():
+    weights = {HERE + "empties_its_arguments": 1.0, HERE + "length": 1.0}
+    np.testing.assert_array_equal(score_texts(["ab", "c"], weights).total, [2, 1])
+
+
+@pytest.mark.parametrize(
+    ("function", "texts", "message"),
+    [
+        ("raises_on_empty", ["ab", "c", ""], "'.*raises_on_empty' raised at item 2: ZeroDivision"),
+        ("raises_on_two", ["ab", "c"], "raised at a batch of 2 .*ValueError: one at a time"),
+        ("too_few", ["ab", "c"], "'.*too_few' returned 1 values for 2 completions"),
+        ("nothing", ["ab"], "'.*nothing' returned a NoneType"),
+        ("not_finite", ["ab", "x"], "'.*not_finite' returned nan for item 1"),
+        ("not_finite", ["y"], "returned 1e\\+39 for item 0"),
+    ],
+)
+def test_a_faulty_function_is_named_with_the_item(function, texts, message):
+    with pytest.raises(UserError, match=message):
+        score_texts(texts, {HERE + function: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("anwser", "unknown reward 'anwser': use answer, form"),
+        ("no.such.module:f", "cannot be imported: ModuleNotFoundError"),
+        (HERE + "absent", "cannot be imported: AttributeError"),
+        (HERE + "HERE", "is a str, not a function"),
+    ],
+)
+def test_a_name_that_is_no_function(name, message):
+    with pytest.raises(UserError, match=message):
+        find(name)
+
+
+def test_weights_must_be_finite_and_there():
+    with pytest.raises(UserError, match="the weight of reward 'form' is nan"):
+        score_texts([RIGHT], {"answer": 1.0, "form": math.nan})
+    with pytest.raises(UserError, match="no reward function is named"):
+        score_texts([RIGHT], {})
