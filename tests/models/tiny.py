@@ -51,10 +51,11 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
         if name.endswith("norm"):
             return 1 + 0.3 * x
         if name.endswith("bias"):
-            return 0.5 * x
+            return 0.4 * x
         if name == "embed":
-            return 0.5 * x
+            return 0.4 * x
         fan_in = {"o": config.num_heads * config.head_dim, "down": config.d_ff}
-        return 2 * x * fan_in.get(name, config.d_model) ** -0.5
+        gain = 2 if name == "head" else 1.25
+        return gain * x * fan_in.get(name, config.d_model) ** -0.5
 
     return jax.tree_util.tree_map_with_path(draw, abstract_params(config))
