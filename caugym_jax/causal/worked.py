@@ -6,10 +6,14 @@ is subtracted from which, and then subtracts *both ways* digit by digit from the
 every borrow with `*`. Nothing has to be guessed before it is computed: exactly the direction whose
 last column borrows is the negative one, so that sign and verdict follow from the last column.
 
-    The probability given smku being low is 0.8445 ... 0.8445 - 0.9288 = -0.0843:
-    (7*|3)(5*|4)(1|8*)(9*|0)    left column: first - second, right column: second - first
+    With the treatment being low the probability is 0.8445, with it being high the probability is
+    0.9288. The effect is the first minus the second.
+    Digits from the right, first - second | second - first, * marks a borrow:
+    (7*|3)(5*|4)(1|8*)(9*|0).
+    {"ANSWER": "No", "PROB": "-0.0843"}
 
-(right column read from the right: 0, 8, 4, 3.)
+Left of each bar is a digit of 0.8445 - 0.9288: its last column borrows, so it is negative and the
+size is read on the right of the bars, 3 4 8 0 backwards.
 """
 
 from __future__ import annotations
@@ -22,15 +26,12 @@ from caugym_jax.types import Problem
 
 PLACES = 4  # decimals of every printed probability
 
-OPENING = "Given"
-AGAIN = ", given"
-IS = " is 0."
-FIRST_MINUS_SECOND = (
-    ". The effect is first - second.\nBoth ways, digits from the right, * borrows: "
-)
-SECOND_MINUS_FIRST = (
-    ". The effect is second - first.\nBoth ways, digits from the right, * borrows: "
-)
+OPENING = "With the treatment"
+AGAIN = ", with it"
+IS = " the probability is 0."
+_SUBTRACT = ".\nDigits from the right, first - second | second - first, * marks a borrow: "
+FIRST_MINUS_SECOND = ". The effect is the first minus the second" + _SUBTRACT
+SECOND_MINUS_FIRST = ". The effect is the second minus the first" + _SUBTRACT
 NO_PATH = "No probability is needed: the treatment is not a cause of the outcome."
 ANSWER = '.\n{"ANSWER": "'
 ANSWER_PROB = '", "PROB": "'
