@@ -146,13 +146,11 @@ def _renumbered(story: Story, new: dict[int, int], flip: dict[int, int]) -> Stor
 
 
 def _query(task, asked, names, states, x, y, event) -> Query:
-    fields = dict(x=re.escape(names[x]), y=re.escape(names[y]))
-    slots = ("to", "away", "asked", "other", "held", "bound")
-    template = re.escape(QUESTIONS[task])
-    for key in ("x", "y"):
-        template = template.replace(re.escape("{%s}" % key), fields[key])
-    for key in slots:
-        template = template.replace(re.escape("{%s}" % key), f"(?P<{key}>.+?)")
+    parts = re.split(r"\{(\w+)\}", QUESTIONS[task])  # text, slot, text, slot, ... text
+    seen = {"x": re.escape(names[x]), "y": re.escape(names[y])}
+    slots = [seen.get(slot, f"(?P<{slot}>.+?)") for slot in parts[1::2]]
+    texts = [re.escape(text) for text in parts[::2]]
+    template = "".join(itertools.chain(*zip(texts, [*slots, ""], strict=True)))
     found = re.fullmatch(template, asked).groupdict()
     held = event(found.get("held"))
     return Query(

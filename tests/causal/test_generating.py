@@ -1,0 +1,175 @@
+import collections
+import json
+import re
+from decimal import Decimal
+
+import pytest
+
+from caugym_jax.causal import generate_problem, generate_problems
+from caugym_jax.causal.asking import adjusters
+from caugym_jax.causal.generating import GENERATED_VARIANTS, four_decimals
+from caugym_jax.causal.graph import Graph
+from caugym_jax.causal.names import DOMAINS, POOL, STATE_PAIRS, VARIABLE_NAMES
+from caugym_jax.errors import UserError
+from caugym_jax.types import LACK, TASKS
+from tests.causal import official
+
+
+def structure(problem):
+    record = problem.extra
+    return Graph(len(record["graph"]["nodes"]), tuple(map(tuple, record["graph"]["edges"]))), record
+
+
+@pytest.mark.parametrize("variant", GENERATED_VARIANTS)
+def test_problem_is_a_function_of_seed_and_index(variant):
+    options = {"variant": variant, "nodes": (4, 6)}
+    stream = list(generate_problems(TASKS, 20, 7, **options))
+    assert stream[13:] == list(generate_problems(TASKS, 7, 7, start=13, **options))
+    assert stream[5] == generate_problem(7, 5, TASKS, **options)
+    other = list(generate_problems(TASKS, 20, 8, **options))
+    assert not {p.text for p in stream} & {p.text for p in other}
+    assert len({p.text for p in stream}) == 20
+    json.dumps([p.extra for p in stream])
+
+
+def test_tasks_and_kinds_are_balanced():
+    problems = list(generate_problems(["ATE", "ETT"], 600, 0))
+    assert collections.Counter(p.task for p in problems) == {"ATE": 300, "ETT": 300}
+    kinds = collections.Counter(p.extra["names"] for p in problems)
+    assert all(150 < kinds[kind] < 250 for kind in ("real", "random", "fake"))
+    zero = sum(p.extra["zero"] for p in problems)
+    assert 150 < zero < 250
+    sizes = collections.Counter(len(p.extra["adjusters"]) for p in problems if not p.extra["zero"])
+    assert all(150 < sizes[k] < 250 for k in (0, 1))
+
+
+def test_base_texts_read_back_as_their_structure():
+    for problem in generate_problems(TASKS, 140, 1):
+        _, record = structure(problem)
+        story = official.read({"problem": problem.text, "Type": problem.task})
+        nodes = record["graph"]["nodes"]
+        edges = {(nodes[i], nodes[j]) for i, j in record["graph"]["edges"]}
+        assert {(story.names[i], story.names[j]) for i, j in story.edges} == edges
+        assert story.names[story.query.x] == nodes[record["x"]]
+        assert story.names[story.query.y] == nodes[record["y"]]
+        assert [p for _, p in story.given] == [g["p"] for g in record["given"]]
+        x_word = story.states[story.query.x][story.query.x_value]
+        assert x_word == record["states"][record["x"]][record["x_value"]]
+
+
+def test_truth_is_the_formula_on_the_printed_numbers():
+    """Recomputed here from the text alone: sentences of ATE and ETT come in a fixed order."""
+    for problem in generate_problems(["ATE", "ETT"], 200, 2):
+        p = [Decimal(n) for n in re.findall(r"is (\d\.\d{4})\. ", problem.text)]
+        if not p:
+            value = Decimal(0)
+        elif len(p) == 2:
+            value = p[0] - p[1]
+        elif problem.task == "ATE":
+            value = (p[0] - p[1]) * p[2] + (p[3] - p[4]) * p[5]
+        else:
+            value = p[0] - (p[1] * p[2] + p[3] * p[4])
+        assert problem.prob == float(round(value, 4))
+        assert abs(float(value) - problem.extra["exact"]) < 0.0005
+        positive = value < 0 if problem.task == "ETT" else value > 0
+        assert problem.verdict == ("Yes" if positive else "No")
+        if p:
+            assert abs(value) >= Decimal("0.001")
+            assert problem.reason["Step 7"].endswith(f"the answer is {problem.verdict}.")
+
+
+def test_zero_problems_have_no_directed_path_and_print_nothing():
+    problems = list(generate_problems(["ATE", "ETT"], 60, 3, zero_fraction=1.0))
+    for problem in problems:
+        graph, record = structure(problem)
+        assert record["y"] not in graph.descendants[record["x"]]
+        assert "probability of" not in problem.text
+        assert problem.answer == '{"ANSWER": "No", "PROB": "0"}'
+    for problem in generate_problems(["ATE", "ETT"], 60, 3, zero_fraction=0.0):
+        graph, record = structure(problem)
+        assert record["y"] in graph.descendants[record["x"]]
+
+
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_adjusters_are_the_smallest_valid_set(size):
+    options = {"adjusters": (size,), "zero_fraction": 0.0, "nodes": (4, 6)}
+    for problem in generate_problems(TASKS, 70, 4, **options):
+        graph, record = structure(problem)
+        sets = adjusters(graph, problem.task, record["x"], record["y"], 2)
+        assert tuple(record["adjusters"]) in sets
+        assert len(record["adjusters"]) == size
+
+
+def test_omitted_drops_the_instruction():
+    for base, omitted in zip(
+        generate_problems(TASKS, 14, 5),
+        generate_problems(TASKS, 14, 5, variant="omitted"),
+        strict=True,
+    ):
+        assert omitted.text == re.sub(r"\nInstruction: .*\n", "\n\n", base.text)
+        assert omitted.answer == base.answer
+
+
+def test_deconfounding_always_adjusts():
+    for problem in generate_problems(TASKS, 35, 6, variant="deconfounding"):
+        assert len(problem.extra["adjusters"]) == 1 and not problem.extra["zero"]
+        assert len(problem.extra["graph"]["nodes"]) == 8
+        assert re.search(r"being \w[\w -]* \([A-H]=[01]\)", problem.text)
+
+
+def test_redundant_appends_two_idle_sentences():
+    for problem in generate_problems(TASKS, 70, 7, variant="redundant", nodes=(5, 5)):
+        given = problem.extra["given"]
+        assert problem.text.count(". For those") + problem.text.count(". The prob") == max(
+            0, len(given) - 1
+        )
+        needed, idle = given[:-2], given[-2:]
+        assert idle[0] != idle[1] and not any(g in needed for g in idle)
+        if problem.extra["zero"]:
+            assert len(given) == 2 and problem.answer == '{"ANSWER": "No", "PROB": "0"}'
+
+
+def test_insufficient_problems_lack():
+    for problem in generate_problems(TASKS, 35, 8, variant="insufficient", nodes=(5, 6)):
+        assert problem.answer == LACK and problem.lacks
+        assert list(problem.reason.values())[-1].endswith("so the answer is LACK_CONDITION.")
+        assert not problem.text.split("\nInstruction")[0].endswith(". ")
+
+
+def test_number_format():
+    assert four_decimals(Decimal("-0.06")) == "-0.06"
+    assert four_decimals(Decimal("0.18258800")) == "0.1826"
+    assert four_decimals(Decimal(0)) == four_decimals(Decimal("-0.00001")) == "0"
+    assert four_decimals(Decimal(1)) == "1"
+
+
+def test_words_keep_texts_readable():
+    assert len(DOMAINS) >= 12
+    assert all(len(domain) == 10 for domain in DOMAINS.values())
+    assert len(POOL) == len(set(POOL)) and set(POOL) <= set(VARIABLE_NAMES)
+    for word in [*VARIABLE_NAMES, *(state for pair in STATE_PAIRS for state in pair)]:
+        assert re.fullmatch(r"[a-z]+([ -][a-z]+)*", word)
+        assert not {"and", "being", "on"} & set(word.split()) or word == "on time"
+    assert all(low != high for low, high in STATE_PAIRS)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"tasks": ["ATE", "EET"]}, "unknown task 'EET': did you mean 'ETT'?"),
+        ({"variant": "redundent"}, "did you mean 'redundant'"),
+        ({"variant": "hard"}, "variant 'hard' is not generated yet; choose from base"),
+        ({"names": ["reel"]}, "did you mean 'real'"),
+        ({"nodes": (5, 3)}, "low end first"),
+        ({"nodes": (3, 40)}, "within 3..16"),
+        ({"nodes": (3, 3), "adjusters": (2,)}, "reaches 4"),
+        ({"adjusters": (3,)}, "sizes of adjustment sets"),
+        ({"zero_fraction": 1.5}, "not between 0 and 1"),
+        ({"tasks": []}, "at least one"),
+    ],
+)
+def test_bad_options_are_named_at_once(options, message):
+    with pytest.raises(UserError) as error:
+        generate_problems(**{"tasks": ["ATE"], "n": 1, "seed": 0, **options})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)

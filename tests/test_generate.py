@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from caugym_jax import generate
+from caugym_jax.causal import generate_problems
+from caugym_jax.errors import UserError
+from tests.shared import shared_path
+
+
+def run(out, *flags):
+    generate.main([f"--out={out}", "--tasks=ATE,ETT", "--n=12", "--seed=3", *flags])
+
+
+def test_json_and_jsonl_hold_the_official_schema(tmp_path):
+    run(tmp_path / "a.json")
+    run(tmp_path / "a.jsonl")
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert rows == [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    for row, problem in zip(rows, generate_problems(["ATE", "ETT"], 12, 3), strict=True):
+        assert row["problem"] == problem.text
+        assert row["answer"] == problem.answer
+        assert row["Reason"] == problem.reason
+        assert row["Type"] == problem.task
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.jsonl"]
+
+
+def test_parquet_rl_has_the_released_columns(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    run(tmp_path / "rl.parquet", "--for=rl")
+    table = pq.read_table(tmp_path / "rl.parquet")
+    row = table.to_pylist()[0]
+    (message,) = row["prompt"]
+    assert message["role"] == "user"
+    assert message["content"].endswith(": Let's think step by step.")
+    assert "\n\nQuestion: " in message["content"] and "Instruction" not in message["content"]
+    assert set(json.loads(row["reward_model"]["ground_truth"])) == {"ANSWER", "PROB"}
+    released = pq.read_schema(shared_path("data/caugym/train/online_RL.parquet"))
+    assert table.schema.equals(released)
+
+
+def test_sft_rows_are_conversations(tmp_path):
+    run(tmp_path / "sft.jsonl", "--for=sft")
+    row = json.loads((tmp_path / "sft.jsonl").read_text().splitlines()[0])
+    (asked,), (said,) = row["prompt"], row["completion"]
+    assert asked["role"] == "user" and asked["content"].endswith("\nLet's think step by step.")
+    assert said["role"] == "assistant" and said["content"].startswith("Step 1: Check whether")
+    json.loads(said["content"].splitlines()[-1])
+
+
+def test_sft_prompts_of_lacking_problems_carry_the_hint(tmp_path):
+    run(tmp_path / "l.jsonl", "--for=sft", "--variant=insufficient", "--nodes=4..5")
+    row = json.loads((tmp_path / "l.jsonl").read_text().splitlines()[0])
+    assert row["prompt"][0]["content"].endswith(
+        "Let's think step by step. If the condition is not enough to solve the question, output "
+        '"LACK_CONDITION" as final answer.'
+    )
+    assert row["completion"][0]["content"].endswith("\nLACK_CONDITION")
+
+
+def test_parquet_holds_problems_of_any_shape(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    run(tmp_path / "a.parquet", "--tasks=ATE,PN,NIE,CDE")
+    rows = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert len(rows) == 12
+    assert json.loads(rows[0]["Structure"])["graph"]["nodes"]
+
+
+def test_a_failure_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    out = tmp_path / "a.jsonl"
+    out.write_text("old")
+
+    def full(path, rows):
+        path.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(generate._WRITERS, ".jsonl", full)
+    with pytest.raises(UserError, match=r"a\.jsonl: No space left on device"):
+        run(out)
+    assert out.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    "flags, status, message",
+    [
+        (["--tasks=ATE,EET"], 1, "error: unknown task 'EET': did you mean 'ETT'?"),
+        (["--variant=hard"], 1, "error: variant 'hard' is not generated yet"),
+        (["--out=x.csv"], 1, "error: --out=x.csv: end the name in .json, .jsonl, .parquet"),
+        (["--out=no/such/folder/x.json"], 1, "error: cannot write no/such/folder/x.json"),
+        (["--n=0"], 1, "error: --n=0"),
+        (["--nodes=many"], 2, "'many' is not a range like 3..5"),
+        (["--seed=-1"], 2, "--seed must not be negative"),
+        (["--taks=ATE"], 2, "unrecognized arguments: --taks=ATE"),
+    ],
+)
+def test_bad_usage_gets_one_clear_line(tmp_path, flags, status, message):
+    command = [sys.executable, "-m", "caugym_jax.generate", "--tasks=ATE", "--n=2", "--out=x.json"]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_the_engine_imports_no_jax():
+    code = "import sys, caugym_jax.generate; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
