@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -42,6 +44,44 @@ def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.
     scores = jnp.where(mask[:, None, None], scores * H**-0.5, -1e30)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     return jnp.einsum("bkgts,bskh->btkgh", weights, v).reshape(B, T, N, H)
+
+
+def attention_over_pieces(q: jax.Array, pieces) -> jax.Array:
+    """One query per row over a cache in pieces: the same softmax as over their concatenation.
+
+    A piece with R rows, R a divisor of B, is shared: row b reads its row b // (B // R). Each piece
+    gives its largest score m_i, normaliser z_i = sum_s exp(s - m_i) and mixture
+    o_i = sum_s exp(s - m_i) v_s; then, with m = max_i m_i,
+
+        out = sum_i exp(m_i - m) o_i / sum_i exp(m_i - m) z_i.
+
+    Args:
+      q: [B, N, H]; query head n reads key/value head n // (N // K).
+      pieces: (k [R, K, S, H], v [R, K, S, H], mask [R, B // R, S]) each; a piece in which a row
+        sees nothing adds nothing, and every row sees something in at least one piece.
+
+    Returns:
+      [B, N, H] in q's dtype.
+    """
+    B, N, H = q.shape
+    parts = []
+    for k, v, mask in pieces:
+        R, K = k.shape[:2]
+        grouped = q.reshape(R, B // R, K, N // K, H)
+        scores = jnp.einsum("rtkgh,rksh->rktgs", grouped, k, preferred_element_type=jnp.float32)
+        scores = jnp.where(mask[:, None, :, None], scores * H**-0.5, -1e30)
+        most = jnp.max(scores, axis=-1, keepdims=True)
+        weights = jnp.exp(scores - most)
+        mixed = jnp.einsum(
+            "rktgs,rksh->rktgh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+        )
+        part = most, jnp.sum(weights, axis=-1, keepdims=True), mixed
+        parts.append([x.swapaxes(1, 2).reshape(B, N, -1) for x in part])
+    most = functools.reduce(jnp.maximum, (m for m, _, _ in parts))
+    scales = [jnp.exp(m - most) for m, _, _ in parts]
+    total = sum(scale * z for scale, (_, z, _) in zip(scales, parts, strict=True))
+    mixed = sum(scale * o for scale, (_, _, o) in zip(scales, parts, strict=True))
+    return (mixed / total).astype(q.dtype)
 
 
 def rotary_frequencies(head_dim: int, theta: float, scaling=None) -> jax.Array:

@@ -25,7 +25,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from caugym_jax.models.attention import attention, rotary_frequencies, rotate, visible
+from caugym_jax.models.attention import (
+    attention,
+    attention_over_pieces,
+    rotary_frequencies,
+    rotate,
+    visible,
+)
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.sharding import constrain
 
@@ -118,13 +124,21 @@ class Decoder(nnx.Module):
             self.head = _weight(rngs, (D, V), ("embed", "vocab"), 0.5 * D**-0.5)
 
 
-class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far; slot s of a row is token s of that row."""
+class Piece(NamedTuple):
+    """Keys and values of a stretch of tokens; slot s of a row is token s of that row's stretch.
 
-    k: Any  # [L, B, S, K, H], or a tuple of L arrays [B, S, K, H] where layers are unstacked
+    A model's cache is a tuple of pieces. A piece with R rows, fewer than the batch's B, is shared:
+    batch row b reads its row b // (B // R) (samples of one prompt). The last piece, with all B
+    rows, is the one that `Model.step` writes.
+    """
+
+    k: Any  # [L, R, K, S, H], or a tuple of L arrays [R, K, S, H] where layers are unstacked
     v: Any
-    positions: jax.Array  # [B, S] int32
-    segment_ids: jax.Array  # [B, S] int32: -1 = not written yet, 0 = padding, 1 = token
+    positions: jax.Array  # [R, S] int32
+    segment_ids: jax.Array  # [R, S] int32: -1 = not written yet, 0 = padding, 1 = token
+
+
+Cache = tuple[Piece, ...]
 
 
 @functools.lru_cache(maxsize=64)
@@ -157,6 +171,16 @@ def unstack(params: Params) -> Params:
     L = params["layers"]["q"].shape[0]
     each = tuple(jax.tree.map(lambda w, i=i: w[i], params["layers"]) for i in range(L))
     return {**params, "layers": each}
+
+
+def cast(params: Params, dtype: Any) -> Params:
+    """The parameters in the compute dtype, norm scales as they are: the same results as `Model`
+    gives on float32 ones (it casts weights where it uses them), for half the memory traffic."""
+
+    def one(path, weight):
+        return weight if path[-1].key.endswith("norm") else weight.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(one, params)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,38 +227,97 @@ class Model:
             return attention(q, k, v, mask), ((k, v) if keep_kv else None)
 
         x = self._embed(params, tokens)
-        return self._run(params, x, self._angles(positions), lambda _: attend)
+        return self._run(params, x, self._angles(positions), attend)
+
+    def empty_piece(self, rows: int, width: int, *, stacked: bool) -> Piece:
+        """An unwritten piece of cache, in the compute dtype, sharded over rows and heads."""
+        c = self.config
+        axes = ("layers",) * stacked + ("batch", "kv_heads", "time", "head_dim")
+        shape = (c.num_layers,) * stacked + (rows, c.num_kv_heads, width, c.head_dim)
+
+        def zeros():
+            arrays = [
+                constrain(jnp.zeros(shape, self.dtype), *axes)
+                for _ in range(1 if stacked else c.num_layers)
+            ]
+            return arrays[0] if stacked else tuple(arrays)
+
+        slots = jnp.zeros((rows, width), jnp.int32)
+        return Piece(zeros(), zeros(), slots, slots - 1)
+
+    def prompt_piece(
+        self, params: Params, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array
+    ) -> tuple[jax.Array, Piece]:
+        """Prefill: ([R, D] final-norm hidden state of the last column, the rows as a piece)."""
+        x, kv = self.hidden(params, tokens, positions, segment_ids, keep_kv=True)
+        k, v = jax.tree.map(lambda y: y.swapaxes(-3, -2), kv)  # [.., T, K, H] -> [.., K, T, H]
+        return x[:, -1], Piece(k, v, positions, segment_ids)
 
     def step(
         self, params: Params, token: jax.Array, position: jax.Array, slot: jax.Array, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-        """One decoding step: reads and extends the cache.
+        """One decoding step: reads the cache and writes one slot of its last piece.
 
         Args:
           token, position: [B] int32, the token last chosen and its place in its own text.
-          slot: [] int32, the cache slot it goes to (the same for all rows).
+          slot: [] int32, the last piece's slot it goes to (the same for all rows).
 
         Returns:
           ([B, D] final-norm hidden state, the cache with the slot written).
         """
-        position, ones = position[:, None], jnp.ones_like(position)[:, None]
-        positions = jax.lax.dynamic_update_slice(cache.positions, position, (0, slot))
-        segments = jax.lax.dynamic_update_slice(cache.segment_ids, ones, (0, slot))
-        mask = visible(position, ones, positions, segments, self.config.sliding_window)
+        *past, last = cache
+        column = position[:, None]
+        last = last._replace(
+            positions=jax.lax.dynamic_update_slice(last.positions, column, (0, slot)),
+            segment_ids=jax.lax.dynamic_update_slice(
+                last.segment_ids, jnp.ones_like(column), (0, slot)
+            ),
+        )
+        masks = []
+        for piece in (*past, last):
+            queries = position.reshape(piece.positions.shape[0], -1)
+            at = queries, jnp.ones_like(queries), piece.positions, piece.segment_ids
+            masks.append(visible(*at, self.config.sliding_window))
+        graph, layers = _split(self.config)[0], params["layers"]
+        angles = self._angles(column)
 
-        def attend_layer(layer):
+        def block(x, weights, past_kv, written, index):
+            """One layer; `written` is the last piece's (k, v), stacked where index has a layer."""
+
             def attend(q, k, v):
-                past_k, past_v = layer
-                k = jax.lax.dynamic_update_slice(past_k, k.astype(past_k.dtype), (0, slot, 0, 0))
-                v = jax.lax.dynamic_update_slice(past_v, v.astype(past_v.dtype), (0, slot, 0, 0))
-                return attention(q, k, v, mask), (k, v)
+                new = [y.swapaxes(1, 2).astype(self.dtype) for y in (k, v)]  # [B, K, 1, H]
+                at = (*index, 0, 0, slot, 0)
+                new = [y.reshape((1,) * len(index) + y.shape) for y in new]
+                kv = [
+                    jax.lax.dynamic_update_slice(w, y, at)
+                    for w, y in zip(written, new, strict=True)
+                ]
+                own = [w[index] if index else w for w in kv]
+                pieces = [(*kv, m) for kv, m in zip((*past_kv, own), masks, strict=True)]
+                return attention_over_pieces(q[:, 0], pieces)[:, None], tuple(kv)
 
-            return attend
+            return nnx.merge(graph, weights)(x, angles, attend)
 
         x = self._embed(params, token[:, None])
-        angles = self._angles(position)
-        x, (k, v) = self._run(params, x, angles, attend_layer, (cache.k, cache.v))
-        return x[:, 0], Cache(k, v, positions, segments)
+        if isinstance(layers, tuple):
+            written = []
+            for i, weights in enumerate(layers):
+                past_kv = [(piece.k[i], piece.v[i]) for piece in past]
+                x, kv = block(x, weights, past_kv, (last.k[i], last.v[i]), ())
+                written.append(kv)
+            k, v = zip(*written, strict=True)
+        else:
+
+            def scanned(carry, inputs):
+                x, written = carry
+                weights, past_kv, i = inputs
+                return block(x, weights, past_kv, written, (i,)), None
+
+            past_kv = [(piece.k, piece.v) for piece in past]
+            inputs = layers, past_kv, jnp.arange(self.config.num_layers)
+            (x, (k, v)), _ = jax.lax.scan(scanned, (x, (last.k, last.v)), inputs)
+        x = rms_norm(x, params["final_norm"], self.config.norm_eps)
+        return x[:, 0], (*past, last._replace(k=k, v=v))
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] float32."""
@@ -250,23 +333,21 @@ class Model:
         frequencies = rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
         return positions[:, :, None].astype(jnp.float32) * frequencies
 
-    def _run(self, params, x, angles, attend_for, caches=(None, None)):
+    def _run(self, params, x, angles, attend):
         """All layers, scanned if stacked and looped over if unstacked, then the final norm."""
         graph, layers = _split(self.config)[0], params["layers"]
 
-        def block(x, weights, kv):
-            return nnx.merge(graph, weights)(x, angles, attend_for(kv))
+        def block(x, weights):
+            return nnx.merge(graph, weights)(x, angles, attend)
 
         if self.remat:
             block = jax.checkpoint(block)
         if isinstance(layers, tuple):
             kept = []
-            for i, weights in enumerate(layers):
-                kv = None if caches[0] is None else (caches[0][i], caches[1][i])
-                x, keep = block(x, weights, kv)
+            for weights in layers:
+                x, keep = block(x, weights)
                 kept.append(keep)
             kept = None if kept[0] is None else tuple(zip(*kept, strict=True))
         else:
-            kv = None if caches[0] is None else caches
-            x, kept = jax.lax.scan(lambda x, wkv: block(x, *wkv), x, (layers, kv))
+            x, kept = jax.lax.scan(block, x, layers)
         return rms_norm(x, params["final_norm"], self.config.norm_eps), kept

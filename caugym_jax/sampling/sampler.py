@@ -1,0 +1,297 @@
+"""Prompts in, a Rollout out: prefill once per prompt, then a decoding loop on the device.
+
+`generate` is the device's part (arrays in, arrays out); `Sampler` is the host's (lists of tokens,
+few shapes). Randomness is a function of its place: the token at place t of sample g of prompt i in
+step n under a seed is drawn with
+
+    fold_in(fold_in(fold_in(fold_in(key(seed), n), i), g), t)
+
+so neither the batch's other rows, nor their order, nor the mesh change a sample.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from caugym_jax.errors import UserError
+from caugym_jax.models.transformer import Model, Params, cast, unstack
+from caugym_jax.programs import Program
+from caugym_jax.sampling.picking import Settings, pick
+from caugym_jax.sharding import constrain, fetch, replicated, row_count, rows
+from caugym_jax.types import Rollout
+
+_PIECE = 256  # completion tokens per piece of cache: attention reads the pieces begun, not all C
+_PIECES = 4  # but compile time grows with their number
+
+
+def generate(
+    model: Model,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+    settings: Settings,
+    end_ids: jax.Array,
+    pad_id: int | jax.Array = 0,
+    limits: jax.Array | None = None,
+    *,
+    max_new_tokens: int,
+    unstacked: bool | None = None,
+) -> Rollout:
+    """Samples G completions of every prompt. To be jitted with model and keywords static.
+
+    Only they and the shapes [R, P], [R * G], [E] are compiled in: settings, end and pad ids,
+    lengths, limits and keys are traced. Each prompt is prefilled once (logits of its last place
+    only) and its samples share its part of the cache. The loop ends when every row has.
+
+    Args:
+      params: float32 (or compute-dtype) parameters, sharded as they are.
+      prompts: [R, P] int32, left-padded (with anything: lengths tell where a prompt starts).
+      lengths: [R] int32, at least 1 wherever limits is not 0.
+      keys: [R * G] random keys, see `row_keys`.
+      settings: temperature, top_k, top_p, min_p.
+      end_ids: [E] int32; each of them ends a completion, is kept and counted.
+      pad_id: fills completions beyond their end; may be one of end_ids.
+      limits: [R] int32: at most this many new tokens for each sample, if fewer than max_new_tokens.
+      max_new_tokens: C, the completions' width.
+      unstacked: loop over single layers, not scan over their stack; default: on a CPU (a scan
+        copies each layer's weights).
+
+    Returns:
+      Rollout with B = R * G rows, row r * G + g being sample g of prompt r.
+    """
+    if unstacked is None:
+        unstacked = jax.default_backend() == "cpu"
+    params = cast(params, model.dtype)
+    if unstacked:
+        params = unstack(params)
+    (R, P), (B,), C = prompts.shape, keys.shape, max_new_tokens
+    G = B // R
+    place = jnp.arange(P) - (P - lengths[:, None])  # of prompt tokens; negative in the padding
+    real = (place >= 0).astype(jnp.int32)
+    hidden, prompt = model.prompt_piece(params, prompts, jnp.maximum(place, 0), real)
+
+    lengths = jnp.repeat(lengths, G)
+    limits = jnp.full((B,), C) if limits is None else jnp.repeat(jnp.minimum(limits, C), G)
+
+    def choose(t, hidden, drawn):
+        """Picks the tokens at place t of the completions and writes them down."""
+        tokens, logprobs, count, ended = drawn
+        token, logprob = pick(model.logits(params, hidden), keys, t, settings)
+        live = (t < limits) & ~ended
+        token, logprob = jnp.where(live, token, pad_id), jnp.where(live, logprob, 0.0)
+        return token, (
+            constrain(tokens.at[:, t].set(token), "batch", "time"),
+            constrain(logprobs.at[:, t].set(logprob), "batch", "time"),
+            count + live,
+            ended | (live & jnp.any(token[:, None] == end_ids, axis=-1)),
+        )
+
+    blank = jnp.full((B, C), pad_id, jnp.int32)
+    drawn = blank, jnp.zeros((B, C)), jnp.zeros((B,), jnp.int32), jnp.zeros((B,), bool)
+    t = jnp.int32(0)
+    token, drawn = choose(t, jnp.repeat(hidden, G, axis=0), drawn)
+
+    past = (prompt,)
+    width = max(_PIECE, -(-C // _PIECES))
+    for start in range(0, C, width):
+        slots = min(width, C - start)
+
+        # Here `token` is the one at place t: it goes to slot t - start and gives the next one.
+        def goes_on(carry, start=start, slots=slots):
+            t, _, _, (_, _, _, ended) = carry
+            return (t - start < slots) & jnp.any((t + 1 < limits) & ~ended)
+
+        def decode(carry, start=start, past=past):
+            t, token, piece, drawn = carry
+            cache = (*past, piece)
+            hidden, cache = model.step(params, token, lengths + t, t - start, cache)
+            token, drawn = choose(t + 1, hidden, drawn)
+            return t + 1, token, cache[-1], drawn
+
+        piece = model.empty_piece(B, slots, stacked=not unstacked)
+        t, token, piece, drawn = jax.lax.while_loop(goes_on, decode, (t, token, piece, drawn))
+        past = (*past, piece)
+
+    tokens, logprobs, count, ended = drawn
+    tokens = jnp.concatenate([jnp.repeat(prompts, G, axis=0), tokens], axis=1)
+    return Rollout(tokens, lengths, count, ended, logprobs)
+
+
+@functools.partial(jax.jit, static_argnames="samples_per_prompt")
+def row_keys(
+    seed: jax.Array, step: jax.Array, ids: jax.Array, *, samples_per_prompt: int = 1
+) -> jax.Array:
+    """The keys [R * G] of the rows of `generate` for prompts `ids` [R] (uint32), see above."""
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    samples = jnp.arange(samples_per_prompt, dtype=jnp.uint32)
+    return jax.vmap(fold, (0, None))(fold(step_key, ids), samples).reshape(-1)
+
+
+def width_for(length: int, limit: int | None = None) -> int:
+    """The least of 16, 24, 32, 48, 64, 96, ... that is no less than `length`, at most `limit`.
+
+    Rows are padded to such widths, so that few shapes are compiled and at most a third of the
+    longest row of a batch is padding.
+    """
+    width = 16
+    while width < length:
+        width = width * 3 // 2 if width & (width - 1) == 0 else width // 3 * 4
+    return width if limit is None else max(min(width, limit), length)
+
+
+class Sampler:
+    """Samples completions of lists of tokens; results are in NumPy and in the prompts' order.
+
+    Prompts of like length are batched together and padded to a `width_for`. The last batch is
+    filled up with rows that end at once. So one program is compiled for each width (and number of
+    samples), whatever the other arguments are. In a run of several processes every one passes the
+    same prompts and receives the whole rollout.
+
+    Args:
+      end_ids: ids that end a completion, at least one.
+      pad_id: fills unused places; may be one of end_ids.
+      max_prompt_length: longer prompts are refused; None: what the model's positions allow.
+      batch_size: prompts per device call, rounded up to a multiple of the mesh's batch shards;
+        None: all at once (and then their number is compiled in).
+      mesh: where the parameters live; None: a single device.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        end_ids: Sequence[int],
+        pad_id: int,
+        max_new_tokens: int,
+        max_prompt_length: int | None = None,
+        batch_size: int | None = None,
+        mesh: jax.sharding.Mesh | None = None,
+    ):
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
+        if not end_ids:
+            raise UserError("no end token is known: sampling would never stop")
+        room = model.config.max_position - max_new_tokens
+        if room < 1:
+            raise UserError(
+                f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's "
+                f"{model.config.max_position} positions: lower it"
+            )
+        self._longest = room if max_prompt_length is None else min(room, max_prompt_length)
+        self._pad_id, self._batch_size, self._mesh = pad_id, batch_size, mesh
+        self._new = max_new_tokens
+        whole = None if mesh is None else replicated(mesh)
+        self._put = functools.partial(jax.device_put, device=whole)
+        self._put_rows = functools.partial(jax.device_put, device=mesh and rows(mesh))
+        self._ends = self._put(np.asarray(sorted(end_ids), np.int32))
+        self._pad = self._put(np.int32(pad_id))
+        self._program = Program(
+            "sample",
+            functools.partial(generate, model, max_new_tokens=max_new_tokens),
+            "the number of prompts sampled at a time, samples per prompt or max_new_tokens",
+        )
+
+    @property
+    def compilations(self) -> int:
+        """How many programs have been compiled."""
+        return self._program.compilations
+
+    def __call__(
+        self,
+        params: Params,
+        token_prompts: Sequence[Sequence[int]],
+        *,
+        ids: Sequence[int],
+        seed: int = 0,
+        step: int = 0,
+        samples_per_prompt: int = 1,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+    ) -> Rollout:
+        """Samples `samples_per_prompt` completions of every prompt (rows prompt-major).
+
+        Args:
+          ids: what identifies each prompt: with (seed, step) it fixes the prompt's samples.
+
+        Raises:
+          UserError: settings out of range, an empty prompt or one that is too long.
+        """
+        lengths = [len(prompt) for prompt in token_prompts]
+        self._check(lengths)
+        if len(ids) != len(lengths):
+            raise ValueError(f"{len(lengths)} prompts, but {len(ids)} ids")
+        settings = self._put(Settings(temperature, top_k, top_p, min_p).check().arrays())
+        place = self._put((np.uint32(seed & 0xFFFFFFFF), np.uint32(step)))
+        shards = 1 if self._mesh is None else row_count(self._mesh)
+        size = -(-(self._batch_size or len(lengths)) // shards) * shards
+        order = np.argsort(lengths, kind="stable")
+        done = []
+        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
+            for start in range(0, len(order), size):
+                chosen = order[start : start + size]
+                batch = self._batch(
+                    [token_prompts[i] for i in chosen], [ids[i] for i in chosen], size
+                )
+                prompts, row_lengths, limits, row_ids = self._put_rows(batch)
+                keys = row_keys(*place, row_ids, samples_per_prompt=samples_per_prompt)
+                rollout = self._program(
+                    params, prompts, row_lengths, keys, settings, self._ends, self._pad, limits
+                )
+                kept = len(chosen) * samples_per_prompt
+                done.append(Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout))))
+        return _in_order(done, order, samples_per_prompt, self._pad_id)
+
+    def _check(self, lengths: list[int]) -> None:
+        if not lengths:
+            raise UserError("there are no prompts to sample from")
+        if min(lengths) < 1:
+            raise UserError(f"prompt {lengths.index(0)} is empty: give at least one token")
+        longest = max(lengths)
+        if longest > self._longest:
+            raise UserError(
+                f"prompt {lengths.index(longest)} has {longest} tokens, more than the "
+                f"{self._longest} allowed beside {self._new} new ones: raise the limit on prompts, "
+                "lower that on new tokens, or drop long prompts"
+            )
+
+    def _batch(self, prompts, ids, size: int) -> tuple[np.ndarray, ...]:
+        """(prompts [size, P], lengths, limits, ids), filled up with rows of limit 0."""
+        lengths = [len(prompt) for prompt in prompts]
+        width = width_for(max(lengths), self._longest)
+        tokens = np.full((size, width), self._pad_id, np.int32)
+        for row, prompt in enumerate(prompts):
+            tokens[row, width - len(prompt) :] = prompt
+        filler = (0, size - len(prompts))
+        return (
+            tokens,
+            np.pad(np.asarray(lengths, np.int32), filler),
+            np.pad(np.full(len(prompts), self._new, np.int32), filler),
+            np.pad(np.asarray([int(i) & 0xFFFFFFFF for i in ids], np.uint32), filler),
+        )
+
+
+def _in_order(done: list[Rollout], order: np.ndarray, G: int, pad_id: int) -> Rollout:
+    """The batches' rows in the prompts' order, left-padded to one width."""
+    width = max(rollout.prompt_width for rollout in done)
+    done = [
+        rollout._replace(
+            tokens=np.pad(
+                rollout.tokens,
+                ((0, 0), (width - rollout.prompt_width, 0)),
+                constant_values=pad_id,
+            )
+        )
+        for rollout in done
+    ]
+    back = (np.argsort(order)[:, None] * G + np.arange(G)).reshape(-1)
+    return Rollout(*(np.concatenate(column)[back] for column in zip(*done, strict=True)))
