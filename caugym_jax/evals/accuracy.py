@@ -71,7 +71,10 @@ def score_item(answered: Answered, thinking: bool = False) -> ItemScore:
     cuts = answered.truncated or (False,) * len(texts)
     truth = expected(problem)
     answers = [extract(text, cut) for text, cut in zip(texts, cuts, strict=True)]
-    forms = [form_reward(t, problem, cut, thinking) for t, cut in zip(texts, cuts, strict=True)]
+    forms = [
+        form_reward(text, problem, cut, thinking, answer)
+        for text, cut, answer in zip(texts, cuts, answers, strict=True)
+    ]
     return ItemScore(
         task=problem.task,
         cluster=graph_key(problem.text),

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.models.transformer import Model
 from caugym_jax.rewards.answer import answer_reward
 from caugym_jax.rewards.form import form_reward
-from caugym_jax.sampling.sampler import sample
+from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.types import Problem
 
 
@@ -42,30 +41,11 @@ class Probed:
 
 
 def probe(
-    model: Model,
-    params: Any,
-    tokenizer: Tokenizer,
-    items: Sequence[tuple[Problem, list[int]]],
-    mesh,
-    *,
-    max_new_tokens: int,
-    batch_size: int = 128,
+    sampler: Sampler, params: Any, tokenizer: Tokenizer, items: Sequence[tuple[Problem, list[int]]]
 ) -> Probed:
-    """Answers every item greedily."""
-    rollout = sample(
-        model,
-        params,
-        [tokens for _, tokens in items],
-        ids=range(len(items)),
-        seed=0,
-        step=0,
-        samples_per_prompt=1,
-        max_new_tokens=max_new_tokens,
-        temperature=0.0,
-        end_ids=tokenizer.end_ids,
-        pad_id=tokenizer.pad_id,
-        batch_size=min(batch_size, len(items)),
-        mesh=mesh,
+    """Answers every (problem, prompt tokens) greedily and judges the answers."""
+    rollout = sampler(
+        params, [tokens for _, tokens in items], ids=range(len(items)), temperature=0.0
     )
     P = rollout.prompt_width
     texts = [

@@ -16,7 +16,10 @@ from caugym_jax.types import LACK, Problem
 
 SCORER_VERSION = "1"  # of both rules; raised whenever a verdict changes
 
-_OPENING = re.compile(r'\{"(?:ANSWER|PROB)":')
+# `{"ANSWER":` or `{"PROB":`, white space anywhere. Linear: a run of it holds no other brace.
+_SPACE = r"\s*+"
+_KEY = f"(?:{_SPACE.join('ANSWER')}|{_SPACE.join('PROB')})"
+_OPENING = re.compile(_SPACE.join((r"\{", '"', _KEY, '"', ":")))
 
 
 def published(text: str, problem: Problem) -> bool:
@@ -30,12 +33,12 @@ def published(text: str, problem: Problem) -> bool:
     truth = expected(problem).prob
     if truth is None:
         return LACK in text
-    return any(abs(float(truth) - value) < 0.0005 for value in published_numbers(text))
+    label = float(truth)
+    return any(abs(label - value) < 0.0005 for value in published_numbers(text))
 
 
 def published_numbers(text: str) -> Iterator[float]:
     """The numbers that the released scripts see in a text, in order; NaN and infinity included."""
-    text = "".join(text[max(text.find("{"), 0) :].split())
     opening = _OPENING.search(text)
     while opening:
         end = text.find("}", opening.end()) + 1
@@ -51,7 +54,7 @@ def _published_number(span: str) -> float | None:
     """The number of one `{...}`; None where it is not JSON or float() does not read its prob."""
     try:
         # parse_int: the same value, without Python's limit on the digits of an int.
-        value = json.loads(span.lower(), parse_int=float).get("prob")
+        value = json.loads("".join(span.split()).lower(), parse_int=float).get("prob")
         return float(value) if isinstance(value, str | float) else None
     except (ValueError, RecursionError):
         return None

@@ -30,6 +30,7 @@ import decimal
 import functools
 import json
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 from caugym_jax.errors import UserError
@@ -44,17 +45,6 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,
 
 
 @dataclasses.dataclass(frozen=True)
-class Answer:
-    """What a completion answers. At most one of `prob` and `lack` is set."""
-
-    prob: Decimal | None = None  # the stated number
-    verdict: str | None = None  # "Yes", "No" or None
-    lack: bool = False  # the final answer is LACK_CONDITION
-    hedged: bool = False  # more than one answer: wrong whatever they are
-    why: str = ""  # in words, why there is no usable answer ("" where there is one)
-
-
-@dataclasses.dataclass(frozen=True)
 class Stated:
     """One JSON object with an ANSWER or PROB key: the values of every occurrence, in order.
 
@@ -66,6 +56,21 @@ class Stated:
     probs: tuple[str | Decimal | None, ...]
     answers: tuple[str | Decimal | None, ...]
     extra: bool  # it has other keys too
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a completion answers. At most one of `prob` and `lack` is set.
+
+    `objects` are the final text's, `start` and `end` counting from its beginning.
+    """
+
+    prob: Decimal | None = None  # the stated number
+    verdict: str | None = None  # "Yes", "No" or None
+    lack: bool = False  # the final answer is LACK_CONDITION
+    hedged: bool = False  # more than one answer: wrong whatever they are
+    why: str = ""  # in words, why there is no usable answer ("" where there is one)
+    objects: tuple[Stated, ...] = dataclasses.field(default=(), repr=False, compare=False)
 
 
 def final_text(text: str) -> str | None:
@@ -220,7 +225,7 @@ def _last_line(text: str) -> str:
     return ""
 
 
-def _ends_in_lack(text: str, objects: list[Stated]) -> bool:
+def _ends_in_lack(text: str, objects: Sequence[Stated]) -> bool:
     """Whether the last line, or the last marked answer, is LACK_CONDITION."""
     if "LACK" not in text:
         return False
@@ -250,21 +255,21 @@ def extract(text: str, truncated: bool = False) -> Answer:
         return Answer(why="a <think> is left open")
     if not final.strip():
         return Answer(why="no text" + (" after </think>" if text.strip() else ""))
-    objects = json_answers(final)
+    objects = tuple(json_answers(final))
     ends_in_lack = _ends_in_lack(final, objects)
     values = [value for stated in objects for value in stated.probs]
     numbers = [n for n in map(number, values) if n is not None]
     if ends_in_lack:
         boxed = any(number(match[1]) is not None for match in _BOXED.finditer(final))
         if not numbers and not boxed:
-            return Answer(lack=True)
-        return Answer(hedged=True, why="a number and LACK_CONDITION")
+            return Answer(lack=True, objects=objects)
+        return Answer(hedged=True, why="a number and LACK_CONDITION", objects=objects)
     if not values:
-        return Answer(why="no JSON object with PROB")
+        return Answer(why="no JSON object with PROB", objects=objects)
     last = next(stated for stated in reversed(objects) if stated.probs)
     prob = number(last.probs[-1])
     if prob is None:
-        return Answer(why="the last PROB is not a number")
+        return Answer(why="the last PROB is not a number", objects=objects)
     hedged = not all(near(other, prob) for other in numbers)
     verdicts = {_verdict(value) for value in last.answers}
     return Answer(
@@ -272,6 +277,7 @@ def extract(text: str, truncated: bool = False) -> Answer:
         verdict=verdicts.pop() if len(verdicts) == 1 else None,
         hedged=hedged,
         why="several different numbers" if hedged else "",
+        objects=objects,
     )
 
 
@@ -298,14 +304,17 @@ def expected(problem: Problem) -> Expected:
     Verdict: ETT is printed as actual minus counterfactual while the question asks whether the
     counterfactual is likelier, so Yes iff PROB < 0 (the released base labels have it inverted);
     ATE, CDE, NDE and NIE: Yes iff PROB > 0. Either is accepted where |PROB| < 0.001, zero
-    included. PN and PS ask for none; those of rephrased and omitted items (by variant, or by the
-    `rewriting_status` that the released ones carry) are not checked, since rewording has turned
-    the direction of some questions.
+    included. PN and PS ask for none; those of rephrased and omitted items are not checked, since
+    rewording has turned the direction of some questions. They are known by their variant, or by
+    the `rewriting_status` of the released ones (whose cold-start rows, which have it too but are
+    not reworded, are known by their `data_source`).
 
     Raises UserError where the label is neither LACK_CONDITION nor a JSON object with a numeric
     PROB.
     """
-    reworded = problem.variant in ("rephrased", "omitted") or "rewriting_status" in problem.extra
+    reworded = problem.variant in ("rephrased", "omitted") or (
+        "rewriting_status" in problem.extra and "data_source" not in problem.extra
+    )
     return _expected(problem.answer, problem.task, reworded)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from caugym_jax.rewards.answer import extract, final_text, json_answers, number
+from caugym_jax.rewards.answer import Answer, extract, final_text, number
 from caugym_jax.types import BOUND_TASKS, Problem
 
 
 def form_reward(
-    text: str, problem: Problem, truncated: bool = False, thinking: bool = False
+    text: str,
+    problem: Problem,
+    truncated: bool = False,
+    thinking: bool = False,
+    answer: Answer | None = None,
 ) -> float:
-    """1 for a well-formed completion, else 0. Never raises.
+    """1 for a well-formed completion, else 0. Never raises. `answer`: its extract, if at hand.
 
     Well-formed: not truncated; its think, if any, is closed, and with `thinking` (a reasoning
     model, whose prompt may already hold the opening tag) there is exactly one `</think>`; the
@@ -24,13 +28,12 @@ def form_reward(
         return 0.0
     if thinking and text.count("</think>") != 1:
         return 0.0
-    answer = extract(final)
+    answer = answer or extract(text)
     if problem.lacks and answer.lack:
         return 1.0
-    objects = json_answers(final)
-    if len(objects) != 1:
+    if len(answer.objects) != 1:
         return 0.0
-    (stated,) = objects
+    (stated,) = answer.objects
     bound = problem.task in BOUND_TASKS
     if stated.extra or len(stated.probs) != 1 or len(stated.answers) != (0 if bound else 1):
         return 0.0
