@@ -94,6 +94,8 @@ def test_extract_one_answer():
     assert extract("<think>" + RIGHT).why == "a <think> is left open"
     assert extract(" ").why == "no text"
     assert extract("LACK_CONDITION") == Answer(lack=True)
+    for pair in ('"ANSWER": "No", "ANSWER": "Yes"', '"ANSWER": "Yes", "ANSWER": "No"'):
+        assert extract(f'{{{pair}, "PROB": "0.3847"}}') == Answer(prob=Decimal("0.3847"))
 
 
 @settings(max_examples=400)
@@ -211,6 +213,7 @@ def test_expected_verdicts():
     assert verdicts("0.1", "PN") is verdicts("0.1", "PS") is None
     assert verdicts("0.1", "ATE", "rephrased") is verdicts("0.1", "ATE", "omitted") is None
     assert verdicts("0.1", "ATE", rewriting_status="success") is None
+    assert verdicts("0.1", "NIE", rewriting_status="success", data_source="x") == {"Yes"}
     assert verdicts("0.1", "ATE", "hard") == {"Yes"}
     assert expected(problem("LACK_CONDITION")).prob is None
 
