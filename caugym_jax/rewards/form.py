@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from caugym_jax.rewards.answer import Answer, extract, final_text, number
+from caugym_jax.rewards.answer import Answer, extract, final_text
+from caugym_jax.rewards.objects import number
 from caugym_jax.types import BOUND_TASKS, Problem
 
 

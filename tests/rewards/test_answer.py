@@ -8,17 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caugym_jax.errors import UserError
-from caugym_jax.rewards import answer as module
+from caugym_jax.rewards import objects as module
 from caugym_jax.rewards.answer import (
     Answer,
     expected,
     extract,
     final_text,
     is_right,
-    json_answers,
     near,
-    number,
 )
+from caugym_jax.rewards.objects import json_answers, number
 from caugym_jax.types import Problem
 
 RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
