@@ -119,13 +119,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def alarms(values: Mapping[str, float]) -> list[str]:
-    """What looks wrong in one step's metrics, with its likely cause. Empty: nothing does."""
-    said = []
+def alarms(values: Mapping[str, float]) -> dict[str, str]:
+    """What looks wrong in one step's metrics, by metric, with its likely cause."""
+    said = {}
 
     def look(key: str, bad, text: str) -> None:
         if key in values and values[key] is not None and bad(values[key]):
-            said.append(f"{key} = {values[key]:.4g}: {text}")
+            said[key] = f"{key} = {values[key]:.4g}: {text}"
 
     look(
         "frac_reward_zero_std",
@@ -149,5 +149,5 @@ def alarms(values: Mapping[str, float]) -> list[str]:
     )
     for key in ("loss", "grad_norm"):
         if key in values and not math.isfinite(values[key]):
-            said.append(f"{key} is {values[key]}: the step was skipped; lower the learning rate")
+            said[key] = f"{key} is {values[key]}: the step was skipped; lower the learning rate"
     return said

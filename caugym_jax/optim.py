@@ -32,15 +32,14 @@ def learning_rate(
 
     Args:
       steps: length of the whole run.
-      warmup: steps of warm-up; step 0 already moves (rate peak / warmup).
+      warmup: steps of warm-up; step 0 already moves (rate peak / warmup). A run shorter than its
+        warm-up ends before the peak.
       decay: "constant", "linear" or "cosine", down to peak * final_ratio at the last step.
       decay_from: fraction of `steps` at which decay begins (not before the warm-up's end).
 
     Raises:
-      UserError: unknown decay, or a warm-up longer than the run.
+      UserError: unknown decay.
     """
-    if warmup > steps:
-        raise UserError(f"optim.warmup={warmup} is longer than the run of {steps} steps")
     begin = max(warmup, int(decay_from * steps))
     length = max(1, steps - begin)
     if decay == "constant":

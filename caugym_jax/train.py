@@ -106,7 +106,7 @@ def train(config: Any, workdir: Path) -> None:
             progress.note(_shown("before", figures))
 
         stop = _on_terminate()
-        skipped_steps = said = 0
+        skipped_steps, quiet = 0, {}
         for step in range(first + 1, config.steps + 1):
             clock = time.perf_counter()
             experience, metrics, samples = algorithm.prepare(state, lambda: next(loader))
@@ -125,9 +125,9 @@ def train(config: Any, workdir: Path) -> None:
             if samples and step % config.log.samples_every == 0:
                 log.samples(step, samples[: config.log.samples])
             progress.show(step, metrics, config.log.show)
-            for alarm in alarms(metrics):
-                said += 1
-                if said <= config.log.alarms:
+            for key, alarm in alarms(metrics).items():
+                if step >= quiet.get(key, 0):  # then not again for a while
+                    quiet[key] = step + config.log.alarms_every
                     progress.note(f"alarm at step {step}: {alarm}")
 
             figures = None
@@ -222,6 +222,7 @@ def _evaluation(config, model, tokenizer, mesh) -> tuple[list, Callable]:
     from caugym_jax import config as configs
     from caugym_jax.data.sources import problem_source, prompt_items
     from caugym_jax.evals import probe
+    from caugym_jax.sampling.sampler import Sampler
 
     section = config.evaluation.to_dict()
     section.pop("every")
@@ -233,8 +234,17 @@ def _evaluation(config, model, tokenizer, mesh) -> tuple[list, Callable]:
     items, _ = prompt_items(source, tokenizer, None, model.config.max_position, room)
     held_out = [items(i) for i in range(n)] if callable(items) else items[:n]
 
+    sampler = Sampler(
+        model,
+        end_ids=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+        max_new_tokens=room,
+        batch_size=min(128, len(held_out)),
+        mesh=mesh,
+    )
+
     def ask(params):
-        return probe.probe(model, params, tokenizer, held_out, mesh, max_new_tokens=room)
+        return probe.probe(sampler, params, tokenizer, held_out)
 
     return held_out, ask
 

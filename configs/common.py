@@ -46,6 +46,6 @@ def base(method: str) -> ml_collections.ConfigDict:
     )
     config.checkpoint = dict(every=50, keep=2, best="strict")
     config.log = dict(
-        every=10, tensorboard=True, samples=8, samples_every=10, alarms=20, show=("loss",)
+        every=10, tensorboard=True, samples=8, samples_every=10, alarms_every=50, show=("loss",)
     )
     return config

@@ -22,7 +22,7 @@ from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS
 from caugym_jax.rewards.score import score as reward_score
-from caugym_jax.sampling.sampler import sample
+from caugym_jax.sampling.sampler import Sampler, width_for
 from caugym_jax.sharding import fetch, put, row_count, rows
 from caugym_jax.types import Experience, Problem, Rollout, TrainState
 
@@ -43,14 +43,6 @@ class Group:
     logprobs: list[np.ndarray]  # G arrays, the sampler's
     counted: np.ndarray  # [G] bool: False where a truncated sample is masked
     advantages: np.ndarray  # [G] float32
-
-
-def width_for(length: int, limit: int) -> int:
-    """A row width of the ladder 8, 12, 16, 24, 32, 48, ... up to `limit`: few compilations."""
-    width = 8
-    while width < length:
-        width += width // 2 if (width & (width - 1)) == 0 else width // 3
-    return max(min(width, limit), length)
 
 
 def lay_out(groups: list[Group], rows_wanted: int, max_prompt: int, max_completion: int):
@@ -139,6 +131,15 @@ def grpo(
         raise UserError("grpo.beta > 0 needs reference parameters: set a reference model")
     if group_size < 2:
         raise UserError(f"grpo.group_size={group_size}: a group needs at least 2 samples")
+    sampler = Sampler(
+        model,
+        end_ids=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+        max_new_tokens=max_completion_length,
+        max_prompt_length=max_prompt_length,
+        batch_size=sample_batch_size,
+        mesh=mesh,
+    )
     on_policy = num_iterations == 1 and num_minibatches == 1
 
     def completion_scores(params, e: Experience):
@@ -200,23 +201,17 @@ def grpo(
             prompts = draw()
             wanted = len(prompts) if wanted is None else wanted
             start = time.perf_counter()
-            rollout = sample(
-                model,
+            rollout = sampler(
                 state.params,
                 [p.tokens for p in prompts],
                 ids=[len(drawn) * wanted + i for i in range(len(prompts))],
                 seed=seed,
                 step=int(state.step),
                 samples_per_prompt=group_size,
-                max_new_tokens=max_completion_length,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
                 min_p=min_p,
-                end_ids=tokenizer.end_ids,
-                pad_id=tokenizer.pad_id,
-                batch_size=sample_batch_size,
-                mesh=mesh,
             )
             spent["sampling"] += time.perf_counter() - start
             start = time.perf_counter()

@@ -11,6 +11,18 @@ from caugym_jax.errors import UserError
 from caugym_jax.types import Batch, Example
 
 
+def width_for(length: int, limit: int | None = None) -> int:
+    """The least of 16, 24, 32, 48, 64, 96, ... that is no less than `length`, at most `limit`.
+
+    Rows are padded to such widths, so that few shapes are compiled and at most a third of the
+    longest row of a batch is padding.
+    """
+    width = 16
+    while width < length:
+        width = width * 3 // 2 if width & (width - 1) == 0 else width // 3 * 4
+    return width if limit is None else max(min(width, limit), length)
+
+
 def pad(examples: Sequence[Example], width: int, pad_id: int = 0, rows: int | None = None) -> Batch:
     """One example a row, padded on the right to [rows, width] (rows: as many as examples).
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from caugym_jax.causal.generating import generate_problem
 from caugym_jax.causal.worked import work
 from caugym_jax.data.files import read_problems
-from caugym_jax.data.packing import pack, pad
+from caugym_jax.data.packing import pack, pad, width_for
 from caugym_jax.data.prompts import completion_tokens, prompt_tokens, sft_examples
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
@@ -100,6 +102,10 @@ def sft_batches(
     A file is tokenized once; with `packing` its examples are packed into rows of max_length and
     the items are those rows. Generated examples are padded, one to a row.
     """
+    def padded(items: list[Example]) -> Batch:
+        longest = max(len(e.prompt) + len(e.completion) for e in items)
+        return pad(items, min(width_for(longest), max_length), tokenizer.pad_id)
+
     if callable(source):
         if packing:
             raise UserError("data.packing packs a file's examples: set data.path, or packing=False")
@@ -109,16 +115,14 @@ def sft_batches(
             completion = completion_tokens(problem, problem.solution, tokenizer)
             return Example(prompt_tokens(problem, tokenizer), completion)
 
-        return example, lambda items: pad(items, max_length, tokenizer.pad_id), 0
+        return example, padded, 0
     examples, dropped = sft_examples(source, tokenizer, max_length)
     if not packing:
-        return examples, lambda items: pad(items, max_length, tokenizer.pad_id), dropped
+        return examples, padded, dropped
     packed, _ = pack(examples, max_length, tokenizer.pad_id)
     row_list = list(zip(*packed, strict=True))
 
     def stack(items: list) -> Batch:
-        import numpy as np
-
         return Batch(*map(np.stack, zip(*items, strict=True)))
 
     return row_list, stack, dropped
