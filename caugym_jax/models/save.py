@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,8 +21,12 @@ from caugym_jax.sharding import fetch
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
-class SavesItself(Protocol):
-    """A tokenizer: writes its own files, the chat template among them, into a folder."""
+class Tokenizer(Protocol):
+    """What a tokenizer has to offer (see `data/tokenizer.py`)."""
+
+    end_ids: Sequence[int]
+    pad_id: int
+    bos_id: int | None
 
     def save(self, folder: Path, /) -> None: ...
 
@@ -32,7 +36,7 @@ def save_pretrained(
     config: ModelConfig,
     params: Params,
     *,
-    tokenizer: SavesItself | None = None,
+    tokenizer: Tokenizer | None = None,
     generation: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
@@ -45,8 +49,9 @@ def save_pretrained(
     Args:
       folder: the folder to make; it must not exist or be empty.
       params: the stacked parameter tree, of any sharding.
+      tokenizer: writes its own files, the chat template among them, and tells the end tokens.
       generation: fields of generation_config.json; `eos_token_id` (a number or a list),
-        `bos_token_id` and `pad_token_id` also go to config.json.
+        `bos_token_id` and `pad_token_id` also go to config.json and default to the tokenizer's.
       dtype: "float32" or "bfloat16" (rounded to nearest).
 
     Raises:
@@ -57,7 +62,7 @@ def save_pretrained(
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: use {' or '.join(DTYPES)}")
     _check(config, params)
-    generation = {k: v for k, v in dict(generation or {}).items() if v is not None}
+    generation = {**_special_ids(tokenizer), **(generation or {})}
     eos = generation.get("eos_token_id", [])
     hf = to_hf_config(
         config,
@@ -90,6 +95,14 @@ def save_pretrained(
         write_json(out / "generation_config.json", generation)
         write_tensors(out, tensors, max_shard_bytes)
     return folder
+
+
+def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
+    if tokenizer is None:
+        return {}
+    ends = list(tokenizer.end_ids)
+    ids = {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": tokenizer.pad_id}
+    return ids if tokenizer.bos_id is None else {**ids, "bos_token_id": tokenizer.bos_id}
 
 
 @jax.jit

@@ -12,10 +12,12 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.save import save_pretrained
 from caugym_jax.sharding import make_mesh
+from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.models.tiny import FAMILIES, random_params
 
 
@@ -142,6 +144,19 @@ def test_generation_settings_and_end_tokens(tmp_path):
     assert json.loads((folder / "config.json").read_text())["eos_token_id"] == 7
 
 
+def test_tokenizer_tells_the_end_tokens(tmp_path):
+    source = save_byte_tokenizer(tmp_path / "source", chat_template=CHAT, end_ids=[1, 2])
+    tokenizer = load_tokenizer(source)
+    _, _, folder = saved(tmp_path / "model", tokenizer=tokenizer)
+    assert json.loads((folder / "config.json").read_text())["eos_token_id"] == [1, 2]
+    generation = json.loads((folder / "generation_config.json").read_text())
+    assert generation == {"eos_token_id": [1, 2], "pad_token_id": 1}
+    again = load_tokenizer(folder)
+    assert (again.end_ids, again.pad_id) == (tokenizer.end_ids, tokenizer.pad_id)
+    message = [{"role": "user", "content": "P(Y=1)?"}]
+    assert again.render_chat(message) == tokenizer.render_chat(message)
+
+
 K2 = "model.layers.2.self_attn.k_proj.weight"
 
 
@@ -208,6 +223,8 @@ def test_saving_refuses_to_overwrite_and_leaves_nothing_half_written(tmp_path):
     assert before == {file: file.read_bytes() for file in folder.iterdir()}
 
     class Broken:
+        end_ids, pad_id, bos_id = (1,), 0, None
+
         def save(self, folder):
             (folder / "tokenizer.json").write_text("{")
             raise OSError(28, "No space left on device")

@@ -1,0 +1,76 @@
+"""The export command, on a workdir laid out by hand."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from caugym_jax import export
+from caugym_jax.checkpoints import Checkpoints
+from caugym_jax.data.tokenizer import load_tokenizer
+from caugym_jax.errors import UserError
+from caugym_jax.models.hub import load_pretrained
+from caugym_jax.runs import save_shape
+from caugym_jax.types import TrainState
+from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
+from tests.models.test_hub import assert_same
+from tests.models.tiny import FAMILIES, random_params
+
+CONFIG = FAMILIES["qwen2-tied"].__class__(**{**vars(FAMILIES["qwen2-tied"]), "vocab_size": 300})
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """Two checkpoints: step 3 and step 5."""
+    root = tmp_path_factory.mktemp("run")
+    tokenizer = load_tokenizer(save_byte_tokenizer(root / "source", chat_template=CHAT))
+    save_shape(root / "model", CONFIG, tokenizer)
+    checkpoints = Checkpoints(root, keep=2)
+    for step in (3, 5):
+        params = jax.tree.map(jnp.asarray, random_params(CONFIG, seed=step))
+        moments = jax.tree.map(jnp.zeros_like, params)
+        checkpoints.save(TrainState(jnp.int32(step), params, moments, jnp.int32(0)), {"at": step})
+    checkpoints.wait()
+    checkpoints.close()
+    return root
+
+
+@pytest.mark.parametrize(("options", "step"), [([], 5), (["--step=3"], 3)])
+def test_exports_the_chosen_step(workdir, tmp_path, capsys, options, step):
+    out = tmp_path / "hf"
+    export.main([f"--workdir={workdir}", f"--out={out}", *options])
+    assert f"wrote {out}" in capsys.readouterr().out
+    config, params = load_pretrained(out)
+    assert config == CONFIG
+    assert_same(params, random_params(CONFIG, seed=step))
+    tokenizer = load_tokenizer(out)
+    assert tokenizer.has_chat_template
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 1
+
+
+def test_bfloat16_halves_it(workdir, tmp_path):
+    for dtype in ("float32", "bfloat16"):
+        export.main([f"--workdir={workdir}", f"--out={tmp_path / dtype}", f"--dtype={dtype}"])
+    sizes = [(tmp_path / d / "model.safetensors").stat().st_size for d in ("float32", "bfloat16")]
+    assert 1.9 < sizes[0] / sizes[1] < 2
+    exact = load_pretrained(tmp_path / "float32")[1]["embed"]
+    rounded = load_pretrained(tmp_path / "bfloat16")[1]["embed"]
+    np.testing.assert_allclose(rounded, exact, rtol=2**-8)
+
+
+def test_mistakes_get_one_clear_line(workdir, tmp_path, capsys):
+    with pytest.raises(UserError, match="holds no checkpoints"):
+        export.main([f"--workdir={tmp_path}", f"--out={tmp_path / 'hf'}"])
+    with pytest.raises(UserError, match=r"no checkpoint of step 4: it has 3, 5"):
+        export.main([f"--workdir={workdir}", f"--out={tmp_path / 'hf'}", "--step=4"])
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "keep.txt").write_text("mine")
+    with pytest.raises(UserError, match="not an empty folder"):
+        export.main([f"--workdir={workdir}", f"--out={tmp_path / 'full'}"])
+    assert [f.name for f in (tmp_path / "full").iterdir()] == ["keep.txt"]
+    with pytest.raises(SystemExit) as usage:
+        export.main([f"--workdir={workdir}"])
+    assert usage.value.code == 2
+    assert "--out" in capsys.readouterr().err
