@@ -173,3 +173,9 @@ def test_bad_options_are_named_at_once(options, message):
         generate_problems(**{"tasks": ["ATE"], "n": 1, "seed": 0, **options})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_rounding_the_inputs_never_decides_a_bound():
+    """PN and PS with a tiny denominator are not asked: rounding would move their answer."""
+    for problem in generate_problems(["PN", "PS"], 300, 9):
+        assert abs(problem.prob - problem.extra["exact"]) < 0.0005 + 0.00005
