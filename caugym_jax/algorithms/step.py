@@ -53,7 +53,7 @@ def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh) -> TrainSta
     shapes = abstract_params(config)
     layout = shardings(param_axes(config), shapes, mesh)
     alone = replicated(mesh)
-    moments = optax.tree_utils.tree_map_params(
+    moments = optax.tree.map_params(
         optimizer.transform,
         lambda leaf, param, sharding: sharding if leaf.shape == param.shape else alone,
         jax.eval_shape(optimizer.transform.init, shapes),
@@ -123,7 +123,7 @@ def make_step(
 
     def step(state: TrainState, batch: Any):
         gradient, value, sums = gradients(loss, state.params, batch, microbatches)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(value)
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -132,13 +132,24 @@ class Piece(NamedTuple):
     rows, is the one that `Model.step` writes.
     """
 
-    k: Any  # [L, R, K, S, H], or a tuple of L arrays [R, K, S, H] where layers are unstacked
-    v: Any
+    k: Any  # [L, R, K, H, S], or a tuple of L arrays [R, K, H, S] where layers are unstacked
+    v: Any  # [L, R, K, S, H], or a tuple of L arrays [R, K, S, H]
     positions: jax.Array  # [R, S] int32
     segment_ids: jax.Array  # [R, S] int32: -1 = not written yet, 0 = padding, 1 = token
 
 
 Cache = tuple[Piece, ...]
+
+
+def _write(kv: tuple, new: tuple, slot: jax.Array, layer: jax.Array | None) -> tuple:
+    """A piece's (k, v) with one token's k [B, K, H, 1] and v [B, K, 1, H] written to a slot."""
+    starts = (0, 0, 0, slot), (0, 0, slot, 0)
+    if layer is not None:  # one of a stack
+        new, starts = [y[None] for y in new], [(layer, *start) for start in starts]
+    return tuple(
+        jax.lax.dynamic_update_slice(array, y.astype(array.dtype), start)
+        for array, y, start in zip(kv, new, starts, strict=True)
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -167,10 +178,11 @@ def param_axes(config: ModelConfig) -> Params:
 
 
 def unstack(params: Params) -> Params:
-    """The same parameters with `layers` as a tuple of single layers."""
+    """The same parameters laid out for decoding on a CPU: `layers` a tuple of single layers, and a
+    head [D, V] of its own where it is the embedding."""
     L = params["layers"]["q"].shape[0]
     each = tuple(jax.tree.map(lambda w, i=i: w[i], params["layers"]) for i in range(L))
-    return {**params, "layers": each}
+    return {"head": params["embed"].T, **params, "layers": each}
 
 
 def cast(params: Params, dtype: Any) -> Params:
@@ -232,26 +244,29 @@ class Model:
     def empty_piece(self, rows: int, width: int, *, stacked: bool) -> Piece:
         """An unwritten piece of cache, in the compute dtype, sharded over rows and heads."""
         c = self.config
-        axes = ("layers",) * stacked + ("batch", "kv_heads", "time", "head_dim")
-        shape = (c.num_layers,) * stacked + (rows, c.num_kv_heads, width, c.head_dim)
 
-        def zeros():
-            arrays = [
-                constrain(jnp.zeros(shape, self.dtype), *axes)
-                for _ in range(1 if stacked else c.num_layers)
-            ]
-            return arrays[0] if stacked else tuple(arrays)
+        def zeros(**axes):
+            x = jnp.zeros(tuple(axes.values()), self.dtype)
+            return constrain(x, *axes)
 
+        def every_layer(**axes):
+            if stacked:
+                return zeros(layers=c.num_layers, **axes)
+            return tuple(zeros(**axes) for _ in range(c.num_layers))
+
+        k = every_layer(batch=rows, kv_heads=c.num_kv_heads, head_dim=c.head_dim, time=width)
+        v = every_layer(batch=rows, kv_heads=c.num_kv_heads, time=width, head_dim=c.head_dim)
         slots = jnp.zeros((rows, width), jnp.int32)
-        return Piece(zeros(), zeros(), slots, slots - 1)
+        return Piece(k, v, slots, slots - 1)
 
-    def prompt_piece(
+    def prefill(
         self, params: Params, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array
-    ) -> tuple[jax.Array, Piece]:
-        """Prefill: ([R, D] final-norm hidden state of the last column, the rows as a piece)."""
-        x, kv = self.hidden(params, tokens, positions, segment_ids, keep_kv=True)
-        k, v = jax.tree.map(lambda y: y.swapaxes(-3, -2), kv)  # [.., T, K, H] -> [.., K, T, H]
-        return x[:, -1], Piece(k, v, positions, segment_ids)
+    ) -> Piece:
+        """The keys and values of whole rows [R, S] as a piece of cache."""
+        _, kv = self.hidden(params, tokens, positions, segment_ids, keep_kv=True)
+        k = jax.tree.map(lambda y: jnp.moveaxis(y, -3, -1), kv[0])  # [.., S, K, H] -> [.., K, H, S]
+        v = jax.tree.map(lambda y: jnp.swapaxes(y, -3, -2), kv[1])  # [.., S, K, H] -> [.., K, S, H]
+        return Piece(k, v, positions, segment_ids)
 
     def step(
         self, params: Params, token: jax.Array, position: jax.Array, slot: jax.Array, cache: Cache
@@ -281,37 +296,31 @@ class Model:
         graph, layers = _split(self.config)[0], params["layers"]
         angles = self._angles(column)
 
-        def block(x, weights, past_kv, written, index):
-            """One layer; `written` is the last piece's (k, v), stacked where index has a layer."""
+        def block(x, weights, past_kv, written, layer=None):
+            """One layer; `written` is the last piece's (k, v), of all layers where one is given."""
 
             def attend(q, k, v):
-                new = [y.swapaxes(1, 2).astype(self.dtype) for y in (k, v)]  # [B, K, 1, H]
-                at = (*index, 0, 0, slot, 0)
-                new = [y.reshape((1,) * len(index) + y.shape) for y in new]
-                kv = [
-                    jax.lax.dynamic_update_slice(w, y, at)
-                    for w, y in zip(written, new, strict=True)
-                ]
-                own = [w[index] if index else w for w in kv]
-                pieces = [(*kv, m) for kv, m in zip((*past_kv, own), masks, strict=True)]
-                return attention_over_pieces(q[:, 0], pieces)[:, None], tuple(kv)
+                kv = _write(written, (k[:, 0, :, :, None], v[:, 0, :, None]), slot, layer)
+                own = kv if layer is None else [w[layer] for w in kv]
+                pieces = [(*kv, mask) for kv, mask in zip((*past_kv, own), masks, strict=True)]
+                return attention_over_pieces(q[:, 0], pieces)[:, None], kv
 
             return nnx.merge(graph, weights)(x, angles, attend)
 
         x = self._embed(params, token[:, None])
         if isinstance(layers, tuple):
-            written = []
+            kept = []
             for i, weights in enumerate(layers):
                 past_kv = [(piece.k[i], piece.v[i]) for piece in past]
-                x, kv = block(x, weights, past_kv, (last.k[i], last.v[i]), ())
-                written.append(kv)
-            k, v = zip(*written, strict=True)
+                x, kv = block(x, weights, past_kv, (last.k[i], last.v[i]))
+                kept.append(kv)
+            k, v = zip(*kept, strict=True)
         else:
 
             def scanned(carry, inputs):
                 x, written = carry
-                weights, past_kv, i = inputs
-                return block(x, weights, past_kv, written, (i,)), None
+                weights, past_kv, layer = inputs
+                return block(x, weights, past_kv, written, layer), None
 
             past_kv = [(piece.k, piece.v) for piece in past]
             inputs = layers, past_kv, jnp.arange(self.config.num_layers)
@@ -321,11 +330,12 @@ class Model:
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] float32."""
-        head = params["embed"].T if self.config.tied else params["head"]
+        head = params["head"] if "head" in params else params["embed"].T
         return jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
     def _embed(self, params: Params, tokens: jax.Array) -> jax.Array:
-        x = params["embed"][tokens].astype(self.dtype)
+        table = constrain(params["embed"], "vocab", "width")  # gathered over fsdp, as XLA cannot
+        x = table[tokens].astype(self.dtype)
         return constrain(x, "batch", "time", "width")
 
     def _angles(self, positions: jax.Array) -> jax.Array:

@@ -1,0 +1,213 @@
+"""GRPO's rollouts, groups and updates."""
+
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from caugym_jax.algorithms import grpo as module
+from caugym_jax.algorithms.grpo import Group, Prompt, grpo, lay_out
+from caugym_jax.causal import generate_problems
+from caugym_jax.data.prompts import prompt_tokens
+from caugym_jax.errors import UserError
+from caugym_jax.optim import make_optimizer
+from caugym_jax.runs import open_model
+from caugym_jax.sharding import make_mesh
+from caugym_jax.types import Rollout
+from tests.tiny_model import tiny_model  # noqa: F401
+
+MARK = 1500  # a token that the test rewards
+
+
+def likes_mark(completions, problems, truncated):
+    """A reward: how often the marked token's text occurs (at most 4 times counted)."""
+    return [float(min(text.count(likes_mark.text), 4)) for text in completions]
+
+
+def any_spread(completions, problems, truncated):
+    """A reward that differs between nearly all completions."""
+    return [zlib.crc32(text.encode()) % 100 / 100 for text in completions]
+
+
+SPREAD = {"tests.algorithms.test_grpo:any_spread": 1.0}
+
+
+class Setup:
+    def __init__(self, folder, **options):
+        self.mesh = make_mesh(devices=jax.devices()[:1])
+        with jax.set_mesh(self.mesh):
+            opened = open_model(str(folder), self.mesh)
+            self.model, self.params, self.tokenizer = opened
+            likes_mark.text = self.tokenizer.decode([MARK])
+            optimizer = make_optimizer(self.model.config, 50, peak=options.pop("peak", 1e-2))
+            options = {
+                "group_size": 4,
+                "max_prompt_length": 128,
+                "max_completion_length": 6,
+                "reward_weights": {"tests.algorithms.test_grpo:likes_mark": 1.0},
+                "dynamic_sampling": False,
+            } | options
+            self.algorithm = grpo(
+                self.model, optimizer, self.mesh, self.tokenizer,
+                jax.tree.map(np.array, self.params), **options,
+            )  # fmt: skip
+            self.state = self.algorithm.init(self.params)
+        self.index = 0
+        self.problems = list(generate_problems(["ATE", "ETT"], 64, 0, adjusters=(0,)))
+
+    def draw(self):
+        chosen = [self.problems[(self.index + i) % 64] for i in range(4)]
+        self.index += 4
+        return [Prompt(p, prompt_tokens(p, self.tokenizer)) for p in chosen]
+
+    def prepare(self):
+        with jax.set_mesh(self.mesh):
+            return self.algorithm.prepare(self.state, self.draw)
+
+    def update(self, experience):
+        with jax.set_mesh(self.mesh):
+            self.state, metrics = self.algorithm.update(self.state, experience)
+            return jax.device_get(metrics)
+
+
+def test_reward_rises(tiny_model):  # noqa: F811
+    """Forty small steps teach the policy the token that is rewarded."""
+    setup = Setup(tiny_model, group_size=8, peak=2e-2)
+    rewards = []
+    for _ in range(40):
+        experience, metrics, _ = setup.prepare()
+        rewards.append(metrics["reward"])
+        setup.update(experience)
+        setup.state = setup.state._replace(step=setup.state.step + 1)
+    assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 1
+
+
+def test_sampler_and_trainer_agree(tiny_model):  # noqa: F811
+    for temperature in (0.6, 1.0):
+        setup = Setup(tiny_model, temperature=temperature)
+        experience, _, _ = setup.prepare()
+        metrics = setup.update(experience)
+        assert metrics["sampling/sampling_logp_difference/mean"] < 1e-4
+        assert metrics["entropy"] > 0
+
+
+def test_old_logprobs_stay_frozen_over_iterations(tiny_model, monkeypatch):  # noqa: F811
+    """mu = 2: the ratio is 1 in the first pass and not in the second (T22)."""
+    seen = []
+    real = module.make_step
+
+    def spying(loss, *args, **kwargs):
+        step = real(loss, *args, **kwargs)
+
+        def spy(state, e):
+            mean = loss(state.params, e)[1]
+            seen.append((np.array(e.old_logprobs), mean))
+            return step(state, e)
+
+        return spy
+
+    monkeypatch.setattr(module, "make_step", spying)
+    setup = Setup(
+        tiny_model, num_iterations=2, epsilon=1e-4, epsilon_high=1e-4, reward_weights=SPREAD
+    )
+    experience, _, _ = setup.prepare()
+    setup.update(experience)
+    np.testing.assert_array_equal(seen[0][0], seen[1][0])
+    clipped = [float(m["clip_ratio/region_mean"][0]) for _, m in seen]
+    assert clipped[0] == 0 and clipped[1] > 0
+
+
+def test_kl_is_zero_at_the_reference_and_grows(tiny_model):  # noqa: F811
+    setup = Setup(tiny_model, beta=0.1, reward_weights=SPREAD)
+    experience, _, _ = setup.prepare()
+    first = setup.update(experience)["kl"]
+    experience, _, _ = setup.prepare()
+    second = setup.update(experience)["kl"]
+    assert abs(first) < 1e-6 and second > first
+    with pytest.raises(UserError, match="needs reference"):
+        grpo(setup.model, None, setup.mesh, setup.tokenizer, None, beta=0.1)
+
+
+def test_equal_rewards_give_no_gradient(tiny_model):  # noqa: F811
+    setup = Setup(tiny_model, reward_weights={"form": 1.0})
+    experience, metrics, _ = setup.prepare()
+    assert metrics["frac_reward_zero_std"] == 1
+    assert setup.update(experience)["grad_norm"] == 0
+
+
+class Scripted:
+    """A sampler whose completions are decided beforehand: row r of call c is `script[c][r]`."""
+
+    def __init__(self, script):
+        self.script, self.calls = script, []
+
+    def __call__(self, params, prompts, *, ids, samples_per_prompt, **settings):
+        rows = self.script[min(len(self.calls), len(self.script) - 1)]
+        self.calls.append(list(ids))
+        n = len(prompts) * samples_per_prompt
+        P = max(map(len, prompts))
+        tokens = np.zeros((n, P + 6), np.int32)
+        for r in range(n):
+            prompt = prompts[r // samples_per_prompt]
+            tokens[r, P - len(prompt) : P] = prompt
+            tokens[r, P] = MARK if rows[r] else 5
+        ones = np.ones(n, np.int32)
+        lengths = np.repeat([len(p) for p in prompts], samples_per_prompt)
+        return Rollout(tokens, lengths, ones, ones == 1, np.full((n, 6), -1, np.float32))
+
+
+def scripted(monkeypatch, folder, script, **options):
+    sampler = Scripted(script)
+    monkeypatch.setattr(module, "Sampler", lambda *_, **__: sampler)
+    return Setup(folder, dynamic_sampling=True, **options), sampler
+
+
+ALL, NONE, MIXED = [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1]
+
+
+def test_uninformative_groups_are_refilled(tiny_model, monkeypatch):  # noqa: F811
+    """The step is filled with later prompts; surplus is dropped; prompt ids never repeat."""
+    first, second = ALL + MIXED + NONE + MIXED, MIXED * 4
+    setup, sampler = scripted(monkeypatch, tiny_model, [first, second])
+    experience, metrics, _ = setup.prepare()
+    assert metrics["sampling/refills"] == 1 and sampler.calls == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert experience.tokens.shape[0] == 16 and np.all(experience.mask.sum(axis=1) == 1)
+    np.testing.assert_allclose(np.asarray(experience.advantages).reshape(4, 4).sum(1), 0, atol=1e-6)
+    kept = [setup.problems[i] for i in (1, 3, 4, 5)]
+    for row, problem in zip(np.asarray(experience.tokens)[::4], kept, strict=True):
+        prompt = prompt_tokens(problem, setup.tokenizer)
+        start = experience.tokens.shape[1] - experience.mask.shape[1]
+        assert row[start - len(prompt) : start].tolist() == prompt
+
+
+def test_a_step_without_signal_is_skipped(tiny_model, monkeypatch):  # noqa: F811
+    setup, sampler = scripted(monkeypatch, tiny_model, [ALL * 4], max_refills=4)
+    experience, metrics, _ = setup.prepare()
+    assert experience is None and len(sampler.calls) == 5
+    assert metrics["frac_reward_zero_std"] == 1
+
+
+def test_a_short_step_is_padded_with_rows_that_do_not_count(tiny_model, monkeypatch):  # noqa: F811
+    setup, _ = scripted(monkeypatch, tiny_model, [ALL * 3 + MIXED, ALL * 4], max_refills=1)
+    experience, _, _ = setup.prepare()
+    counted = np.asarray(experience.mask.sum(axis=1))
+    np.testing.assert_array_equal(counted, [1] * 4 + [0] * 12)
+    assert np.isfinite(setup.update(experience)["loss"])
+
+
+def test_layout_by_hand():
+    group = Group(
+        [7, 8],
+        [np.array([1]), np.array([2, 3, 4])],
+        [np.array([-0.5], np.float32), np.array([-1, -2, -3], np.float32)],
+        np.array([True, False]),
+        np.array([1, -1], np.float32),
+    )
+    e = lay_out([group], 3, 2, 3)
+    np.testing.assert_array_equal(e.tokens, [[7, 8, 1, 0, 0], [7, 8, 2, 3, 4], [0] * 5])
+    np.testing.assert_array_equal(e.segment_ids, [[1, 1, 1, 0, 0], [1] * 5, [0] * 5])
+    np.testing.assert_array_equal(e.positions, [[0, 1, 2, 0, 0], [0, 1, 2, 3, 4], [0] * 5])
+    np.testing.assert_array_equal(e.mask, [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(e.advantages, [1, -1, 0])
+    np.testing.assert_array_equal(e.sampler_logprobs, [[-0.5, 0, 0], [-1, -2, -3], [0, 0, 0]])
