@@ -2,13 +2,19 @@ r"""GRPO with the paper's settings: KL beta 0, clip 0.2/0.28, groups without a s
 
     python -m caugym_jax.train --config=grpo.py
 
-goes on from the cold-started model inside the package. With a pretrained model:
+goes on from the cold-started model inside the package. The same path with a pretrained model,
+cold-started first:
 
+    python -m caugym_jax.train --config=sft.py:smollm2-135m
     python -m caugym_jax.train --config=grpo.py:smollm2-135m \
         --config.model.name=runs/sft-smollm2-135m
+
+`grpo.py:r1-distill-qwen-14b` is the paper's model. Where the paper does not state a setting (group
+size, batch, learning rate, lengths) the values are ours.
 """
 
 from configs.common import base
+from configs.models import REASONING, pretrained
 
 
 def get_config(arg: str | None = None):
@@ -18,6 +24,9 @@ def get_config(arg: str | None = None):
         group_size=8,
         max_completion_length=40,
         temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        min_p=0.0,
         reward_weights=dict(answer=1.0, form=0.1),
         scale_rewards="group",
         dynamic_sampling=True,
@@ -33,6 +42,14 @@ def get_config(arg: str | None = None):
         microbatches=1,
     )
     config.optim.update(peak=3e-4, warmup=5)
-    config.data.max_prompt_length = 96
+    config.data.max_prompt_length = 128
     config.log.show = ("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio")
+    if arg is not None:
+        pretrained(config, arg)
+        config.steps = 300
+        config.data.update(batch_size=16, max_prompt_length=1024)
+        config.grpo.update(max_completion_length=config.evaluation.max_new_tokens, microbatches=16)
+        if arg.startswith(REASONING):
+            config.grpo.reward_weights = dict(answer=1.0, thinking_form=0.1)
+        config.optim.update(peak=1e-6, warmup=10)
     return config

@@ -1,14 +1,31 @@
-"""Supervised fine-tuning on worked solutions, which is also the cold start."""
+"""Supervised fine-tuning on worked solutions, which is also the cold start.
+
+    python -m caugym_jax.train --config=sft.py
+
+trains the tiny decoder from random weights. With a pretrained model, on generated problems with
+worked solutions or on a file of traces (the released cold start):
+
+    python -m caugym_jax.train --config=sft.py:smollm2-135m --config.data.path=cold_start.parquet
+"""
 
 from configs.common import base
+from configs.models import pretrained
 
 
 def get_config(arg: str | None = None):
     config = base("sft")
-    config.steps = 400
+    config.steps = 450
     config.model.init = "random"
     config.sft = dict(microbatches=1)
     config.optim.update(peak=3e-3, warmup=60, b2=0.98, weight_decay=0.01)
-    config.data.update(batch_size=64, max_length=192, packing=False)
+    config.data.update(batch_size=48, max_length=192, packing=False)
+    config.evaluation.every = 150
     config.log.show = ("loss", "mean_token_accuracy")
+    if arg is not None:
+        pretrained(config, arg, max_completion_length=128)
+        config.steps = 100
+        config.data.update(tasks=("ATE", "ETT"), adjusters=(0,), batch_size=4, max_length=4096)
+        config.sft.microbatches = 4
+        config.optim.update(peak=1e-5, warmup=10, b2=0.999, weight_decay=0.0)
+        config.evaluation.update(n=4)
     return config
