@@ -143,7 +143,9 @@ def alarms(values: Mapping[str, float]) -> dict[str, str]:
         lambda v: v > 0.05,
         "sampler and trainer disagree about the same tokens: check dtype and temperature",
     )
-    look("entropy", lambda v: v > 6, "the policy is close to noise: lower the learning rate")
+    if "reward" in values:  # of a policy; that of a fresh model in SFT is as high and means nothing
+        look("entropy", lambda v: v > 6, "the policy is close to noise: lower the learning rate")
+        look("entropy", lambda v: v < 1e-3, "samples hardly differ: raise temperature")
     look(
         "kl", lambda v: v > 10, "the policy is far from the reference: raise beta or lower the rate"
     )

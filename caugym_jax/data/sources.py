@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -24,6 +25,7 @@ def problem_source(
     *,
     seed: int = 0,
     solutions: bool = False,
+    direct_fraction: float = 0.0,
     tasks: Sequence[str] = ("ATE", "ETT"),
     variant: str = "base",
     nodes: tuple[int, int] = (3, 5),
@@ -35,7 +37,8 @@ def problem_source(
 
     Args:
       path: a file in any of the official layouts, or `hf:owner/name[:split]`; several by commas.
-      solutions: generated problems carry a worked solution to imitate.
+      solutions: generated problems carry a solution to imitate, which is worked, or, in this
+        share of them (`direct_fraction`), the bare answer.
       tasks, variant, nodes, names, adjusters, zero_fraction: what to generate; not used with a
         path.
     """
@@ -53,7 +56,10 @@ def problem_source(
             adjusters=tuple(adjusters),
             zero_fraction=zero_fraction,
         )
-        return dataclasses.replace(problem, solution=work(problem)) if solutions else problem
+        if not solutions:
+            return problem
+        direct = random.Random(f"direct {seed} {index}").random() < direct_fraction
+        return dataclasses.replace(problem, solution=problem.answer if direct else work(problem))
 
     fresh(0)  # an impossible request fails here
     return fresh
