@@ -13,6 +13,8 @@ cold-started first:
 size, batch, learning rate, lengths) the values are ours.
 """
 
+import ml_collections
+
 from configs.common import base
 from configs.models import REASONING, pretrained
 
@@ -42,12 +44,12 @@ def get_config(arg: str | None = None):
         microbatches=1,
     )
     config.optim.update(peak=3e-4, warmup=5)
-    config.data.max_prompt_length = 128
+    config.data.max_prompt_length = ml_collections.config_dict.placeholder(int)  # None: any
     config.log.show = ("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio")
     if arg is not None:
         pretrained(config, arg)
         config.steps = 300
-        config.data.update(batch_size=16, max_prompt_length=1024)
+        config.data.batch_size = 16
         config.grpo.update(max_completion_length=config.evaluation.max_new_tokens, microbatches=16)
         if arg.startswith(REASONING):
             config.grpo.reward_weights = dict(answer=1.0, thinking_form=0.1)

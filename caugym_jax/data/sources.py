@@ -72,11 +72,10 @@ def prompt_items(
     max_position: int,
     room: int,
 ) -> tuple[list[tuple[Problem, list[int]]] | Callable, int]:
-    """Problems with their prompt tokens, and the width the longest of them needs.
+    """Problems with their prompt tokens, and the longest prompt to expect.
 
     Args:
-      max_prompt_length: longest prompt allowed; None for a file means its longest, and for
-        generated problems is not enough.
+      max_prompt_length: longest prompt allowed; None: what the model takes.
       max_position, room: the model's longest sequence, and what of it is kept for completions.
 
     Raises:

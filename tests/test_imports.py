@@ -1,0 +1,72 @@
+"""Imports go one way, and what needs no jax does not import it."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+from tests.shared import ROOT
+
+# A module may import from its own line and those above it.
+LAYERS = [
+    ("errors", "types"),
+    ("cli",),
+    ("causal",),
+    ("sharding", "models.config"),
+    ("programs",),
+    ("models",),
+    ("rewards", "data", "objectives"),
+    ("sampling",),
+    ("config", "optim", "metrics"),
+    ("checkpoints",),
+    ("runs",),
+    ("algorithms",),
+    ("evals",),
+    ("train", "evaluate", "grade", "generate", "export"),
+]
+PACKAGE = ROOT / "caugym_jax"
+
+
+def layer(module: str) -> int:
+    """The last matching layer, so that models.config can lie below the rest of models."""
+    for prefix_length in (2, 1):
+        name = ".".join(module.split(".")[:prefix_length])
+        for i, names in enumerate(LAYERS):
+            if name in names:
+                return i
+    raise AssertionError(f"{module} stands in no layer: add it to LAYERS")
+
+
+def imported(path):
+    """The caugym_jax modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("caugym_jax"):
+            base = node.module.removeprefix("caugym_jax").lstrip(".")
+            yield from [base] if base else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("caugym_jax."):
+                    yield alias.name.removeprefix("caugym_jax.")
+
+
+FILES = [p for p in sorted(PACKAGE.rglob("*.py")) if p.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for other in imported(path):
+        assert layer(other) <= layer(module), f"{module} imports {other}, which lies above it"
+
+
+@pytest.mark.parametrize("module", ["generate", "grade", "rewards.score", "evals.scorers"])
+def test_no_jax(module):
+    code = f"import caugym_jax.{module}, sys; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_only_sharding_says_partition_spec():
+    for path in FILES:
+        if path.name != "sharding.py":
+            assert "PartitionSpec" not in path.read_text(), path

@@ -1,0 +1,61 @@
+"""The table of axes on real (virtual) devices."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from caugym_jax.errors import UserError
+from caugym_jax.sharding import constrain, fetch, make_mesh, put, row_count, rows, sharding
+
+
+def test_one_size_fills_in():
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert dict(make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert row_count(make_mesh(2, 2, 2)) == 4
+
+
+@pytest.mark.parametrize("sizes,words", [
+    ((3, 1, 1), r"3 x 1 x 1 needs 3 devices, this machine has 8"),
+    ((-1, -1, 1), "at most one -1"),
+    ((0, 1, 1), "positive"),
+    ((-1, 3, 1), r"needs 6 devices"),
+])  # fmt: skip
+def test_sizes_that_do_not_fit_are_refused(sizes, words):
+    with pytest.raises(UserError, match=words):
+        make_mesh(*sizes)
+
+
+def test_weights_follow_the_table():
+    mesh = make_mesh(2, 2, 2)
+    assert sharding(("layers", "embed", "mlp"), (3, 8, 6), mesh).spec == P(None, "fsdp", "tensor")
+    assert sharding(("vocab", "embed"), (10, 8), mesh).spec == P("tensor", "fsdp")
+    assert sharding(("norm",), (7,), mesh).spec == P(None)
+
+
+def test_few_kv_heads_are_replicated_but_query_heads_must_divide():
+    mesh = make_mesh(1, 1, 8)
+    axes = ("layers", "embed", "kv_heads", "head_dim")
+    assert sharding(axes, (3, 8, 2, 4), mesh).spec == P(None, None, None, None)
+    with pytest.raises(UserError, match="'heads' has length 9, which mesh axes"):
+        sharding(("heads",), (9,), mesh)
+
+
+def test_two_axes_may_not_want_the_same_mesh_axis():
+    with pytest.raises(UserError, match="'vocab' and 'mlp' both want mesh axis 'tensor'"):
+        sharding(("vocab", "mlp"), (8, 8), make_mesh(1, 1, 8))
+
+
+def test_put_and_fetch_round_trip():
+    mesh = make_mesh(4, 2, 1)
+    x = {"a": np.arange(48.0).reshape(16, 3)}
+    there = put(x, rows(mesh))
+    assert {s.data.shape for s in there["a"].addressable_shards} == {(2, 3)}
+    np.testing.assert_array_equal(fetch(there)["a"], x["a"])
+
+
+def test_activations_are_pinned_where_a_mesh_is_set():
+    x = np.zeros((8, 4, 6), np.float32)
+    pin = jax.jit(lambda x: constrain(x * 1, "batch", "time", "width"))
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        assert len({str(s.index) for s in pin(x).addressable_shards}) == 4
