@@ -10,6 +10,7 @@ template. It appears whole or not at all and must not exist yet (or be empty).
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,11 +25,14 @@ def main(argv: Sequence[str]) -> None:
 
     import jax
 
+    from caugym_jax.models.hub import load_config
     from caugym_jax.models.save import save_pretrained
     from caugym_jax.runs import open_model
     from caugym_jax.sharding import make_mesh
 
-    mesh = make_mesh(data=1, fsdp=-1)  # a model larger than one device's memory is spread
+    # Spread over all devices: the model may be larger than the memory of one.
+    width = load_config(args.workdir / "model").d_model
+    mesh = make_mesh(data=-1, fsdp=math.gcd(jax.device_count(), width))
     model, params, tokenizer = open_model(str(args.workdir), mesh, step=args.step)
     save_pretrained(args.out, model.config, params, tokenizer=tokenizer, dtype=args.dtype)
     if jax.process_index() == 0:

@@ -73,15 +73,7 @@ def test_layout_is_that_of_a_linear_layer(tmp_path, family):
 
 def test_sharded_load_equals_plain_load(tmp_path):
     """On 8 virtual devices, every parameter equal and placed by the table of logical axes."""
-    if jax.device_count() != 8:
-        flags = "--xla_force_host_platform_device_count=8"
-        here = f"{__file__}::test_sharded_load_equals_plain_load"
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", here]
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
-        assert "1 passed" in done.stdout
-        return
+    assert jax.device_count() == 8, jax.devices()
     for family in ("llama", "qwen2-tied", "qwen3"):
         config, params, folder = saved(tmp_path / family, family, max_shard_bytes=100_000)
         for sizes in ((2, 2, 2), (1, 8, 1), (1, 4, 2)):
