@@ -94,6 +94,7 @@ SOLUTION = (
     worked.NO_PATH,
     worked.ANSWER,
     worked.ANSWER[1:],
+    worked.ANSWER[2:],
     "Yes",
     "No",
     worked.ANSWER_PROB,
