@@ -16,8 +16,6 @@ import numpy as np
 
 from caugym_jax.errors import UserError
 
-_BLOCK = 128  # vocabulary entries per block of the two-stage draw
-
 
 class Settings(NamedTuple):
     """How to pick a token. Changing a value compiles nothing anew."""
@@ -125,17 +123,20 @@ def _threshold(weights: jax.Array, amounts: jax.Array, target: jax.Array) -> jax
 def _draw(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
     """Index [B] drawn in proportion to weights [B, V], from uniforms [B, 2] in [0, 1)."""
     B, V = weights.shape
-    blocks = jnp.pad(weights, ((0, 0), (0, -V % _BLOCK))).reshape(B, -1, _BLOCK)
+    width = 1 << (max(V - 1, 1).bit_length() + 1) // 2  # of a block: about the square root of V
+    blocks = jnp.pad(weights, ((0, 0), (0, -V % width))).reshape(B, -1, width)
     block = _walk(jnp.sum(blocks, axis=-1), uniforms[:, 0])
     within = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
-    return block * _BLOCK + _walk(within, uniforms[:, 1])
+    return block * width + _walk(within, uniforms[:, 1])
 
 
 def _walk(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     """The first index of [B, n] whose cumulative weight passes uniform * total; never a zero."""
-    passed = jnp.cumsum(weights, axis=-1)
+    n = weights.shape[-1]
+    upto = jnp.triu(jnp.ones((n, n), jnp.float32))
+    passed = jnp.matmul(weights, upto, precision="highest")  # quicker to compile than a cumsum
     passed = passed > uniform[:, None] * passed[:, -1:]
-    last = weights.shape[-1] - 1 - _first(weights[:, ::-1] > 0)
+    last = jnp.max(jnp.where(weights > 0, jnp.arange(n, dtype=jnp.int32), 0), axis=-1)
     return jnp.minimum(_first(passed & (weights > 0)), last)
 
 

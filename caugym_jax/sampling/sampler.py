@@ -47,8 +47,8 @@ def generate(
     """Samples G completions of every prompt. To be jitted with model and keywords static.
 
     Only they and the shapes [R, P], [R * G], [E] are compiled in: settings, end and pad ids,
-    lengths, limits and keys are traced. Each prompt is prefilled once (logits of its last place
-    only) and its samples share its part of the cache. The loop ends when every row has.
+    lengths, limits and keys are traced. Each prompt is prefilled once (without any logits) and its
+    samples share its part of the cache. The loop ends when every row has.
 
     Args:
       params: float32 (or compute-dtype) parameters, sharded as they are.
@@ -74,49 +74,44 @@ def generate(
     (R, P), (B,), C = prompts.shape, keys.shape, max_new_tokens
     G = B // R
     place = jnp.arange(P) - (P - lengths[:, None])  # of prompt tokens; negative in the padding
-    real = (place >= 0).astype(jnp.int32)
-    hidden, prompt = model.prompt_piece(params, prompts, jnp.maximum(place, 0), real)
-
-    lengths = jnp.repeat(lengths, G)
+    prompt = model.prefill(params, prompts, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32))
+    # The loop starts with a prompt's last token, so that it holds the only pick and the only step.
+    prompt = prompt._replace(segment_ids=prompt.segment_ids.at[:, -1].set(-1))
+    token, lengths = jnp.repeat(prompts[:, -1], G), jnp.repeat(lengths, G)
     limits = jnp.full((B,), C) if limits is None else jnp.repeat(jnp.minimum(limits, C), G)
+    pad_id = jnp.asarray(pad_id, jnp.int32)
 
-    def choose(t, hidden, drawn):
-        """Picks the tokens at place t of the completions and writes them down."""
-        tokens, logprobs, count, ended = drawn
-        token, logprob = pick(model.logits(params, hidden), keys, t, settings)
-        live = (t < limits) & ~ended
-        token, logprob = jnp.where(live, token, pad_id), jnp.where(live, logprob, 0.0)
-        return token, (
-            constrain(tokens.at[:, t].set(token), "batch", "time"),
-            constrain(logprobs.at[:, t].set(logprob), "batch", "time"),
-            count + live,
-            ended | (live & jnp.any(token[:, None] == end_ids, axis=-1)),
-        )
-
-    blank = jnp.full((B, C), pad_id, jnp.int32)
+    blank = jnp.full((B, C), pad_id)
     drawn = blank, jnp.zeros((B, C)), jnp.zeros((B,), jnp.int32), jnp.zeros((B,), bool)
-    t = jnp.int32(0)
-    token, drawn = choose(t, jnp.repeat(hidden, G, axis=0), drawn)
-
-    past = (prompt,)
+    drawn = tuple(constrain(x, "batch", "time") if x.ndim == 2 else x for x in drawn)
+    t, past = jnp.int32(0), (prompt,)
     width = max(_PIECE, -(-C // _PIECES))
     for start in range(0, C, width):
         slots = min(width, C - start)
 
-        # Here `token` is the one at place t: it goes to slot t - start and gives the next one.
-        def goes_on(carry, start=start, slots=slots):
+        def unfinished(carry, start=start, slots=slots):
             t, _, _, (_, _, _, ended) = carry
-            return (t - start < slots) & jnp.any((t + 1 < limits) & ~ended)
+            return (t - start < slots) & jnp.any((t < limits) & ~ended)
 
         def decode(carry, start=start, past=past):
-            t, token, piece, drawn = carry
+            """Reads the token before place t, picks the one at t, and writes it down."""
+            t, token, piece, (tokens, logprobs, count, ended) = carry
             cache = (*past, piece)
-            hidden, cache = model.step(params, token, lengths + t, t - start, cache)
-            token, drawn = choose(t + 1, hidden, drawn)
+            hidden, cache = model.step(params, token, lengths - 1 + t, t - start, cache)
+            token, logprob = pick(model.logits(params, hidden), keys, t, settings)
+            live = (t < limits) & ~ended
+            token, logprob = jnp.where(live, token, pad_id), jnp.where(live, logprob, 0.0)
+            drawn = (
+                tokens.at[:, t].set(token),
+                logprobs.at[:, t].set(logprob),
+                count + live,
+                ended | (live & jnp.any(token[:, None] == end_ids, axis=-1)),
+            )
             return t + 1, token, cache[-1], drawn
 
         piece = model.empty_piece(B, slots, stacked=not unstacked)
-        t, token, piece, drawn = jax.lax.while_loop(goes_on, decode, (t, token, piece, drawn))
+        carry = jax.lax.while_loop(unfinished, decode, (t, token, piece, drawn))
+        t, token, piece, drawn = carry
         past = (*past, piece)
 
     tokens, logprobs, count, ended = drawn
