@@ -13,7 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,24 +51,36 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     return config
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
+def nearest(word: str, known: Iterable[str]) -> str:
     """A hint: the known word most like `word`, or all of them."""
-    close = difflib.get_close_matches(word, known, 1, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def check_section(name: str, section: Any, function: Callable) -> dict[str, Any]:
     """The section as keyword arguments of `function`; refuses a key that it does not take."""
-    known = [
-        p.name
+    known = {
+        p.name: p
         for p in inspect.signature(function).parameters.values()
         if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    }
     values = section.to_dict() if isinstance(section, ml_collections.ConfigDict) else dict(section)
     for key in values:
         if key not in known:
             raise UserError(f"config.{name} has no key {key!r}: {nearest(key, known)}")
+        if values[key] is None and "None" not in str(known[key].annotation):
+            raise UserError(f"config.{name}.{key} may not be None")
     return values
+
+
+def check_counts(config: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
+    """Refuses a value below 1 at any of the dotted keys."""
+    values = flat(config)
+    for key in keys:
+        if type(values.get(key)) is not int or values[key] < 1:
+            raise UserError(
+                f"config.{key}={values.get(key)}: a whole number of at least 1 is wanted"
+            )
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -120,18 +132,22 @@ def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:
     if isinstance(old, ml_collections.ConfigDict):
         raise UserError(f"--config.{key} is a section: set one of {', '.join(old.keys())}")
     value = _parse(text)
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+    wanted = node.get_type(last)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if isinstance(old, str) and not isinstance(value, str) and value is not None:
+    if wanted is str and not isinstance(value, str) and value is not None:
         value = text
-    if isinstance(old, tuple) and isinstance(value, list):
+    if wanted is tuple and isinstance(value, list):
         value = tuple(value)
-    if isinstance(old, tuple) and isinstance(value, str):
+    if wanted is tuple and isinstance(value, str):
         value = tuple(_parse(part) for part in value.split(","))
-    if old is not None and value is not None and type(value) is not type(old):
+    if value is None and not sections:
+        raise UserError(f"config.{key} may not be None")
+    if value is not None and wanted is not type(None) and type(value) is not wanted:
+        like = "" if old is None else f" like {old!r}"
         raise UserError(
-            f"--config.{key}={text} is a {type(value).__name__}: a {type(old).__name__} like "
-            f"{old!r} is wanted"
+            f"--config.{key}={text} is of type {type(value).__name__}: {wanted.__name__}{like} "
+            "is wanted"
         )
     with node.ignore_type():
         node[last] = value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from caugym_jax.errors import UserError
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing: to a temporary name, then a rename."""
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text)
+    with _writing(path):
+        temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
 class Log:
     """The log files of a workdir: metrics.jsonl, samples.jsonl and tensorboard/.
 
-    Lines after `step` are removed first, so that a resumed run leaves the log of an uninterrupted
-    one.
+    Lines after `step` are removed first (all where it is 0), so that a resumed run leaves the log
+    of an uninterrupted one. Every step is on disk before the next one begins.
+
+    Raises:
+      UserError: a line could not be written (disk full).
     """
 
     def __init__(self, workdir: Path, step: int, *, tensorboard: bool = True):
@@ -36,51 +38,89 @@ class Log:
         self.samples_path = workdir / "samples.jsonl"
         for path in (self.metrics_path, self.samples_path):
             _forget(path, step)
-        self._metrics = self.metrics_path.open("a")
-        self._samples = self.samples_path.open("a")
-        self._board = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(
-                str(workdir / "tensorboard"), purge_step=step + 1, flush_secs=10
-            )
+        self._board = _Board(workdir / "tensorboard", step + 1) if tensorboard else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of finite numbers (NaN and infinity are written as null)."""
         clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
-        self._metrics.write(json.dumps({"step": step, **clean}) + "\n")
-        self._metrics.flush()
+        _append(self.metrics_path, [{"step": step, **clean}])
         if self._board is not None:
-            for key, value in clean.items():
-                if value is not None:
-                    self._board.add_scalar(key, value, step)
+            self._board.scalars(step, {k: v for k, v in clean.items() if v is not None})
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of prompts, completions and reward parts."""
-        for row in rows:
-            self._samples.write(json.dumps({"step": step, **row}, ensure_ascii=False) + "\n")
-        self._samples.flush()
+        _append(self.samples_path, [{"step": step, **row} for row in rows])
         if self._board is not None and rows:
-            text = "\n\n".join(f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4])
-            self._board.add_text("samples", text, step)
+            shown = [f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4]]
+            self._board.text(step, "samples", "\n\n".join(shown))
 
     def close(self) -> None:
-        self._metrics.close()
-        self._samples.close()
         if self._board is not None:
             self._board.close()
+
+
+class _Board:
+    """TensorBoard's event file, written in the calling thread (tensorboardX's SummaryWriter
+    writes in another one, which dies of a full disk and then blocks the run)."""
+
+    def __init__(self, folder: Path, first_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._event, self._folder = Event, folder
+        with _writing(folder):
+            folder.mkdir(exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            start = SessionLog(status=SessionLog.START)  # hides what is logged from this step on
+            self._writer.write_event(Event(step=first_step, session_log=start))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        self._write(step, [scalar(key, value) for key, value in values.items()])
+
+    def text(self, step: int, key: str, value: str) -> None:
+        from tensorboardX.summary import text
+
+        self._write(step, [text(key, value)])
+
+    def close(self) -> None:
+        with _writing(self._folder):
+            self._writer.close()
+
+    def _write(self, step: int, summaries: Sequence[Any]) -> None:
+        with _writing(self._folder):
+            for summary in summaries:
+                event = self._event(wall_time=time.time(), step=step, summary=summary)
+                self._writer.write_event(event)
+            self._writer.flush()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with _writing(path), path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def _forget(path: Path, step: int) -> None:
     if not path.exists():
         return
+    if step == 0:
+        path.unlink()
+        return
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (json.JSONDecodeError, KeyError):
+        except (json.JSONDecodeError, KeyError, TypeError):
             continue  # a line that a kill cut short belongs to a step that will be made again
     write_text(path, "".join(line + "\n" for line in kept))
 

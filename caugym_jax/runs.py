@@ -96,8 +96,10 @@ def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
 def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
     """Makes the workdir, or checks that it belongs to this configuration.
 
+    A run that saved nothing is begun anew, with whatever settings.
+
     Raises:
-      UserError: it holds another run (the differences are listed).
+      UserError: it holds another run (the differences are listed), or something else.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -105,8 +107,16 @@ def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, 
         raise UserError(f"cannot make the workdir {workdir}: {error.strerror}") from error
     stored = workdir / "config.json"
     if stored.exists():
-        found = differences(json.loads(stored.read_text()), config, may_change)
-        if found:
+        try:
+            old = json.loads(stored.read_text())
+        except (ValueError, OSError):
+            old = None
+        if not isinstance(old, dict) or "method" not in old:
+            raise UserError(f"{stored} is not a run's: choose another --workdir")
+        found = differences(old, config, may_change)
+        if found and not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
+            (workdir / "before.json").unlink(missing_ok=True)
+        elif found:
             raise UserError(
                 f"{workdir} belongs to a run with other settings ({'; '.join(found)}): choose "
                 "another --workdir, or remove that one"

@@ -23,6 +23,10 @@ from caugym_jax.errors import UserError
 
 # What may differ between the runs that share a workdir.
 MAY_CHANGE = ("steps", "log", "checkpoint")
+COUNTS = (
+    "steps", "data.batch_size", "evaluation.every", "evaluation.n", "evaluation.max_new_tokens",
+    "checkpoint.every", "log.every", "log.samples_every", "log.alarms_every",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,6 +57,7 @@ def train(config: Any, workdir: Path) -> None:
     from caugym_jax.runs import claim_workdir, open_model, save_shape
     from caugym_jax.sharding import fetch, make_mesh
 
+    configs.check_counts(config, COUNTS)
     jax.config.update("jax_threefry_partitionable", True)
     claim_workdir(workdir, configs.flat(config), MAY_CHANGE)
     finished = workdir / "summary.json"
@@ -60,6 +65,7 @@ def train(config: Any, workdir: Path) -> None:
         print(done["text"])
         return
 
+    _check_devices()
     mesh = make_mesh(**configs.check_section("mesh", config.mesh, make_mesh))
     with jax.set_mesh(mesh):
         started = time.perf_counter()
@@ -84,8 +90,10 @@ def train(config: Any, workdir: Path) -> None:
         checkpoints = Checkpoints(
             workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
         )
+        skipped_steps = 0
         if checkpoints.latest is not None:
             state, position = checkpoints.restore(abstract_state(state))
+            skipped_steps = position.pop("steps_without_signal", 0)
             loader.set_state(position)
             print(f"resumed from step {int(state.step)} of {workdir}", file=sys.stderr)
         first = int(state.step)
@@ -106,7 +114,7 @@ def train(config: Any, workdir: Path) -> None:
             progress.note(_shown("before", figures))
 
         stop = _on_terminate()
-        skipped_steps, quiet = 0, {}
+        quiet = {}
         for step in range(first + 1, config.steps + 1):
             clock = time.perf_counter()
             experience, metrics, samples = algorithm.prepare(state, lambda: next(loader))
@@ -136,9 +144,11 @@ def train(config: Any, workdir: Path) -> None:
                 figures = probe.figures(after, problems)
                 log.metrics(step, {f"eval/{k}": v for k, v in figures.items()})
                 progress.note(_shown(f"step {step}", figures))
-            if step % config.checkpoint.every == 0 or step == config.steps or stop():
-                checkpoints.save(state, loader.get_state(), figures)
-            if stop():
+            stopping = stop()
+            if step % config.checkpoint.every == 0 or step == config.steps or stopping:
+                position = {**loader.get_state(), "steps_without_signal": skipped_steps}
+                checkpoints.save(state, position, figures)
+            if stopping:
                 checkpoints.close()
                 log.close()
                 print(f"terminated after step {step}, which is saved", file=sys.stderr)
@@ -146,7 +156,7 @@ def train(config: Any, workdir: Path) -> None:
 
         checkpoints.close()
         log.close()
-        if first == config.steps:
+        if first >= config.steps:  # killed before the summary, or asked for fewer steps
             after = ask(state.params)
         write_text(workdir / "after.json", json.dumps(after.as_json()))
         text = _ending(
@@ -156,6 +166,16 @@ def train(config: Any, workdir: Path) -> None:
         print(text)
 
 
+def _check_devices() -> None:
+    import jax
+
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"no device to run on ({why}): unset or change JAX_PLATFORMS") from error
+
+
 def _method(config, model, params, tokenizer, optimizer, mesh):
     """(algorithm, loader) of the configured method."""
     import jax
@@ -163,8 +183,10 @@ def _method(config, model, params, tokenizer, optimizer, mesh):
     from caugym_jax import config as configs
     from caugym_jax.algorithms.grpo import Prompt, grpo
     from caugym_jax.algorithms.sft import sft
+    from caugym_jax.algorithms.step import check_rows
     from caugym_jax.data.loader import make_loader
     from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
+    from caugym_jax.sharding import row_count
 
     data = config.data.to_dict()
     batch_size, shape = data.pop("batch_size"), {}
@@ -185,9 +207,13 @@ def _method(config, model, params, tokenizer, optimizer, mesh):
                 file=sys.stderr,
             )
         section = configs.check_section("sft", config.sft, sft)
+        check_rows(batch_size, section.get("microbatches", 1), row_count(mesh), "data.batch_size")
         algorithm = sft(model, optimizer, mesh, **section)
     elif config.method == "grpo":
         section = configs.check_section("grpo", config.grpo, grpo)
+        parts = section.get("num_minibatches", 1) * section.get("microbatches", 1)
+        size = batch_size * section.get("group_size", 8)
+        check_rows(size, parts, row_count(mesh), "data.batch_size x grpo.group_size")
         items, width = prompt_items(
             source,
             tokenizer,
