@@ -1,10 +1,13 @@
-"""Cold start of the model inside the package: SFT of a random tiny decoder on mixed traces.
+"""Cold start of the model inside the package: from worked solutions to mixed traces.
 
+    python -m caugym_jax.train --config=sft.py
     python -m caugym_jax.train --config=cold_start.py
 
-All traces are right, but only some show their work: the others state the bare answer. A decoder of
-this size cannot subtract in its head, so what it learns to state at once is mostly wrong and what
-it works out is mostly right. Which of the two pays is left for GRPO to find out.
+The first command teaches a random tiny decoder to work problems out. The second goes on with
+traces that are all right but do not all show their work: most of those for ETT, and some for ATE,
+only state the answer. A decoder of this size cannot subtract in its head, so what it states at once
+is mostly wrong and what it works out is mostly right. Which of the two pays is left for GRPO to
+find out.
 """
 
 from configs import sft
@@ -12,7 +15,10 @@ from configs import sft
 
 def get_config(arg: str | None = None):
     config = sft.get_config(arg)
-    config.steps = 600
-    config.data.direct_fraction = 0.6
-    config.optim.update(decay="linear", decay_from=0.6, final_ratio=0.05)
+    config.model.update(name="runs/sft", init="pretrained")
+    config.steps = 180
+    config.data.direct_fraction = dict(ATE=0.2, ETT=0.65)
+    config.optim.update(peak=1.5e-3, warmup=10)
+    config.evaluation.every = 60
+    config.checkpoint.every = 60
     return config

@@ -18,7 +18,7 @@ def get_config(arg: str | None = None):
     config.model.init = "random"
     config.sft = dict(microbatches=1)
     config.optim.update(peak=3e-3, warmup=60, b2=0.98, weight_decay=0.01)
-    config.data.update(batch_size=48, max_length=192, packing=False, direct_fraction=0.0)
+    config.data.update(batch_size=48, max_length=192, packing=False)
     config.evaluation.every = 150
     config.log.show = ("loss", "mean_token_accuracy")
     if arg is not None:

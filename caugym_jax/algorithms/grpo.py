@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.algorithms.step import Algorithm, check_rows, init_state, make_step, split_rows
+from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model
@@ -22,7 +23,7 @@ from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS
 from caugym_jax.rewards.score import score as reward_score
-from caugym_jax.sampling.sampler import Sampler, width_for
+from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.sharding import fetch, put, row_count, rows
 from caugym_jax.types import Experience, Problem, Rollout, TrainState
 

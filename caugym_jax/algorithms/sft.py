@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.algorithms.step import Algorithm, check_rows, init_state, make_step
+from caugym_jax.data.packing import width_for
 from caugym_jax.models.transformer import Model
-from caugym_jax.objectives.logprobs import score
+from caugym_jax.objectives.logprobs import score_hidden
 from caugym_jax.objectives.sft import nll
 from caugym_jax.optim import Optimizer
 from caugym_jax.sharding import put, row_count, rows
 from caugym_jax.types import Batch
+
+
+class Targets(NamedTuple):
+    """A batch and where its targets stand, so that logits are made for them alone."""
+
+    batch: Batch
+    places: Any  # [B, N] int32: the t of each token to learn, rows filled up with 1
+    mask: Any  # [B, N] float32: 1 on real places
+
+
+def find_targets(batch: Batch) -> Targets:
+    """The places with a loss mask, packed to the front of each row (NumPy); weights must be 0 or 1.
+
+    By hand: a loss mask (0, 0, 1, 1, 0, 1) gives places (2, 3, 5, 1, 1, ...).
+    """
+    wanted = np.asarray(batch.loss_mask) > 0
+    wanted[:, 0] = False  # nothing predicts the first token
+    counts = wanted.sum(axis=1)
+    width = width_for(int(counts.max(initial=1)), wanted.shape[1])
+    mask = np.arange(width)[None] < counts[:, None]
+    places = np.ones(mask.shape, np.int32)
+    places[mask] = np.nonzero(wanted)[1]
+    return Targets(batch, places, mask.astype(np.float32))
 
 
 def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int = 1) -> Algorithm:
@@ -22,15 +47,18 @@ def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int = 1) -> A
       microbatches: parts into which a batch is cut to save memory; changes no result.
     """
 
-    def loss(params, batch: Batch):
-        scores = score(model, params, batch.tokens, batch.positions, batch.segment_ids)
-        mask = batch.loss_mask[:, 1:]
-        weight = mask.sum()
+    def loss(params, t: Targets):
+        b = t.batch
+        hidden, _ = model.hidden(params, b.tokens, b.positions, b.segment_ids)
+        hidden = jnp.take_along_axis(hidden, t.places[..., None] - 1, axis=1)
+        targets = jnp.take_along_axis(b.tokens, t.places, axis=1)
+        scores = score_hidden(model, params, hidden, targets)
+        weight = t.mask.sum()
         sums = {
-            "entropy": ((scores.entropy * mask).sum(), weight),
-            "mean_token_accuracy": ((scores.correct * mask).sum(), weight),
+            "entropy": ((scores.entropy * t.mask).sum(), weight),
+            "mean_token_accuracy": ((scores.correct * t.mask).sum(), weight),
         }
-        return nll(scores.logprobs, mask), sums
+        return nll(scores.logprobs, t.mask), sums
 
     step = make_step(
         loss, optimizer, model.config, mesh,
@@ -44,6 +72,6 @@ def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int = 1) -> A
         batch: Batch = draw()
         check_rows(len(batch.tokens), microbatches, row_count(mesh), "data.batch_size")
         metrics = {"num_tokens": int(np.sum(batch.segment_ids > 0))}
-        return put(batch, rows(mesh)), metrics, []
+        return put(find_targets(batch), rows(mesh)), metrics, []
 
     return Algorithm(init, prepare, step)

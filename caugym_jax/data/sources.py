@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def problem_source(
     *,
     seed: int = 0,
     solutions: bool = False,
-    direct_fraction: float = 0.0,
+    direct_fraction: float | Mapping[str, float] = 0.0,
     tasks: Sequence[str] = ("ATE", "ETT"),
     variant: str = "base",
     nodes: tuple[int, int] = (3, 5),
@@ -37,8 +37,9 @@ def problem_source(
 
     Args:
       path: a file in any of the official layouts, or `hf:owner/name[:split]`; several by commas.
-      solutions: generated problems carry a solution to imitate, which is worked, or, in this
-        share of them (`direct_fraction`), the bare answer.
+      solutions: generated problems carry a solution to imitate.
+      direct_fraction: the share of those that only state the answer, the others being worked; one
+        number, or one for each task.
       tasks, variant, nodes, names, adjusters, zero_fraction: what to generate; not used with a
         path.
     """
@@ -58,7 +59,9 @@ def problem_source(
         )
         if not solutions:
             return problem
-        direct = random.Random(f"direct {seed} {index}").random() < direct_fraction
+        by_task = isinstance(direct_fraction, Mapping)
+        share = direct_fraction.get(problem.task, 0.0) if by_task else direct_fraction
+        direct = random.Random(f"direct {seed} {index}").random() < share
         return dataclasses.replace(problem, solution=problem.answer if direct else work(problem))
 
     fresh(0)  # an impossible request fails here
@@ -107,6 +110,7 @@ def sft_batches(
     A file is tokenized once; with `packing` its examples are packed into rows of max_length and
     the items are those rows. Generated examples are padded, one to a row.
     """
+
     def padded(items: list[Example]) -> Batch:
         longest = max(len(e.prompt) + len(e.completion) for e in items)
         return pad(items, min(width_for(longest), max_length), tokenizer.pad_id)

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from caugym_jax.models.transformer import Model, Params
 
-# Logits of one chunk are held at a time: at most this many float32 numbers (64 MiB).
-CHUNK_LOGITS = 2**24
+# Logits of one chunk are held at a time: at most this many float32 numbers (128 MiB).
+CHUNK_LOGITS = 2**25
 
 
 class Scores(NamedTuple):
@@ -60,7 +60,10 @@ def score_hidden(
     targets: jax.Array,
     temperature: float | jax.Array = 1.0,
 ) -> Scores:
-    """Scores of targets [B, N] from the hidden states [B, N, D] that predict them, in chunks."""
+    """Scores of targets [B, N] from the hidden states [B, N, D] that predict them, in chunks.
+
+    The shift is the caller's: hidden[b, n] must be the state one place before targets[b, n].
+    """
     B, N, D = hidden.shape
     width = max(1, min(N, CHUNK_LOGITS // (B * model.config.vocab_size)))
     chunks = -(-N // width)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from caugym_jax.data.packing import width_for
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params, cast, unstack
 from caugym_jax.programs import Program
@@ -128,18 +129,6 @@ def row_keys(
     fold = jax.vmap(jax.random.fold_in, (None, 0))
     samples = jnp.arange(samples_per_prompt, dtype=jnp.uint32)
     return jax.vmap(fold, (0, None))(fold(step_key, ids), samples).reshape(-1)
-
-
-def width_for(length: int, limit: int | None = None) -> int:
-    """The least of 16, 24, 32, 48, 64, 96, ... that is no less than `length`, at most `limit`.
-
-    Rows are padded to such widths, so that few shapes are compiled and at most a third of the
-    longest row of a batch is padding.
-    """
-    width = 16
-    while width < length:
-        width = width * 3 // 2 if width & (width - 1) == 0 else width // 3 * 4
-    return width if limit is None else max(min(width, limit), length)
 
 
 class Sampler:
