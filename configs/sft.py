@@ -17,8 +17,11 @@ def get_config(arg: str | None = None):
     config.steps = 450
     config.model.init = "random"
     config.sft = dict(microbatches=1)
-    config.optim.update(peak=3e-3, warmup=60, b2=0.98, weight_decay=0.01)
-    config.data.update(batch_size=48, max_length=192, packing=False)
+    config.optim.update(
+        peak=3e-3, warmup=60, decay="linear", decay_from=0.6, final_ratio=0.05,
+        b2=0.98, weight_decay=0.01,
+    )  # fmt: skip
+    config.data.update(batch_size=48, max_length=160, packing=False)
     config.evaluation.every = 150
     config.log.show = ("loss", "mean_token_accuracy")
     if arg is not None:
@@ -26,6 +29,6 @@ def get_config(arg: str | None = None):
         config.steps = 100
         config.data.update(tasks=("ATE", "ETT"), adjusters=(0,), batch_size=4, max_length=4096)
         config.sft.microbatches = 4
-        config.optim.update(peak=1e-5, warmup=10, b2=0.999, weight_decay=0.0)
+        config.optim.update(peak=1e-5, warmup=10, decay="constant", b2=0.999, weight_decay=0.0)
         config.evaluation.update(n=4)
     return config
