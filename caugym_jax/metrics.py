@@ -70,7 +70,7 @@ class _Board:
         self._event, self._folder = Event, folder
         with _writing(folder):
             folder.mkdir(exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{first_step}")
             start = SessionLog(status=SessionLog.START)  # hides what is logged from this step on
             self._writer.write_event(Event(step=first_step, session_log=start))
 
@@ -128,7 +128,8 @@ def _forget(path: Path, step: int) -> None:
 class Progress:
     """Rate and time left: one rewritten line on a terminal, a plain line now and then elsewhere."""
 
-    def __init__(self, done: int, total: int, every: int = 10):
+    def __init__(self, done: int, total: int, every: int = 10, unit: str = "step"):
+        self._unit = unit
         self._first, self._total, self._every = done, total, max(1, every)
         self._start = time.perf_counter()
         self._tty = sys.stderr.isatty()
@@ -140,7 +141,8 @@ class Progress:
         seconds = (time.perf_counter() - self._start) / max(1, step - self._first)
         left = seconds * (self._total - step)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in keys if k in values)
-        line = f"step {step}/{self._total}  {shown}  {seconds:.2f} s/step  {clock(left)} left"
+        rate = f"{seconds:.2f} s/{self._unit}  {clock(left)} left"
+        line = f"{self._unit} {step}/{self._total}  {shown}  {rate}"
         end = "\n" if not self._tty or step == self._total else ""
         start = "\r\x1b[K" if self._tty else ""
         print(start + line, end=end, file=sys.stderr, flush=True)

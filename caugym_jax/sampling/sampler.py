@@ -27,7 +27,7 @@ from caugym_jax.sampling.picking import Settings, pick
 from caugym_jax.sharding import constrain, fetch, replicated, row_count, rows
 from caugym_jax.types import Rollout
 
-_PIECE = 256  # completion tokens per piece of cache: attention reads the pieces begun, not all C
+_PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C
 _PIECES = 4  # but compile time grows with their number
 
 
@@ -142,6 +142,7 @@ class Sampler:
     Args:
       end_ids: ids that end a completion, at least one.
       pad_id: fills unused places; may be one of end_ids.
+      max_new_tokens: a completion ends there, or where the model's positions do.
       max_prompt_length: longer prompts are refused; None: what the model's positions allow.
       batch_size: prompts per device call, rounded up to a multiple of the mesh's batch shards;
         None: all at once (and then their number is compiled in).
@@ -163,13 +164,13 @@ class Sampler:
             raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
         if not end_ids:
             raise UserError("no end token is known: sampling would never stop")
-        room = model.config.max_position - max_new_tokens
-        if room < 1:
+        self._positions = model.config.max_position
+        if max_new_tokens >= self._positions:
             raise UserError(
                 f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's "
-                f"{model.config.max_position} positions: lower it"
+                f"{self._positions} positions: lower it"
             )
-        self._longest = room if max_prompt_length is None else min(room, max_prompt_length)
+        self._longest = min(self._positions - 1, max_prompt_length or self._positions)
         self._pad_id, self._batch_size, self._mesh = pad_id, batch_size, mesh
         self._new = max_new_tokens
         whole = None if mesh is None else replicated(mesh)
@@ -244,8 +245,8 @@ class Sampler:
         if longest > self._longest:
             raise UserError(
                 f"prompt {lengths.index(longest)} has {longest} tokens, more than the "
-                f"{self._longest} allowed beside {self._new} new ones: raise the limit on prompts, "
-                "lower that on new tokens, or drop long prompts"
+                f"{self._longest} allowed: raise the limit on prompts (the model has "
+                f"{self._positions} positions) or drop long ones"
             )
 
     def _batch(self, prompts, ids, size: int) -> tuple[np.ndarray, ...]:
@@ -256,10 +257,11 @@ class Sampler:
         for row, prompt in enumerate(prompts):
             tokens[row, width - len(prompt) :] = prompt
         filler = (0, size - len(prompts))
+        lengths = np.asarray(lengths, np.int32)
         return (
             tokens,
-            np.pad(np.asarray(lengths, np.int32), filler),
-            np.pad(np.full(len(prompts), self._new, np.int32), filler),
+            np.pad(lengths, filler),
+            np.pad(np.minimum(self._new, self._positions - lengths), filler),
             np.pad(np.asarray([int(i) & 0xFFFFFFFF for i in ids], np.uint32), filler),
         )
 
