@@ -21,7 +21,8 @@ from configs.models import REASONING, pretrained
 
 def get_config(arg: str | None = None):
     config = base("grpo")
-    config.steps = 60
+    config.steps = 40
+    config.data.batch_size = 16  # prompts a step
     config.grpo = dict(
         group_size=8,
         max_completion_length=40,
@@ -43,15 +44,18 @@ def get_config(arg: str | None = None):
         num_minibatches=1,
         microbatches=1,
     )
-    config.optim.update(peak=3e-4, warmup=5)
+    config.optim.update(peak=3e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
+    config.evaluation.every = 20
+    config.checkpoint.every = 10
     config.data.max_prompt_length = ml_collections.config_dict.placeholder(int)  # None: any
+    config.log.every = 5
     config.log.show = ("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio")
     if arg is not None:
         pretrained(config, arg)
         config.steps = 300
-        config.data.batch_size = 16
         config.grpo.update(max_completion_length=config.evaluation.max_new_tokens, microbatches=16)
         if arg.startswith(REASONING):
             config.grpo.reward_weights = dict(answer=1.0, thinking_form=0.1)
-        config.optim.update(peak=1e-6, warmup=10)
+            config.data.batch_size = 128
+        config.optim.update(peak=1e-6, warmup=10, decay="constant", b2=0.999)
     return config

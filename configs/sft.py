@@ -14,7 +14,7 @@ from configs.models import pretrained
 
 def get_config(arg: str | None = None):
     config = base("sft")
-    config.steps = 450
+    config.steps = 700
     config.model.init = "random"
     config.sft = dict(microbatches=1)
     config.optim.update(
@@ -22,7 +22,7 @@ def get_config(arg: str | None = None):
         b2=0.98, weight_decay=0.01,
     )  # fmt: skip
     config.data.update(batch_size=48, max_length=160, packing=False)
-    config.evaluation.every = 150
+    config.evaluation.every = 100
     config.log.show = ("loss", "mean_token_accuracy")
     if arg is not None:
         pretrained(config, arg, max_completion_length=128)
