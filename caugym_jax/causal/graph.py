@@ -117,30 +117,48 @@ def adjustment_sets(
     Pearl (2009), definition 3.3.1: no member descends from x, and the set d-separates x from y
     once the edges out of x are cut. All sets of the smallest size that has one are returned.
 
-    With `held` (all mediators from x to y) the set separates x and the mediators jointly from y
-    once the edges out of all of them are cut, so that it identifies the controlled direct effect;
-    with `natural` it separates x from the mediators as well, so that it identifies the natural
-    effects (Pearl 2001, theorem 2).
+    `held` and `natural`: as in `is_adjustment_set`.
     """
     candidates = [v for v in range(graph.n) if v not in (x, y) and v not in graph.descendants[x]]
-    to_outcome = _cut(graph, {x, *held})
-    to_mediators = _cut(graph, {x})
-
-    def valid(z: tuple[int, ...]) -> bool:
-        blocked = nx.is_d_separator(to_outcome, {x, *held}, {y}, set(z))
-        if not (blocked and natural and held):
-            return blocked
-        return nx.is_d_separator(to_mediators, {x}, set(held), set(z))
-
     for size in range(max_size + 1):
-        found = [z for z in itertools.combinations(candidates, size) if valid(z)]
+        found = [
+            z
+            for z in itertools.combinations(candidates, size)
+            if is_adjustment_set(graph, x, y, z, held=held, natural=natural)
+        ]
         if found:
             return found
     return []
 
 
-def _cut(graph: Graph, sources: set[int]) -> nx.DiGraph:
-    """The graph without the edges out of the sources."""
+def is_adjustment_set(
+    graph: Graph,
+    x: int,
+    y: int,
+    z: tuple[int, ...],
+    *,
+    held: tuple[int, ...] = (),
+    natural: bool = False,
+) -> bool:
+    """Whether z satisfies the back-door criterion for (x, y), whatever its size.
+
+    With `held` (all mediators from x to y) z separates x and the mediators jointly from y once
+    the edges out of all of them are cut, so that it identifies the controlled direct effect; with
+    `natural` it separates x from the mediators as well, so that it identifies the natural effects
+    (Pearl 2001, theorem 2).
+    """
+    if {x, y, *held, *graph.descendants[x]} & set(z):
+        return False
+    if not nx.is_d_separator(_cut(graph, frozenset({x, *held})), {x, *held}, {y}, set(z)):
+        return False
+    if not (natural and held):
+        return True
+    return nx.is_d_separator(_cut(graph, frozenset({x})), {x}, set(held), set(z))
+
+
+@functools.lru_cache(maxsize=256)
+def _cut(graph: Graph, sources: frozenset[int]) -> nx.DiGraph:
+    """The graph without the edges out of the sources; not to be changed."""
     cut = nx.DiGraph()
     cut.add_nodes_from(range(graph.n))
     cut.add_edges_from(edge for edge in graph.edges if edge[0] not in sources)

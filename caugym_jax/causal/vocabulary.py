@@ -1,0 +1,222 @@
+"""What reading a text yields, and what gathers it: names of nodes, words of states."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+
+from caugym_jax.causal.estimands import Query, Term
+from caugym_jax.causal.graph import Graph
+from caugym_jax.causal.names import STATE_PAIRS
+from caugym_jax.causal.scm import Event
+from caugym_jax.causal.wording import Story
+from caugym_jax.errors import UserError
+
+Named = tuple[tuple[int, str], ...]  # an event as told: (node, state word), ...
+
+
+class BadProblem(UserError):
+    """The text is in the official wording but does not make a problem; says what is wrong."""
+
+
+class Unread(UserError):
+    """The text is not in a wording that the reader knows well enough to be sure of."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a text says, as structure.
+
+    The query has neither adjusters nor mediators (but for those that CDE holds): to find them is
+    the solver's business.
+    """
+
+    story: Story
+    polarity: int | None = 1  # 1: asks "more likely?"; -1: "less likely?"; None: neither
+    set_aside: tuple[str, ...] = ()  # sentences with a number that could not be read
+    reworded: bool = False
+
+    @property
+    def graph(self) -> Graph:
+        return graph_of(len(self.story.names), self.story.edges)
+
+
+@functools.lru_cache(maxsize=4096)
+def graph_of(n: int, edges: tuple[tuple[int, int], ...]) -> Graph:
+    """The graph, shared between the many problems that are asked about one.
+
+    Raises BadProblem where the edges make a cycle.
+    """
+    try:
+        return Graph(n, edges)
+    except UserError as error:
+        raise BadProblem(str(error)) from None
+
+
+_CODE = re.compile(r" \(([A-Z])=([01])\)$")
+_PARTNER = {word: pair for pair in reversed(STATE_PAIRS) for word in pair}
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question as told, its states still words."""
+
+    task: str
+    x: int
+    y: int
+    to: str
+    outcome: str
+    held: Named = ()
+    bound: str | None = None
+    polarity: int | None = 1
+    wording_of: str | None = None  # the task whose wording the question has, where not sure
+
+
+class Vocabulary:
+    """The names of a graph's nodes, and the state words met so far."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.nodes = {key(name): node for node, name in enumerate(names)}
+        self.words: list[dict[str, None]] = [{} for _ in names]  # in order of appearance
+        self.codes: dict[tuple[int, str], int] = {}  # (node, word) -> value
+        self.letters: dict[int, str] = {}
+
+    def node(self, name: str) -> int | None:
+        """The node of a name, with or without an article."""
+        name = key(name)
+        found = self.nodes.get(name)
+        return self.nodes.get(name.removeprefix("the ")) if found is None else found
+
+    def met(self, node: int, state: str) -> str:
+        """Notes a state, which may carry its code; returns its word."""
+        code = _CODE.search(state)
+        word = key(state[: code.start()] if code else state)
+        if not word:
+            raise BadProblem(f"{self.names[node]!r} has an empty state")
+        self.words[node][word] = None
+        if code:
+            said, value = code[1], int(code[2])
+            if self.letters.setdefault(node, said) != said:
+                raise BadProblem(f"{self.names[node]!r} has two codes, {said} and another")
+            if self.codes.setdefault((node, word), value) != value:
+                raise BadProblem(f"{self.names[node]!r} being {word!r} has the codes 0 and 1")
+        return word
+
+    def events(self, text: str) -> Named | None:
+        """ "a being high (A=1), b being low and c being low"; None where that is not the form.
+
+        The states still carry their codes; `noted` takes them in.
+        """
+        pieces = re.split(r" being(?= )", text)
+        found: list[tuple[int, str]] = []
+        node, pending = None, ""
+        for piece in pieces[:-1]:
+            pending += piece
+            last = self._last_name(pending) if node is not None else ("", self.node(pending))
+            if last is None or last[1] is None:
+                pending += " being"  # which is part of the name
+                continue
+            if node is not None:
+                found.append((node, last[0]))
+            node, pending = last[1], ""
+        if node is None or pending:
+            return None
+        found.append((node, pieces[-1].strip()))
+        return tuple(found) if len(dict(found)) == len(found) else None
+
+    def noted(self, events: Named) -> Named:
+        """The events with their states as words."""
+        return tuple((node, self.met(node, state)) for node, state in events)
+
+    def _last_name(self, text: str) -> tuple[str, int] | None:
+        """ "high and wind" -> ("high", node of wind): the longest name, the shortest state."""
+        for separator in _SEPARATOR.finditer(text):
+            node = self.node(text[separator.end() :])
+            if node is not None:
+                return text[: separator.start()].strip(), node
+        return None
+
+    def reading(
+        self,
+        edges: tuple[tuple[int, int], ...],
+        numbers: list[tuple[Named, Named, str]],
+        asked: Asked,
+        set_aside: tuple[str, ...] = (),
+        reworded: bool = False,
+    ) -> Reading:
+        """Numbers nodes (by their codes) and states, and puts everything together."""
+        states = [self._states(node) for node in range(len(self.names))]
+        new = self._numbering()
+
+        def event(named: Named) -> Event:
+            return tuple((new[node], states[node].index(word)) for node, word in named)
+
+        def value(node: int, word: str) -> int:
+            return states[node].index(word)
+
+        x_value, y_value = value(asked.x, asked.to), value(asked.y, asked.outcome)
+        task = asked.task
+        if asked.wording_of and asked.x in self.letters:
+            task = "PS" if x_value else "PN"  # PN's actual world is (1, 1), PS's (0, 0)
+        held = event(asked.held)
+        query = Query(
+            task,
+            new[asked.x],
+            new[asked.y],
+            x_value,
+            y_value,
+            mediators=tuple(node for node, _ in held),
+            mediator_values=tuple(v for _, v in held),
+            bound=asked.bound,
+        )
+        old = sorted(range(len(self.names)), key=new.__getitem__)
+        edges = tuple((new[a], new[b]) for a, b in edges)
+        graph_of(len(old), edges)  # refuses a cycle
+        story = Story(
+            tuple(self.names[node] for node in old),
+            tuple(states[node] for node in old),
+            edges,
+            tuple((Term(event(target), event(given)), p) for target, given, p in numbers),
+            query,
+        )
+        return Reading(story, asked.polarity, set_aside, reworded)
+
+    def _states(self, node: int) -> tuple[str, str]:
+        """The words for 0 and 1: by their codes, else by the usual pairs, else as they appear."""
+        words = list(self.words[node])
+        if len(words) > 2:
+            raise BadProblem(f"{self.names[node]!r} has more than two states: {', '.join(words)}")
+        coded = {self.codes[node, word]: word for word in words if (node, word) in self.codes}
+        if len(coded) < sum((node, word) in self.codes for word in words):
+            raise BadProblem(f"{self.names[node]!r} has one code for two states")
+        if not coded:
+            pair = _PARTNER.get(words[0], ("low", "high")) if words else ("low", "high")
+            if set(words) <= set(pair):
+                return pair
+            coded = {0: words[0]}
+        value, word = next(iter(coded.items()))
+        other = next((w for w in words if w != word), None)
+        if other is None:
+            other = next((w for w in _PARTNER.get(word, ()) if w != word), f"not {word}")
+        return (other, word) if value else (word, other)
+
+    def _numbering(self) -> dict[int, int]:
+        """Old node -> new node: by letter where there are letters, the others in what is left."""
+        taken = {node: ord(said) - ord("A") for node, said in self.letters.items()}
+        if len(set(taken.values())) < len(taken):
+            raise BadProblem("two variables have the same code letter")
+        n = len(self.names)
+        if any(number >= n for number in taken.values()):
+            taken = {}
+        free = iter(sorted(set(range(n)) - set(taken.values())))
+        return {node: taken[node] if node in taken else next(free) for node in range(n)}
+
+
+_SEPARATOR = re.compile(r", (?:and )?| and ")
+
+
+def key(text: str) -> str:
+    """What two spellings of one name share: case and white space do not matter."""
+    return " ".join(text.split()).casefold()
