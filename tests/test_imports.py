@@ -23,7 +23,7 @@ LAYERS = [
     ("runs",),
     ("algorithms",),
     ("evals",),
-    ("train", "evaluate", "grade", "generate", "export"),
+    ("train", "evaluate", "grade", "generate", "solve", "export"),
 ]
 PACKAGE = ROOT / "caugym_jax"
 

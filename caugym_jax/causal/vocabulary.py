@@ -7,7 +7,7 @@ import functools
 import re
 
 from caugym_jax.causal.estimands import Query, Term
-from caugym_jax.causal.graph import Graph
+from caugym_jax.causal.graph import Graph, letter
 from caugym_jax.causal.names import STATE_PAIRS
 from caugym_jax.causal.scm import Event
 from caugym_jax.causal.wording import Story
@@ -220,3 +220,9 @@ _SEPARATOR = re.compile(r", (?:and )?| and ")
 def key(text: str) -> str:
     """What two spellings of one name share: case and white space do not matter."""
     return " ".join(text.split()).casefold()
+
+
+def describe(story: Story, node: int) -> str:
+    """ "A = rain (0 low, 1 high)" """
+    zero, one = story.states[node]
+    return f"{letter(node)} = {story.names[node]} (0 {zero}, 1 {one})"

@@ -53,7 +53,37 @@ def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem
     if variant is not None and variant not in VARIANTS:
         raise UserError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     names = paths.split(",") if isinstance(paths, str) else [str(paths)]
-    return [p for name in names for p in _read_one(name.strip(), variant)]
+    items = [item for name in names for item in read_items(name.strip(), variant)]
+    for item in items:
+        if isinstance(item, str):
+            raise UserError(item)
+    return items
+
+
+def read_items(name: str, variant: str | None = None) -> list[Problem | str]:
+    """The items of one file in order; in a bad one's place, a line that says what is wrong.
+
+    Raises UserError where there is no file of problems at all.
+    """
+    rows = _hub_rows(name) if name.startswith("hf:") else _file_rows(Path(name))
+    if not rows:
+        raise UserError(f"{name} holds no problems")
+    stem = Path(name).stem
+    fallback = next((v for v in VARIANTS if stem == v or stem.startswith(v + "_")), None)
+    items: list[Problem | str] = []
+    for i, row in enumerate(rows):
+        try:
+            items.append(_problem(row, variant, fallback))
+        except (KeyError, ValueError, TypeError) as error:
+            why = f"no {error}" if isinstance(error, KeyError) else error
+            items.append(f"{name}, item {i} (counting from 0): {why}")
+    said = variant or fallback or any(map(_declares_variant, rows))
+    if not said and any(isinstance(p, Problem) and p.lacks for p in items):
+        return [
+            dataclasses.replace(p, variant="insufficient") if isinstance(p, Problem) else p
+            for p in items
+        ]
+    return items
 
 
 def problem_record(problem: Problem) -> dict[str, Any]:
@@ -103,25 +133,6 @@ def task_of(text: str) -> str | None:
     return None
 
 
-def _read_one(name: str, variant: str | None) -> list[Problem]:
-    rows = _hub_rows(name) if name.startswith("hf:") else _file_rows(Path(name))
-    if not rows:
-        raise UserError(f"{name} holds no problems")
-    stem = Path(name).stem
-    fallback = next((v for v in VARIANTS if stem == v or stem.startswith(v + "_")), None)
-    problems = []
-    for i, row in enumerate(rows):
-        try:
-            problems.append(_problem(row, variant, fallback))
-        except (KeyError, ValueError, TypeError) as error:
-            why = f"no {error}" if isinstance(error, KeyError) else error
-            raise UserError(f"{name}, item {i} (counting from 0): {why}") from error
-    said = variant or fallback or any(_declared_variant(row) for row in rows)
-    if not said and any(p.lacks for p in problems):
-        return [dataclasses.replace(p, variant="insufficient") for p in problems]
-    return problems
-
-
 def _problem(row: Any, variant: str | None, fallback: str | None) -> Problem:
     """One row of any layout; ValueError, TypeError or KeyError say what is wrong with it."""
     if not isinstance(row, Mapping):
@@ -155,6 +166,10 @@ def _problem(row: Any, variant: str | None, fallback: str | None) -> Problem:
     )
     _check_answer(problem)
     return problem
+
+
+def _declares_variant(row: Any) -> bool:
+    return isinstance(row, Mapping) and bool(_declared_variant(row))
 
 
 def _declared_variant(row: Mapping[str, Any]) -> Any:

@@ -1,0 +1,280 @@
+"""What is wrong with the labels of a set of problems, and what answers them without reading.
+
+Items are compared with the solver's answers; every difference is classified. Beside it stand two
+scores that a sound set keeps low: the best fixed rule that sees the task and the numbers in their
+order but no graph, and the best constant answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+
+from caugym_jax.causal.estimands import Term
+from caugym_jax.causal.reading import Reading, read
+from caugym_jax.causal.solving import AGREE, Solved, solve
+from caugym_jax.causal.vocabulary import BadProblem
+from caugym_jax.errors import UserError
+from caugym_jax.types import BOUND_TASKS, TASKS, Problem
+
+DEAD_ZONE = Decimal("0.001")  # below it the released verdicts are No, and either is accepted
+
+
+@dataclasses.dataclass(frozen=True)
+class Defect:
+    """One thing that is wrong with, or fragile in, an item."""
+
+    item: int
+    kind: str  # a few words; `KINDS` explains them
+    why: str
+
+
+KINDS = {
+    "inverted verdict": "the label's Yes or No contradicts its own number and question",
+    "flipped polarity": "the question asks 'less likely', the label answers 'more likely'",
+    "open verdict": "the question has no Yes or No answer",
+    "answerable": "the label is LACK_CONDITION, yet the graph and the numbers give the answer",
+    "unanswerable": "the label is a number, yet the graph and the numbers do not determine it",
+    "wrong number": "the label is not the answer, whatever the rounding of the inputs",
+    "rounding": "the label is not what the printed numbers give, but within their rounding",
+    "degenerate cell": "the answer rests on a conditional printed as exactly 0 or 1",
+    "sets disagree": "two valid adjustment sets give different answers",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """One item beside the solver's answer."""
+
+    item: int
+    problem: Problem
+    reading: Reading | None = None
+    solved: Solved | None = None  # None: unread
+    unread: str = ""  # why
+    bad: bool = False  # unread because the text, in the official wording, is not a problem
+
+    @property
+    def prob_agrees(self) -> bool:
+        """The label is the solver's number within 0.0005, or both are LACK_CONDITION."""
+        if self.solved is None or self.solved.lacks or self.problem.lacks:
+            return self.solved is not None and self.solved.lacks and self.problem.lacks
+        return abs(self.solved.value - label(self.problem)) < AGREE
+
+    @property
+    def verdict_agrees(self) -> bool | None:
+        """None where there is no verdict to compare; either agrees where |effect| < 0.001."""
+        solved, said = self.solved, self.problem.verdict
+        if solved is None or solved.verdict is None or said is None:
+            return None
+        return abs(solved.value) < DEAD_ZONE or solved.verdict == said
+
+
+def label(problem: Problem) -> Decimal:
+    """The labelled number."""
+    return Decimal(str(problem.prob))
+
+
+def check(problem: Problem, item: int = 0) -> Checked:
+    """Reads and solves one item."""
+    try:
+        reading = read(problem.text)
+        if reading.story.query.task != problem.task:
+            asked = reading.story.query.task
+            raise BadProblem(f"the text asks for {asked}, the item says {problem.task}")
+        return Checked(item, problem, reading, solve(reading))
+    except UserError as error:
+        return Checked(item, problem, unread=str(error), bad=isinstance(error, BadProblem))
+
+
+def defects(checked: Checked) -> list[Defect]:
+    """All defects of one item."""
+    solved, reading = checked.solved, checked.reading
+    if solved is None or reading is None:
+        return []
+    found: list[tuple[str, str]] = []
+    problem = checked.problem
+    if problem.lacks and not solved.lacks:
+        found.append(("answerable", f"the answer is {solved.value:.4f}{_because(reading, solved)}"))
+    elif solved.lacks and not problem.lacks:
+        found.append(
+            ("unanswerable", f"no valid adjustment set is printed whole, label {label(problem)}")
+        )
+    elif not solved.lacks:
+        found += _number_defects(checked) + _verdict_defects(checked)
+    if cells := _degenerate(reading, solved):
+        found.append(("degenerate cell", cells))
+    for adjusters, value in solved.others:
+        if abs(value - solved.value) >= AGREE:
+            names = ", ".join(reading.story.names[v] for v in adjusters) or "nothing"
+            found.append(
+                ("sets disagree", f"{solved.value:.4f}, but {value:.4f} adjusting for {names}")
+            )
+    return [Defect(checked.item, kind, why) for kind, why in found]
+
+
+def _number_defects(checked: Checked) -> list[tuple[str, str]]:
+    if checked.prob_agrees:
+        return []
+    said, solved = label(checked.problem), checked.solved
+    if solved.interval and solved.interval[0] <= said <= solved.interval[1]:
+        low, high = solved.interval
+        why = f"label {said}, the numbers give {solved.value:.4f} and reach {low:.4f} to {high:.4f}"
+        return [("rounding", why)]
+    return [("wrong number", f"label {said}, the numbers give {solved.value:.4f}")]
+
+
+def _verdict_defects(checked: Checked) -> list[tuple[str, str]]:
+    reading, solved, said = checked.reading, checked.solved, checked.problem.verdict
+    if said is None:
+        return []
+    if reading.polarity is None:
+        return [("open verdict", f"the label is {said}, the question asks for no direction")]
+    if checked.verdict_agrees:
+        return []
+    kind = "inverted verdict" if reading.polarity > 0 else "flipped polarity"
+    return [(kind, f"the effect is {solved.value:.4f}, so {solved.verdict}; the label is {said}")]
+
+
+def _degenerate(reading: Reading, solved: Solved) -> str:
+    """The conditionals in the formula that are exactly 0 or 1."""
+    cells = [
+        f"{_told(reading, term)} is {value}"
+        for term, value in solved.used
+        if term.given and value in (0, 1)
+    ]
+    return "; ".join(cells)
+
+
+def _told(reading: Reading, term: Term) -> str:
+    story = reading.story
+
+    def said(event) -> str:
+        return ", ".join(f"{story.names[v]} {story.states[v][value]}" for v, value in event)
+
+    return f"P({said(term.target)} | {said(term.given)})"
+
+
+def _because(reading: Reading, solved: Solved) -> str:
+    if not solved.implied:
+        return ""
+    term = solved.implied[0]
+    value = dict(solved.used)[term]
+    return f": {_told(reading, term)} = {value} by the graph's independencies"
+
+
+# Answers without reading ----------------------------------------------------------------------
+
+_NUMBER = re.compile(r"(?<![\d.])[01]\.\d{4}(?!\d)")
+
+
+def shortcut(text: str, task: str) -> Decimal | None:
+    """What a rule says that sees the task's name and the numbers in their order, but no graph.
+
+    No number: 0. Else the fixed arithmetic that the released order of sentences calls for, on the
+    longest list of numbers that it knows, taken from the front.
+    """
+    body = text.partition("Question:")
+    numbers = [Decimal(n) for n in _NUMBER.findall(body[0] or text)]
+    if not numbers:
+        return Decimal(0)
+    rules = _RULES[task]
+    length = max((k for k in rules if k <= len(numbers)), default=None)
+    if length is None:
+        return None
+    value = rules[length](numbers[:length])
+    if task not in BOUND_TASKS:
+        return value
+    do, first, second = value
+    upper = "upper" in body[2] or "maximum" in body[2]
+    top, bottom = (do - first, second) if upper else (first - do, second)
+    if upper and task == "PS":
+        top, bottom = do - second, first
+    if bottom == 0:
+        return None
+    return min(Decimal(1), top / bottom) if upper else max(Decimal(0), top / bottom)
+
+
+def _weighted(n: Sequence[Decimal]) -> Decimal:
+    return (n[0] - n[1]) * n[2] + (n[3] - n[4]) * (n[5] if len(n) > 5 else 1 - n[2])
+
+
+def _through(n: Sequence[Decimal]) -> Decimal:
+    return (n[0] - n[3]) * (n[1] - n[2])
+
+
+_CONTRAST = {2: lambda n: n[0] - n[1], 6: _weighted}
+_BOUND = {3: tuple, 6: lambda n: (n[0] * n[1] + n[2] * n[3], n[4], n[5])}
+_RULES = {
+    "ATE": _CONTRAST,
+    "CDE": _CONTRAST,
+    "ETT": {2: lambda n: n[0] - n[1], 5: lambda n: n[0] - n[1] * n[2] - n[3] * n[4]},
+    "NDE": {
+        2: lambda n: n[0] - n[1],
+        5: _weighted,
+        11: lambda n: n[0] * _weighted(n[1:6]) + (1 - n[0]) * _weighted(n[6:]),
+    },
+    "NIE": {
+        4: _through,
+        9: lambda n: n[0] * _through(n[1:5]) + (1 - n[0]) * _through(n[5:]),
+    },
+    "PN": _BOUND,
+    "PS": _BOUND,
+}
+
+
+def score(problem: Problem, answer: Decimal | None) -> bool:
+    """Whether a number is the label within 0.0005; None stands for LACK_CONDITION."""
+    if answer is None or problem.lacks:
+        return answer is None and problem.lacks
+    return abs(answer - label(problem)) < AGREE
+
+
+# A whole set ----------------------------------------------------------------------------------
+
+
+def summary(items: Sequence[Checked]) -> dict:
+    """Agreement over the items that were read, by task; scores without reading; defects.
+
+    {"n", "read", "unread", "prob": {"all", "by_task"}, "verdict": {"all", "by_task"}, "shortcut",
+    "constant", "defects": [{"item", "kind", "why"}], "unread_items": [{"item", "why"}]}.
+    Shares are over the items read (prob), those with a verdict to compare (verdict), and all items
+    (shortcut; constant: the best of 0, 1 and LACK_CONDITION). A share of nothing is None.
+    """
+    read_items = [c for c in items if c.solved is not None]
+    found = [defect for c in items for defect in defects(c)]
+    constants = [
+        share([score(c.problem, constant) for c in items])
+        for constant in (Decimal(0), Decimal(1), None)
+    ]
+    rule = [
+        not c.problem.lacks and score(c.problem, shortcut(c.problem.text, c.problem.task))
+        for c in items
+    ]
+    return {
+        "n": len(items),
+        "read": len(read_items),
+        "unread": len(items) - len(read_items),
+        "prob": _by_task(read_items, lambda c: c.prob_agrees),
+        "verdict": _by_task(read_items, lambda c: c.verdict_agrees),
+        "shortcut": share(rule),
+        "constant": max(constants) if items else None,
+        "defects": [dataclasses.asdict(defect) for defect in found],
+        "unread_items": [{"item": c.item, "why": c.unread} for c in items if c.solved is None],
+    }
+
+
+def _by_task(items: Sequence[Checked], agrees) -> dict:
+    """{"all": share, "by_task": {task: share}} over the items where `agrees` is not None."""
+    marks = [(c.problem.task, agrees(c)) for c in items]
+    marks = [(task, bool(mark)) for task, mark in marks if mark is not None]
+    tasks = {task: [mark for t, mark in marks if t == task] for task in TASKS}
+    return {
+        "all": share([mark for _, mark in marks]),
+        "by_task": {task: share(own) for task, own in tasks.items() if own},
+    }
+
+
+def share(marks: Sequence[bool]) -> float | None:
+    return sum(marks) / len(marks) if marks else None

@@ -1,0 +1,141 @@
+"""Reads problem texts, answers them by the exact engine, and audits their labels. No model.
+
+    python -m caugym_jax.solve --data=base_dataset.json
+    python -m caugym_jax.solve --data=test.json,train.parquet --out=audit.json
+    python -m caugym_jax.solve --data=base_dataset.json --explain=3
+
+Prints, per file: how far the labels agree with the answers, by task (number within 0.0005; Yes or
+No, either where |effect| < 0.001); how well a graph-free rule and the best constant answer do; the
+defects found; the items that could not be read. Shares are of the items that were read.
+
+--out writes {"n", "prob": {"all", "by_task"}, "verdict": {"all", "by_task"}, "unread", "shortcut",
+"constant", "defects": [{"item", "kind", "why"}], ...}; with several files also "files", by name,
+and a defect says its "file". --explain=I prints the steps that answer item I (counting from 0).
+
+Exit status: 1 where an item is broken (not the schema, a cycle, contradictory numbers): it is named
+and the rest goes on. Reworded texts that are merely not understood are counted as unread.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from caugym_jax import cli
+from caugym_jax.causal.audit import Checked, check, summary
+from caugym_jax.causal.solving import explain
+from caugym_jax.causal.vocabulary import describe
+from caugym_jax.data.files import read_items, write_json
+from caugym_jax.errors import UserError
+from caugym_jax.types import LACK, TASKS, Problem
+
+SHOWN = 12  # defects of a kind, and unread items, that are printed
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.parser("caugym_jax.solve", __doc__)
+    parser.add_argument("--data", required=True, help="problems; several files: by commas")
+    parser.add_argument("--out", help="the JSON file to write")
+    parser.add_argument("--explain", type=int, metavar="I", help="print the steps of item I")
+    args = parser.parse_args(argv)
+    names = [name.strip() for name in args.data.split(",") if name.strip()]
+    if not names:
+        raise UserError("--data: give at least one file")
+    if args.explain is not None:
+        _explain(names[0], args.explain)
+        return
+    files, broken = {}, 0
+    for name in names:
+        checked, bad_rows = _checked(name)
+        files[name] = (checked, bad_rows)
+        broken += len(bad_rows) + sum(c.bad for c in checked)
+        print(_report(name, summary(checked)))
+        for why in bad_rows:
+            print(f"error: {why}", file=sys.stderr)
+    if args.out:
+        write_json(args.out, _result(files))
+        print(f"wrote {args.out}")
+    if broken:
+        raise UserError(f"{broken} broken items, named above")
+
+
+def _checked(name: str) -> tuple[list[Checked], list[str]]:
+    """The items of a file beside the solver's answers; what is wrong with the other rows."""
+    checked, bad_rows = [], []
+    for item, problem in enumerate(read_items(name)):
+        if isinstance(problem, Problem):
+            checked.append(check(problem, item))
+        else:
+            bad_rows.append(problem)
+    return checked, bad_rows
+
+
+def _result(files: dict[str, tuple[list[Checked], list[str]]]) -> dict:
+    if len(files) == 1:
+        ((checked, bad_rows),) = files.values()
+        return {**summary(checked), "bad_rows": bad_rows}
+    parts = {Path(name).name: {**summary(c), "bad_rows": bad} for name, (c, bad) in files.items()}
+    whole = summary([c for checked, _ in files.values() for c in checked])
+    for kind in ("defects", "unread_items"):
+        whole[kind] = [{"file": name, **d} for name, part in parts.items() for d in part[kind]]
+    whole["bad_rows"] = [why for part in parts.values() for why in part["bad_rows"]]
+    return {**whole, "files": parts}
+
+
+def _report(name: str, found: dict) -> str:
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f}"
+
+    tasks = [task for task in TASKS if task in found["prob"]["by_task"]]
+    lines = [
+        f"{name}: {found['n']} items, {found['unread']} unread",
+        f"  {'agreement, %':<14}" + "".join(f"{column:>8}" for column in ("all", *tasks)),
+    ]
+    for what, row in (("number", "prob"), ("yes or no", "verdict")):
+        shares = [found[row]["all"], *(found[row]["by_task"].get(task) for task in tasks)]
+        lines.append(f"  {what:<14}" + "".join(f"{percent(share):>8}" for share in shares))
+    lines.append(
+        f"  without reading: graph-free rule {percent(found['shortcut'])} %, "
+        f"best constant {percent(found['constant'])} %"
+    )
+    kinds = Counter(defect["kind"] for defect in found["defects"])
+    for kind, count in kinds.items():
+        lines.append(f"  {kind}: {count}")
+        own = [defect for defect in found["defects"] if defect["kind"] == kind]
+        lines += _shown(own)
+    if found["unread_items"]:
+        lines.append(f"  unread: {found['unread']}")
+        lines += _shown(found["unread_items"])
+    return "\n".join(lines)
+
+
+def _shown(items: list[dict]) -> list[str]:
+    lines = [f"    item {item['item']}: {item['why']}" for item in items[:SHOWN]]
+    more = len(items) - SHOWN
+    return [*lines, f"    and {more} more (--out has all)"] if more > 0 else lines
+
+
+def _explain(name: str, item: int) -> None:
+    """Prints the graph's legend, the steps and the answer of one item."""
+    items = read_items(name)
+    if not 0 <= item < len(items):
+        raise UserError(f"--explain={item}: {name} has the items 0 to {len(items) - 1}")
+    problem = items[item]
+    if not isinstance(problem, Problem):
+        raise UserError(problem)
+    checked = check(problem, item)
+    if checked.solved is None:
+        raise UserError(f"{name}, item {item}: {checked.unread}")
+    story = checked.reading.story
+    print("\n".join(describe(story, node) for node in range(len(story.names))))
+    for step, said in explain(checked.reading, checked.solved).items():
+        print(f"{step}: {said}")
+    solved = checked.solved
+    print(f"Answer: {LACK if solved.lacks else f'{solved.value:.4f}'} {solved.verdict or ''}")
+    print(f"Label: {problem.answer}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
