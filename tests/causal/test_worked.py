@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caugym_jax.causal.generating import generate_problems
@@ -23,6 +23,7 @@ def test_by_hand():
     assert text.endswith('(1|8*)(9*|0).\n{"ANSWER": "No", "PROB": "-0.0843"}')
 
 
+@settings(deadline=None)
 @given(NUMBERS, NUMBERS)
 def test_columns_are_the_digits_of_both_differences(a, b):
     cells = columns(a, b)
@@ -35,6 +36,7 @@ def test_columns_are_the_digits_of_both_differences(a, b):
         assert borrow == (difference < 0)
 
 
+@settings(deadline=None)
 @given(NUMBERS, NUMBERS, st.booleans(), st.sampled_from(("ATE", "ETT")))
 def test_answer_is_the_difference_of_the_asked_value(a, b, swap, task):
     asked = "high" if swap else "low"

@@ -1,12 +1,14 @@
 """The domain tokenizer loses nothing, stays short on its own problems, and loads anywhere."""
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import caugym_jax
 from caugym_jax.causal.generating import generate_problems
 from caugym_jax.causal.worked import work
 from caugym_jax.data.domain_tokenizer import (
@@ -26,6 +28,12 @@ def round_trip(text: str) -> str:
     return TOKENIZER.decode(TOKENIZER.encode(text).ids, skip_special_tokens=False)
 
 
+def assert_survive(texts: list[str]) -> None:
+    texts = sorted(set(texts))
+    ids = [encoding.ids for encoding in TOKENIZER.encode_batch(texts)]
+    assert TOKENIZER.decode_batch(ids, skip_special_tokens=False) == texts
+
+
 def strings(value) -> list[str]:
     """Every string inside a JSON-like value."""
     if isinstance(value, str):
@@ -40,22 +48,22 @@ def strings(value) -> list[str]:
 )
 def test_official_test_sets_survive(name):
     path = shared_path(f"data/caugym/test_dev/{name}_dataset.json")
-    for text in strings(json.loads(path.read_text())):
-        assert round_trip(text) == text
+    assert_survive(strings(json.loads(path.read_text())))
 
 
 @pytest.mark.parametrize("name", ["online_RL", "cold_start_sft"])
 def test_official_training_sets_survive(name):
     path = shared_path(f"data/caugym/train/{name}.parquet")
-    for text in strings(pq.read_table(path).to_pylist()):
-        assert round_trip(text) == text
+    assert_survive(strings(pq.read_table(path).to_pylist()))
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_survives(text):
     assert round_trip(text) == text
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='abcXYZ 0123456789.,(|*)\n{}":-é'))
 def test_texts_near_the_phrases_survive(text):
     assert round_trip(text) == text
@@ -91,3 +99,18 @@ def test_loads_in_transformers(tmp_path):
         [{"role": "user", "content": "a"}], add_generation_prompt=True, tokenize=False
     )
     assert chat == f"{USER}a{ASSISTANT}"
+
+
+EMBEDDED = Path(caugym_jax.__file__).parent / "models" / "embedded"
+
+
+def test_shipped_tokenizer_is_lossless_and_small():
+    from transformers import AutoTokenizer
+
+    shipped = AutoTokenizer.from_pretrained(EMBEDDED)
+    assert shipped.eos_token_id != shipped.pad_token_id
+    for problem in generate_problems(("ATE", "ETT"), 50, 4, nodes=(3, 5), adjusters=(0,)):
+        for text in (problem.text, work(problem), problem.answer):
+            ids = shipped(text)["input_ids"]
+            assert shipped.decode(ids, skip_special_tokens=False) == text
+    assert sum(f.stat().st_size for f in EMBEDDED.iterdir()) < 6e6
