@@ -2,9 +2,9 @@
 
     python benchmarks/train_step.py [--torch] [--rows 8] [--length 512] [--rounds 5]
 
-With --torch (needs PyTorch and transformers) the same step in PyTorch runs in turn with ours, in one
-process with as many threads, so that a machine whose speed drifts treats both alike. Prints one
-JSON line per side: best and median tokens/s of the rounds, wall clock.
+With --torch (needs PyTorch and transformers) the same step in PyTorch runs in turn with ours, in
+one process with as many threads, so that a machine whose speed drifts treats both alike. Prints
+one JSON line per side: best and median tokens/s of the rounds, wall clock.
 """
 
 from __future__ import annotations

@@ -121,16 +121,23 @@ def summary(before: Probed, after: Probed, problems: Sequence[Problem], *, shown
         f"  well-formed answers: {100 * before.wellformed.mean():.1f}% before, "
         f"{100 * after.wellformed.mean():.1f}% after"
     )
-    picks = np.flatnonzero(answerable)[:shown] if answerable.any() else np.arange(shown)
-    lines.append("")
-    lines.append("Answered problems")
-    for i in picks[: len(problems)]:
+    lines += ["", "Answered problems"]
+    for i in _by_turns(tasks, answerable if answerable.any() else ~answerable, shown):
         problem = problems[i]
         question = next(
             (x for x in problem.text.splitlines() if x.startswith("Question:")), problem.text[-200:]
         )
-        mark = "right" if after.right[i] else "wrong"
         lines.append(f"  [{problem.task}] {question}")
-        lines += [f"    {line}" for line in after.completions[i].strip().splitlines()]
-        lines.append(f"    engine: {problem.answer}  -> {mark}")
+        for when, probed in (("before", before), ("after", after)):
+            mark = "right" if probed.right[i] else "wrong"
+            lines.append(f"    {when} ({mark}):")
+            lines += [f"      {line}" for line in probed.completions[i].strip().splitlines()]
+        lines.append(f"    engine: {problem.answer}")
     return "\n".join(lines)
+
+
+def _by_turns(tasks: np.ndarray, chosen: np.ndarray, n: int) -> list[int]:
+    """The first `n` chosen items, taking the tasks in turn."""
+    queues = [list(np.flatnonzero(chosen & (tasks == t))) for t in sorted(set(tasks))]
+    rounds = max(map(len, queues))
+    return [q[r] for r in range(rounds) for q in queues if r < len(q)][:n]

@@ -53,9 +53,17 @@ def test_json_round_trip():
     np.testing.assert_array_equal(b.ended, a.ended)
 
 
-def test_summary_shows_gain_and_marks_answers():
+def test_summary_shows_gain_and_answers_of_each_task_in_turn():
     after = probed([1, 1, 0, 0, 0], ["first", "second", "third", "fourth", "fifth"])
     text = summary(probed([0, 1, 0, 0, 0]), after, PROBLEMS)
     assert "non-zero answers       2     0.0%    50.0%   +50.0" in text
-    assert 'first\n    engine: {"ANSWER": "Yes", "PROB": "0.2"}  -> right' in text
-    assert 'third\n    engine: {"ANSWER": "No", "PROB": "0.1"}  -> wrong' in text
+    shown = text[text.index("Answered problems") :].splitlines()[1:]
+    assert shown[:6] == [
+        "  [ATE] Question: ATE?",
+        "    before (wrong):",
+        "      x",
+        "    after (right):",
+        "      first",
+        '    engine: {"ANSWER": "Yes", "PROB": "0.2"}',
+    ]
+    assert shown[6].startswith("  [ETT]") and "      third" in shown and len(shown) == 12
