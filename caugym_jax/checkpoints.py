@@ -144,11 +144,13 @@ class Checkpoints:
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__cause__ or cause.__context__
             text = f"{error} {cause or ''}"
-            if cause is None and "No space left" not in text and "RESOURCE_EXHAUSTED" not in text:
+            full = "No space left" in text or "RESOURCE_EXHAUSTED" in text
+            if cause is None and not full:
                 raise
+            why = "No space left on device" if full else _first_line(cause)
             raise UserError(
-                f"saving to {self._directory} failed ({_first_line(cause or error)}): free some "
-                "space and run the same command again; earlier checkpoints are intact"
+                f"saving to {self._directory} failed ({why}): mend that and run the same command "
+                "again; earlier checkpoints are intact"
             ) from error
 
 

@@ -141,6 +141,12 @@ def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:
         value = tuple(value)
     if wanted is tuple and isinstance(value, str):
         value = tuple(_parse(part) for part in value.split(","))
+    if wanted is tuple and old and isinstance(value, tuple):
+        kinds = {type(part) for part in old}
+        wrong = [part for part in value if type(part) not in kinds]
+        if wrong:
+            names = " or ".join(kind.__name__ for kind in kinds)
+            raise UserError(f"--config.{key}={text}: {wrong[0]!r} is not {names}, as in {old!r}")
     if value is None and not sections:
         raise UserError(f"config.{key} may not be None")
     if value is not None and wanted is not type(None) and type(value) is not wanted:

@@ -38,8 +38,11 @@ def main(argv: Sequence[str]) -> None:
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(strange)} (write --config.KEY=VALUE)")
 
+    from absl import logging
+
     from caugym_jax import config as configs
 
+    logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises, with a traceback
     config = configs.load(options.config, [a.removeprefix("--config.") for a in rest])
     name = options.config.removesuffix(".py").replace(".py:", "-").replace("/", "-")
     train(config, options.workdir or Path("runs") / name)

@@ -1,0 +1,53 @@
+"""What the end-to-end tests share: the tiny run's command line, and what a run leaves behind."""
+
+import hashlib
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+TIMES = ("step_time", "tokens_per_second", "time/")
+
+
+def command(method: str, model: Path, workdir: Path, *more: str) -> list[str]:
+    """The train command's arguments."""
+    return [
+        f"--config={HERE / 'tiny_config.py'}:{method}",
+        f"--workdir={workdir}",
+        f"--config.model.name={model}",
+        *more,
+    ]
+
+
+def digests(workdir: Path, step: int) -> dict[str, str]:
+    """A hash of every array of a checkpoint as it lies on the disk, by its path in the tree."""
+    import jax
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.restore((workdir / "checkpoints" / str(step) / "state").absolute())
+    return {
+        jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def metrics(workdir: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what is measured in seconds."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]
+
+
+def left_behind(workdir: Path, step: int) -> dict:
+    """All that a resumed run must share with an uninterrupted one."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    samples = workdir / "samples.jsonl"
+    return {
+        "state": digests(workdir, step),
+        "position": json.loads((workdir / f"checkpoints/{step}/loader/metadata").read_text()),
+        "metrics": metrics(workdir),
+        "samples": samples.read_text() if samples.exists() else "",
+        "before": json.loads((workdir / "before.json").read_text()),
+        "after": json.loads((workdir / "after.json").read_text()),
+        "text": summary["text"].replace(str(workdir), "WORKDIR"),
+    }

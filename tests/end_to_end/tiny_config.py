@@ -1,0 +1,37 @@
+"""A run of the tiny model that takes seconds, as a configuration file: tiny_config.py:METHOD."""
+
+import zlib
+
+import ml_collections
+
+from configs import grpo, sft
+
+REWARD = "tests.end_to_end.tiny_config:spread"
+
+
+def spread(completions, problems, truncated):
+    """Differs between nearly all completions of one half of the problems, and is 0 for the other
+    half, so that some steps have no signal."""
+    return [
+        zlib.crc32(text.encode()) % 100 / 100 if zlib.crc32(problem.text.encode()) % 2 else 0.0
+        for text, problem in zip(completions, problems, strict=True)
+    ]
+
+
+def get_config(arg: str | None = None):
+    config = (sft if arg == "sft" else grpo).get_config()
+    config.model.update(name="set by the test", init="pretrained")
+    config.steps = 6
+    config.optim.update(peak=1e-2, warmup=2)
+    config.data.batch_size = 2
+    config.evaluation.update(every=3, n=4, max_new_tokens=4)
+    config.checkpoint.update(every=2)
+    config.log.update(every=1, samples_every=1)
+    if arg == "sft":
+        config.data.batch_size = 8
+    else:
+        weights = ml_collections.ConfigDict({REWARD: 1.0}, allow_dotted_keys=True)
+        config.grpo.update(
+            group_size=4, max_completion_length=4, reward_weights=weights, max_refills=0
+        )
+    return config

@@ -1,0 +1,251 @@
+"""Checkpoints: what is kept, where it is restored, and what happens when the disk is bad."""
+
+import errno
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from caugym_jax.checkpoints import Checkpoints, abstract_state
+from caugym_jax.errors import UserError
+from caugym_jax.sharding import make_mesh, replicated, sharding
+from caugym_jax.types import TrainState
+from tests.small_disk import small_disk  # noqa: F401
+
+AXES = {"wide": ("embed", "mlp"), "stack": ("layers", "embed"), "scale": ("norm",)}
+SHAPES = {"wide": (16, 8), "stack": (3, 16), "scale": (5,)}
+
+
+def state_of(step: int, mesh=None, size: int = 1) -> TrainState:
+    """A training state whose every number depends on the step."""
+    draw = np.random.default_rng(step)
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
+    params = {
+        name: jax.device_put(
+            draw.normal(size=(*shape[:-1], shape[-1] * size)).astype(np.float32),
+            sharding(AXES[name], shape, mesh),
+        )
+        for name, shape in SHAPES.items()
+    }
+    moments = {"mu": jax.tree.map(lambda x: x / 2, params), "nu": jax.tree.map(jnp.square, params)}
+    alone = replicated(mesh)
+    return TrainState(
+        jax.device_put(jnp.int32(step), alone), params, moments,
+        jax.device_put(jnp.int32(step % 2), alone),
+    )  # fmt: skip
+
+
+def assert_same(found: TrainState, expected: TrainState) -> None:
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(expected))
+
+
+def save(folder, *steps: int, **options) -> None:
+    checkpoints = Checkpoints(folder, **options)
+    for step in steps:
+        checkpoints.save(state_of(step), {"next_index": step})
+    checkpoints.close()
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2, best="strict")
+    for step, strict in enumerate([0.1, 0.9, None, 0.2, 0.3, 0.4], 1):
+        checkpoints.save(state_of(step), {}, None if strict is None else {"strict": strict})
+    checkpoints.wait()
+    assert checkpoints.steps == [2, 5, 6] and checkpoints.latest == 6
+    checkpoints.close()
+    reopened = Checkpoints(tmp_path, keep=1, best=None)
+    reopened.save(state_of(7), {})
+    reopened.wait()
+    assert reopened.steps == [7]
+    reopened.close()
+
+
+def test_what_is_restored_is_what_was_saved_on_any_mesh(tmp_path):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    checkpoints = Checkpoints(tmp_path)
+    saved = state_of(3, mesh)
+    checkpoints.save(saved, {"next_index": 12, "name": "a"})
+    checkpoints.close()
+    for target in (
+        make_mesh(data=1, fsdp=4, tensor=2),
+        make_mesh(data=8),
+        make_mesh(devices=jax.devices()[:1]),
+    ):
+        wanted = abstract_state(state_of(0, target))
+        checkpoints = Checkpoints(tmp_path)
+        found, position = checkpoints.restore(wanted)
+        checkpoints.close()
+        assert_same(found, saved)
+        assert position == {"next_index": 12, "name": "a"}
+        for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            assert x.sharding == y.sharding and x.dtype == y.dtype
+
+
+def test_parameters_alone_of_a_chosen_step(tmp_path):
+    save(tmp_path, 1, 2)
+    mesh = make_mesh(data=1, fsdp=8)
+    wanted = abstract_state(state_of(0, mesh)).params
+    for step, expected in ((None, 2), (1, 1), (2, 2)):
+        checkpoints = Checkpoints(tmp_path)
+        found = checkpoints.restore_params(wanted, step)
+        checkpoints.close()
+        assert_same(found, state_of(expected).params)
+        assert found["wide"].sharding == wanted["wide"].sharding
+
+
+def test_a_missing_step_is_named(tmp_path):
+    wanted = abstract_state(state_of(0))
+    empty = Checkpoints(tmp_path / "empty")
+    assert empty.latest is None and empty.steps == []
+    with pytest.raises(UserError, match="holds no checkpoint: train first"):
+        empty.restore(wanted)
+    save(tmp_path, 1, 2)
+    checkpoints = Checkpoints(tmp_path)
+    for read in (checkpoints.restore, checkpoints.restore_params):
+        with pytest.raises(UserError, match=r"no checkpoint of step 7: it has 1, 2"):
+            read(wanted, 7)
+    checkpoints.close()
+
+
+def test_saving_is_not_disturbed_by_the_next_updates(tmp_path):
+    """The update donates the very buffers that are being written in the background."""
+    update = jax.jit(lambda s: jax.tree.map(lambda x: x * 3 + 1, s), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path, keep=9)
+    state = state_of(1, size=20_000)
+    expected = []
+    for step in range(1, 4):
+        state = state._replace(step=jnp.int32(step))
+        expected.append(jax.tree.map(np.array, jax.device_get(state)))
+        checkpoints.save(state, {})
+        for _ in range(3):
+            state = update(state)
+    checkpoints.wait()
+    wanted = abstract_state(state_of(0, size=20_000))
+    for step, saved in enumerate(expected, 1):
+        assert_same(checkpoints.restore(wanted, step)[0], saved)
+    checkpoints.close()
+
+
+def _cut_metadata(folder):
+    (folder / "state" / "_METADATA").unlink()
+
+
+def _cut_arrays(folder):
+    shutil.rmtree(folder / "state" / "d")
+    shutil.rmtree(folder / "state" / "ocdbt.process_0", ignore_errors=True)
+
+
+def _truncate(folder):
+    for path in folder.glob("state/**/d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _scramble(folder):
+    (folder / "state" / "_METADATA").write_text("{not json")
+
+
+def _cut_position(folder):
+    shutil.rmtree(folder / "loader")
+
+
+@pytest.mark.parametrize(
+    "damage", [_cut_metadata, _cut_arrays, _truncate, _scramble, _cut_position]
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path, damage):
+    save(tmp_path, 1, 2)
+    damage(tmp_path / "checkpoints" / "2")
+    wanted = abstract_state(state_of(0))
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError) as error:
+        checkpoints.restore(wanted)
+    checkpoints.close()
+    assert str(tmp_path / "checkpoints" / "2") in str(error.value)
+    assert "remove that folder" in str(error.value) and "\n" not in str(error.value)
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    checkpoints = Checkpoints(tmp_path)
+    found, position = checkpoints.restore(wanted)
+    checkpoints.close()
+    assert_same(found, state_of(1))
+    assert position == {"next_index": 1}
+
+
+def test_another_model_s_checkpoint_is_refused(tmp_path):
+    save(tmp_path, 1)
+    checkpoints = Checkpoints(tmp_path)
+    other = abstract_state(state_of(0, size=2))
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoints.restore(other)
+    with pytest.raises(UserError, match="cannot be read"):
+        checkpoints.restore_params(other.params)
+    checkpoints.close()
+
+
+def test_a_save_cut_short_does_not_count(tmp_path):
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
+    (folder / "2.orbax-checkpoint-tmp" / "commit_success.txt").unlink(missing_ok=True)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps == [1]
+    checkpoints.save(state_of(2), {})
+    checkpoints.close()
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
+
+
+def test_a_removal_cut_short_does_no_harm(tmp_path):
+    save(tmp_path, 1, 2, keep=2)
+    shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    assert checkpoints.latest == 2
+    assert_same(checkpoints.restore(abstract_state(state_of(0)))[0], state_of(2))
+    checkpoints.save(state_of(3), {})
+    checkpoints.wait()
+    assert checkpoints.steps == [2, 3]
+    checkpoints.close()
+
+
+def test_a_full_disk_leaves_earlier_checkpoints(small_disk):  # noqa: F811
+    disk = small_disk(5)
+    checkpoints = Checkpoints(disk, keep=9)
+    wanted = abstract_state(state_of(0, size=500))
+    done = 0
+    with pytest.raises(UserError, match="No space left on device") as error:
+        for step in range(1, 20):  # each takes 1.2 MB
+            checkpoints.save(state_of(step, size=500), {})
+            checkpoints.wait()
+            done = step
+    assert 1 <= done < 5 and "earlier checkpoints are intact" in str(error.value)
+    assert "\n" not in str(error.value)
+    again = Checkpoints(disk, keep=9)
+    assert again.latest == done
+    assert_same(again.restore(wanted)[0], state_of(done, size=500))
+    shutil.rmtree(disk / "checkpoints" / "1")
+    again.close()
+    once_more = Checkpoints(disk, keep=9)
+    once_more.save(state_of(done + 1, size=500), {})
+    once_more.close()
+
+
+def test_an_error_of_the_background_writer_is_told(tmp_path, monkeypatch):
+    from orbax.checkpoint._src.path import atomicity
+
+    save(tmp_path, 1)
+
+    async def fail(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", fail)
+    with pytest.raises(UserError, match=r"No space left.*earlier checkpoints are intact"):
+        checkpoints.save(state_of(2), {})
+        checkpoints.wait()
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path).steps == [1]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write checkpoints"):
+        Checkpoints(tmp_path / "file")

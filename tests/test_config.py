@@ -1,0 +1,136 @@
+"""Configurations: loading, overrides and their types, wrong keys, differences."""
+
+import ml_collections
+import pytest
+
+from caugym_jax import config as configs
+from caugym_jax.errors import UserError
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A configuration file of the user's own."""
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import ml_collections\n"
+        "def get_config(arg=None):\n"
+        "    c = ml_collections.ConfigDict()\n"
+        "    c.arg = str(arg)\n"
+        "    c.steps = 10\n"
+        "    c.rate = 0.5\n"
+        "    c.flag = False\n"
+        "    c.data = dict(tasks=('ATE',), path=ml_collections.config_dict.placeholder(str))\n"
+        "    return c\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", ["sft.py", "grpo.py", "grpo.py:smollm2-135m"])
+def test_shipped_configurations_load_and_fit_their_functions(name):
+    from caugym_jax.checkpoints import Checkpoints
+    from caugym_jax.data.sources import problem_source
+    from caugym_jax.optim import make_optimizer
+    from caugym_jax.runs import open_model
+    from caugym_jax.sharding import make_mesh
+
+    config = configs.load(name)
+    sections = {"mesh": make_mesh, "model": open_model, "optim": make_optimizer}
+    for section, function in sections.items():
+        assert configs.check_section(section, config[section], function)
+    kept = {k: v for k, v in config.checkpoint.items() if k != "every"}
+    configs.check_section("checkpoint", kept, Checkpoints)
+    assert set(config.evaluation) - {"every", "n", "max_new_tokens"} <= set(
+        configs.check_section("tasks", {"tasks": ("ATE",)}, problem_source)
+    ) | {"path", "tasks", "variant", "nodes", "names", "adjusters", "zero_fraction"}
+
+
+def test_overrides_take_the_default_s_type(own):
+    config = configs.load(
+        f"{own}:tiny",
+        ["steps=20", "rate=1", "flag=true", "data.tasks=ATE,ETT", "data.path=~/x.jsonl"],
+    )
+    assert (config.arg, config.steps, config.flag) == ("tiny", 20, True)
+    assert config.rate == 1.0 and isinstance(config.rate, float)
+    assert config.data.tasks == ("ATE", "ETT")
+    assert config.data.path.endswith("/x.jsonl") and "~" not in config.data.path
+    assert configs.load(str(own), ["data.path=none"]).data.path is None
+    assert configs.load(str(own), ["arg=7"]).arg == "7"
+    assert configs.load(str(own), ["data.tasks=['ATE']"]).data.tasks == ("ATE",)
+    assert configs.load(str(own), ["data.tasks='ATE','ETT'"]).data.tasks == ("ATE", "ETT")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=many", "--config.steps=many is of type str: int like 10 is wanted"),
+        ("steps=2.5", "int like 10"),
+        ("steps=true", "int like 10"),
+        ("steps=none", "may not be None"),
+        ("flag=1", "bool like False"),
+        ("rate=fast", "float like 0.5"),
+        ("data.tasks=1,2", "--config.data.tasks=1,2: 1 is not str, as in ('ATE',)"),
+        ("data=3", "is a section: set one of"),
+        ("stesp=3", "config has no key 'stesp': did you mean 'steps'?"),
+        ("data.task=ATE", "config.data has no key 'task': did you mean 'tasks'?"),
+        ("dataa.tasks=ATE", "config has no key 'dataa': did you mean 'data'?"),
+        ("steps.more=1", "config.steps has no key 'more'"),
+        ("steps", "write --config.steps=VALUE"),
+    ],
+)
+def test_wrong_overrides_are_told(own, override, message):
+    with pytest.raises(UserError) as error:
+        configs.load(str(own), [override])
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_number_can_be_text_and_a_placeholder_keeps_its_type(own):
+    assert configs.load(str(own), ["data.path=2024"]).data.path == "2024"
+
+
+def test_unknown_names_give_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"no configuration 'gpro.py'.*did you mean 'grpo.py'"):
+        configs.load("gpro.py")
+    empty = tmp_path / "empty.py"
+    empty.write_text("x = 1\n")
+    with pytest.raises(UserError, match="defines no get_config"):
+        configs.load(str(empty))
+    assert configs.nearest("zzz", ["b", "a"]) == "known: a, b"
+
+
+def test_a_loaded_configuration_is_locked(own):
+    with pytest.raises(AttributeError, match="locked"):
+        configs.load(str(own)).stesp = 3
+
+
+def test_sections_are_the_arguments_of_a_function():
+    def function(one: int, *, two: float | None = None, many: int = 3):
+        pass
+
+    section = ml_collections.ConfigDict({"one": 1, "two": None})
+    assert configs.check_section("part", section, function) == {"one": 1, "two": None}
+    with pytest.raises(UserError, match=r"config.part has no key 'tow': did you mean 'two'"):
+        configs.check_section("part", {"tow": 1}, function)
+    with pytest.raises(UserError, match=r"config.part.many may not be None"):
+        configs.check_section("part", {"many": None}, function)
+
+
+def test_counts_are_whole_and_positive():
+    config = ml_collections.ConfigDict({"steps": 3, "log": {"every": 0}})
+    configs.check_counts(config, ["steps"])
+    with pytest.raises(UserError, match=r"config.log.every=0: a whole number of at least 1"):
+        configs.check_counts(config, ["steps", "log.every"])
+    with pytest.raises(UserError, match="config.log.never=None"):
+        configs.check_counts(config, ["log.never"])
+
+
+def test_differences_by_hand():
+    config = ml_collections.ConfigDict({"steps": 3, "data": {"tasks": ("ATE",), "seed": 1}})
+    new = configs.flat(config)
+    assert new == {"steps": 3, "data.tasks": ["ATE"], "data.seed": 1}
+    old = {"steps": 9, "data.tasks": ["ETT"], "data.gone": 5, "data.seed": 1}
+    assert configs.differences(old, new, ["steps"]) == [
+        "data.gone: 5 -> (absent)",
+        "data.tasks: ['ETT'] -> ['ATE']",
+    ]
+    assert configs.differences(old, new, ["steps", "data"]) == []
+    assert configs.differences({"stepsize": 1}, {"stepsize": 2}, ["steps"]) == ["stepsize: 1 -> 2"]
