@@ -193,7 +193,7 @@ def _method(config, model, params, tokenizer, optimizer, mesh):
 
     data = config.data.to_dict()
     batch_size, shape = data.pop("batch_size"), {}
-    for key in ("max_prompt_length", "max_length", "packing"):
+    for key in ("max_prompt_length", "too_long", "max_length", "packing"):
         if key in data:
             shape[key] = data.pop(key)
     is_sft = config.method == "sft"
@@ -217,13 +217,20 @@ def _method(config, model, params, tokenizer, optimizer, mesh):
         parts = section.get("num_minibatches", 1) * section.get("microbatches", 1)
         size = batch_size * section.get("group_size", 8)
         check_rows(size, parts, row_count(mesh), "data.batch_size x grpo.group_size")
-        items, width = prompt_items(
+        items, width, dropped = prompt_items(
             source,
             tokenizer,
             shape["max_prompt_length"],
             model.config.max_position,
             section["max_completion_length"],
+            shape["too_long"],
         )
+        if dropped:
+            print(
+                f"dropped {dropped} of {dropped + len(items)} prompts longer than "
+                f"data.max_prompt_length={shape['max_prompt_length']}",
+                file=sys.stderr,
+            )
         reference = params if section.get("beta") else None
         algorithm = grpo(
             model, optimizer, mesh, tokenizer, reference,
@@ -260,7 +267,7 @@ def _evaluation(config, model, tokenizer, mesh) -> tuple[list, Callable]:
     source = problem_source(
         seed=config.seed + 1_000_003, **configs.check_section("evaluation", section, problem_source)
     )
-    items, _ = prompt_items(source, tokenizer, None, model.config.max_position, room)
+    items, _, _ = prompt_items(source, tokenizer, None, model.config.max_position, room)
     held_out = [items(i) for i in range(n)] if callable(items) else items[:n]
 
     sampler = Sampler(

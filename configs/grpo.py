@@ -13,8 +13,6 @@ cold-started first:
 size, batch, learning rate, lengths) the values are ours.
 """
 
-import ml_collections
-
 from configs.common import base
 from configs.models import REASONING, pretrained
 
@@ -47,15 +45,17 @@ def get_config(arg: str | None = None):
     config.optim.update(peak=3e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
     config.evaluation.every = 20
     config.checkpoint.every = 10
-    config.data.max_prompt_length = ml_collections.config_dict.placeholder(int)  # None: any
+    config.data.max_prompt_length = 512
+    config.data.too_long = "drop"  # a file's longer prompts; "refuse" ends the run at the first
     config.log.every = 5
     config.log.show = ("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio")
     if arg is not None:
         pretrained(config, arg)
         config.steps = 300
+        config.data.max_prompt_length = 1024
         config.grpo.update(max_completion_length=config.evaluation.max_new_tokens, microbatches=16)
         if arg.startswith(REASONING):
             config.grpo.reward_weights = dict(answer=1.0, thinking_form=0.1)
-            config.data.batch_size = 128
+            config.data.update(batch_size=128, max_prompt_length=2048)
         config.optim.update(peak=1e-6, warmup=10, decay="constant", b2=0.999)
     return config

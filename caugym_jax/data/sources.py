@@ -74,32 +74,46 @@ def prompt_items(
     max_prompt_length: int | None,
     max_position: int,
     room: int,
-) -> tuple[list[tuple[Problem, list[int]]] | Callable, int]:
-    """Problems with their prompt tokens, and the longest prompt to expect.
+    too_long: str = "refuse",
+) -> tuple[list[tuple[Problem, list[int]]] | Callable, int, int]:
+    """(problems with their prompt tokens, the longest prompt to expect, prompts dropped).
 
     Args:
       max_prompt_length: longest prompt allowed; None: what the model takes.
       max_position, room: the model's longest sequence, and what of it is kept for completions.
+      too_long: "refuse" a longer prompt, or "drop" those of a file and count them.
 
     Raises:
-      UserError: a prompt is longer than allowed (its item and length are named).
+      UserError: a prompt is longer than allowed (its item and length are named), or all are.
     """
+    if too_long not in ("refuse", "drop"):
+        raise UserError(f"data.too_long={too_long!r}: use refuse or drop")
     limit = max_position - room
     allowed = limit if max_prompt_length is None else min(max_prompt_length, limit)
 
-    def item(problem: Problem, name: str) -> tuple[Problem, list[int]]:
-        tokens = prompt_tokens(problem, tokenizer)
-        if len(tokens) > allowed:
-            raise UserError(
-                f"the prompt of {name} has {len(tokens)} tokens, {allowed} are allowed: raise "
-                f"data.max_prompt_length (the model takes {max_position} with the completion)"
-            )
-        return problem, tokens
+    def refusal(name: str, length: int) -> UserError:
+        return UserError(
+            f"the prompt of {name} has {length} tokens, {allowed} are allowed: raise "
+            f"data.max_prompt_length (the model takes {max_position} with the completion)"
+        )
 
     if callable(source):
-        return lambda i: item(source(i), f"generated problem {i}"), allowed
-    items = [item(p, f"item {i} (counting from 0)") for i, p in enumerate(source)]
-    return items, max(len(tokens) for _, tokens in items)
+
+        def fresh(index: int) -> tuple[Problem, list[int]]:
+            problem = source(index)
+            tokens = prompt_tokens(problem, tokenizer)
+            if len(tokens) > allowed:
+                raise refusal(f"generated problem {index}", len(tokens))
+            return problem, tokens
+
+        return fresh, allowed, 0
+    items = [(problem, prompt_tokens(problem, tokenizer)) for problem in source]
+    lengths = [len(tokens) for _, tokens in items]
+    kept = [item for item, length in zip(items, lengths, strict=True) if length <= allowed]
+    if len(kept) < len(items) and (too_long == "refuse" or not kept):
+        first = next(i for i, length in enumerate(lengths) if length > allowed)
+        raise refusal(f"item {first} (counting from 0)", lengths[first])
+    return kept, max(len(tokens) for _, tokens in kept), len(items) - len(kept)
 
 
 def sft_batches(

@@ -40,10 +40,10 @@ def test_an_impossible_request_fails_at_once():
 
 
 def test_prompts_that_are_too_long_are_named(tokenizer):
-    items, _ = prompt_items(problem_source(), tokenizer, None, 512, 40)
+    items, _, _ = prompt_items(problem_source(), tokenizer, None, 512, 40)
     problem, tokens = items(7)
     assert problem == problem_source()(7) and 0 < len(tokens) < 472
-    items, _ = prompt_items(problem_source(), tokenizer, 10, 512, 40)
+    items, _, _ = prompt_items(problem_source(), tokenizer, 10, 512, 40)
     with pytest.raises(UserError, match=r"generated problem 0 has \d+ tokens, 10 are allowed"):
         items(0)
 
@@ -52,10 +52,14 @@ def test_a_file_tells_its_longest_prompt(tokenizer, tmp_path):
     problems = list(generate_problems(["ATE"], 6, 0, adjusters=(0,)))
     write_jsonl(tmp_path / "base.jsonl", map(problem_record, problems))
     source = problem_source(str(tmp_path / "base.jsonl"))
-    items, longest = prompt_items(source, tokenizer, None, 512, 40)
-    assert len(items) == 6 and longest == max(len(tokens) for _, tokens in items)
+    items, longest, dropped = prompt_items(source, tokenizer, None, 512, 40)
+    assert len(items) == 6 and dropped == 0 and longest == max(len(tokens) for _, tokens in items)
     with pytest.raises(UserError, match=r"item \d+ \(counting from 0\) has"):
         prompt_items(source, tokenizer, longest - 1, 512, 40)
+    kept, width, dropped = prompt_items(source, tokenizer, longest - 1, 512, 40, "drop")
+    assert len(kept) + dropped == 6 and dropped > 0 and width < longest
+    with pytest.raises(UserError, match=r"item 0 \(counting from 0\) has"):
+        prompt_items(source, tokenizer, 3, 512, 40, "drop")
 
 
 def test_batches_for_fine_tuning(tokenizer, tmp_path):
