@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import re
 
 from caugym_jax.causal.estimands import Query, Term
@@ -112,10 +113,10 @@ class Vocabulary:
         pieces = re.split(r" being(?= )", text)
         found: list[tuple[int, str]] = []
         node, pending = None, ""
-        for piece in pieces[:-1]:
+        for piece, following in itertools.pairwise(pieces):
             pending += piece
             last = self._last_name(pending) if node is not None else ("", self.node(pending))
-            if last is None or last[1] is None:
+            if last is None or last[1] is None or not following:
                 pending += " being"  # which is part of the name
                 continue
             if node is not None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from caugym_jax.rewards.answer import expected, extract, is_right
 from caugym_jax.types import LACK, Problem
 
-SCORER_VERSION = "1"  # of both rules; raised whenever a verdict changes
+SCORER_VERSION = "2"  # of both rules; raised whenever a verdict changes
 
 # `{"ANSWER":` or `{"PROB":`, white space anywhere. Linear: a run of it holds no other brace.
 _SPACE = r"\s*+"
@@ -63,7 +63,7 @@ def _published_number(span: str) -> float | None:
 def strict(text: str, problem: Problem, truncated: bool = False) -> bool:
     """The strict verdict on a completion (the rule: `caugym_jax.rewards.answer`). Never raises.
 
-    Every item is scored. Where no verdict is checked (PN, PS, rephrased and omitted items) the
-    number alone decides.
+    Every item is scored. Where no verdict is checked (PN, PS, reworded items that the reader does
+    not understand, questions without a direction) the number alone decides.
     """
     return is_right(extract(text, truncated), expected(problem))

@@ -32,6 +32,8 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
+from caugym_jax.causal.reading import read
+from caugym_jax.causal.solving import solve
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.objects import Stated, json_answers, number
 from caugym_jax.types import BOUND_TASKS, LACK, Problem
@@ -167,18 +169,25 @@ class Expected:
 
     prob: Decimal | None  # None: the item lacks a condition
     verdicts: frozenset[str] | None  # None: no verdict is checked
+    interval: tuple[Decimal, Decimal] | None = None  # numbers that are right as well (PN, PS)
 
 
 def expected(problem: Problem) -> Expected:
-    """The right answer of a problem, by its label.
+    """The right answer of a problem: its label, its verdict recomputed from its text.
 
-    Verdict: ETT is printed as actual minus counterfactual while the question asks whether the
-    counterfactual is likelier, so Yes iff PROB < 0 (the released base labels have it inverted);
-    ATE, CDE, NDE and NIE: Yes iff PROB > 0. Either is accepted where |PROB| < 0.001, zero
-    included. PN and PS ask for none; those of rephrased and omitted items are not checked, since
-    rewording has turned the direction of some questions. They are known by their variant, or by
-    the `rewriting_status` of the released ones (whose cold-start rows, which have it too but are
-    not reworded, are known by their `data_source`).
+    Verdict: where the text can be read and its answer is the label's number, the direction of the
+    question decides ("less likely?" turns it round; a question without direction has no verdict,
+    and one on which text and label disagree none that is known). Either is accepted where
+    |PROB| < 0.001, zero included. PN and PS ask for none. Where the text cannot be read, the
+    official question is assumed: ETT, which is printed as actual minus counterfactual while the
+    question asks whether the counterfactual is likelier (the released base labels have it
+    inverted), Yes iff PROB < 0; ATE, CDE, NDE and NIE Yes iff PROB > 0. But the verdicts of unread
+    rephrased and omitted items are not checked, since rewording has turned the direction of some.
+    They are known by their variant, or by the `rewriting_status` of the released ones (whose
+    cold-start rows, which have it too but are not reworded, are known by their `data_source`).
+
+    Interval: where the label of PN or PS is not determined by the numbers in the text, all that
+    moving each of them by its rounding (0.00005) reaches.
 
     Raises UserError where the label is neither LACK_CONDITION nor a JSON object with a numeric
     PROB.
@@ -186,18 +195,30 @@ def expected(problem: Problem) -> Expected:
     reworded = problem.variant in ("rephrased", "omitted") or (
         "rewriting_status" in problem.extra and "data_source" not in problem.extra
     )
-    return _expected(problem.answer, problem.task, reworded)
+    return _expected(problem.text, problem.answer, problem.task, reworded)
 
 
 @functools.lru_cache(maxsize=65536)
-def _expected(answer: str, task: str, reworded: bool) -> Expected:
+def _expected(text: str, answer: str, task: str, reworded: bool) -> Expected:
     if answer.strip() == LACK:
         return Expected(None, None)
     prob = label_prob(answer)
-    if task in BOUND_TASKS or reworded:
-        return Expected(prob, None)
+    try:
+        reading = read(text)
+        solved = solve(reading)
+    except UserError:
+        reading = solved = None
+    if task in BOUND_TASKS:
+        reach = solved.interval if solved else None
+        return Expected(prob, None, reach if reach and reach[0] <= prob <= reach[1] else None)
     if near(prob, Decimal(0), DEAD_ZONE):
-        return Expected(prob, frozenset(("Yes", "No")))
+        undirected = reading is not None and reading.polarity is None
+        return Expected(prob, None if undirected else frozenset(("Yes", "No")))
+    if solved is not None:
+        agreed = solved.value is not None and near(solved.value, prob)
+        return Expected(prob, frozenset((solved.verdict,)) if agreed and solved.verdict else None)
+    if reworded:
+        return Expected(prob, None)
     positive = prob < 0 if task == "ETT" else prob > 0
     return Expected(prob, frozenset(("Yes" if positive else "No",)))
 
@@ -218,7 +239,10 @@ def is_right(answer: Answer, truth: Expected) -> bool:
     """The strict verdict on an extracted answer."""
     if truth.prob is None:
         return answer.lack
-    if answer.prob is None or answer.hedged or not near(answer.prob, truth.prob):
+    if answer.prob is None or answer.hedged:
+        return False
+    low, high = truth.interval or (truth.prob, truth.prob)
+    if not (near(answer.prob, truth.prob) or low <= answer.prob <= high):
         return False
     return truth.verdicts is None or answer.verdict in truth.verdicts
 

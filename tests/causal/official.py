@@ -21,9 +21,12 @@ NUMBER = re.compile(
 )
 
 
+def released(name: str) -> list[dict]:
+    return json.loads(shared_path(f"data/caugym/test_dev/{name}_dataset.json").read_text())
+
+
 def items(name: str) -> list[dict]:
-    found = json.loads(shared_path(f"data/caugym/test_dev/{name}_dataset.json").read_text())
-    return [item for item in found if "e.g." not in item["problem"]]  # split wrongly when released
+    return [i for i in released(name) if "e.g." not in i["problem"]]  # split wrongly when released
 
 
 def read(item: dict) -> Story:

@@ -221,3 +221,56 @@ def test_expected_verdicts():
 def test_a_label_without_a_number_is_named(label):
     with pytest.raises(UserError, match="is neither LACK_CONDITION nor"):
         expected(problem(label))
+
+
+# --- what is right, recomputed from the text --------------------------------------------------
+
+
+def asked(task: str, answer: str, numbers: str, question: str, variant: str = "base") -> Problem:
+    text = (
+        "Input Info: Imagine a self-contained, hypothetical world with only the following "
+        "conditions, and without any unmentioned factors or causal relationships: Dose has a "
+        f"direct effect on height.\n{numbers}\n\nQuestion: {question}\n"
+    )
+    return Problem(text=text, answer=answer, task=task, variant=variant)
+
+
+ATE_NUMBERS = (
+    "For those with dose being high, the probability of height being tall is 0.7000. For those "
+    "with dose being low, the probability of height being tall is 0.4000. "
+)
+ATE_QUESTION = "If dose is changed to be high, will height be more likely to be tall?"
+
+
+def test_the_verdict_comes_from_the_text():
+    wrong = asked("ATE", '{"ANSWER": "No", "PROB": "0.3"}', ATE_NUMBERS, ATE_QUESTION)
+    assert expected(wrong).verdicts == {"Yes"}
+    reworded = asked("ATE", wrong.answer, ATE_NUMBERS, ATE_QUESTION, variant="rephrased")
+    assert expected(reworded).verdicts == {"Yes"}  # unchecked only where the text is not read
+
+
+def test_a_label_that_the_text_contradicts_leaves_the_verdict_open():
+    disputed = asked("ATE", '{"ANSWER": "Yes", "PROB": "0.9"}', ATE_NUMBERS, ATE_QUESTION)
+    assert expected(disputed).verdicts is None
+    assert is_right(extract('{"ANSWER": "No", "PROB": "0.9"}'), expected(disputed))
+
+
+def test_a_bound_may_be_any_number_that_rounding_reaches():
+    numbers = (
+        "For those with dose being low, the probability of height being small is 0.3000. The "
+        "probability of dose being low and height being small is 0.2990. The probability of dose "
+        "being high and height being tall is 0.0100. "
+    )
+    question = (
+        "Given that dose was high and height was tall, what is the upper bound of the probability "
+        "of the height would have been small if the dose had been low?"
+    )
+    bound = asked("PN", '{"PROB": "0.1040"}', numbers, question)  # 0.1 on the printed numbers
+    low, high = expected(bound).interval
+    assert low == Decimal("0.0009") / Decimal("0.01005")
+    assert high == Decimal("0.0011") / Decimal("0.00995")
+    for prob, right in (("0.1000", True), ("0.1040", True), ("0.0890", False), ("0.1110", False)):
+        answer = extract('{"PROB": "%s"}' % prob)  # noqa: UP031 - braces
+        assert is_right(answer, expected(bound)) == right
+    wrong = asked("PN", '{"PROB": "0.5"}', numbers, question)
+    assert expected(wrong).interval is None  # the label is out of reach: it alone counts

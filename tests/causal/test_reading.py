@@ -1,0 +1,187 @@
+"""From text to structure: round trips, the released slips, and texts that are not problems."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caugym_jax.causal.estimands import Query, Term
+from caugym_jax.causal.generating import GENERATED_VARIANTS, generate_problems
+from caugym_jax.causal.reading import BadProblem, Unread, read
+from caugym_jax.causal.wording import HEADER, Story, problem_text
+from caugym_jax.data.files import read_problems
+from caugym_jax.errors import UserError
+from caugym_jax.types import TASKS
+from tests.causal import official
+from tests.shared import shared_path
+
+Y1 = ((1, 1),)
+RAIN = Story(
+    names=("rain", "traffic"),
+    states=(("low", "high"), ("light", "heavy")),
+    edges=((0, 1),),
+    given=((Term(Y1, ((0, 0),)), "0.2500"), (Term(Y1, ((0, 1),)), "0.7500")),
+    query=Query("ETT", 0, 1, x_value=1, y_value=1),
+)
+TEXT = problem_text(RAIN)
+
+
+@pytest.mark.parametrize("codes", [False, True])
+@pytest.mark.parametrize("instruction", [False, True])
+def test_what_is_written_is_read(codes, instruction):
+    reading = read(problem_text(RAIN, codes=codes, instruction=instruction))
+    assert reading.story == RAIN
+    assert reading.polarity == 1 and not reading.set_aside
+
+
+@pytest.mark.parametrize("variant", GENERATED_VARIANTS)
+@pytest.mark.parametrize("codes", [False, True])
+def test_generated_problems_are_read_back(variant, codes):
+    options = {"variant": variant, "codes": codes, "nodes": (8, 8)}
+    for problem in generate_problems(TASKS, 28, 5, **options):
+        query = read(problem.text).story.query
+        said = problem.extra
+        names = said["graph"]["nodes"]
+        story = read(problem.text).story
+        assert query.task == problem.task
+        assert (story.names[query.x], story.names[query.y]) == (names[said["x"]], names[said["y"]])
+        edges = {(names[a], names[b]) for a, b in said["graph"]["edges"]}
+        assert {(story.names[a], story.names[b]) for a, b in story.edges} == edges
+        assert [p for _, p in story.given] == [g["p"] for g in said["given"]]
+        if codes and said["given"]:
+            told = story.states[query.x][query.x_value], story.states[query.y][query.y_value]
+            x, y = said["x"], said["y"]
+            assert told == (said["states"][x][said["x_value"]], said["states"][y][said["y_value"]])
+
+
+@pytest.mark.parametrize("name", ["base", "deconfounding", "redundant", "insufficient"])
+def test_released_texts_are_rebuilt_from_what_was_read(name):
+    for item in official.items(name):
+        codes = name != "base"
+        text = problem_text(read(item["problem"]).story, codes=codes, stop=name != "insufficient")
+        assert text.casefold() == item["problem"].casefold()
+
+
+def test_every_released_training_text_is_read():
+    for name, least in (("online_RL", 3500), ("cold_start_sft", 75)):
+        problems = read_problems(shared_path(f"data/caugym/train/{name}.parquet"))
+        assert len(problems) == least
+        assert all(read(p.text).story.query.task == p.task for p in problems)
+
+
+# Names and states that are easy to read wrongly ------------------------------------------------
+
+
+def story(names, states, task="ATE") -> Story:
+    held = {"mediators": (1,), "mediator_values": (0,)} if task == "CDE" else {}
+    query = Query(task, 0, 2, 1, 1, bound="lower" if task in ("PN", "PS") else None, **held)
+    given = (
+        (Term(((2, 1),), ((0, 1), (1, 0))), "0.1000"),
+        (Term(((2, 0),), ((0, 0), (1, 1))), "0.2000"),
+        (Term(((1, 1), (0, 1))), "0.3000"),
+    )
+    return Story(names, states, ((0, 1), (1, 2)), given, query)
+
+
+LOW_HIGH = ("low", "high")
+HARD_NAMES = [
+    (("rain", "rain and wind", "wind"), (LOW_HIGH,) * 3),
+    (("supply and demand", "demand", "supply"), (LOW_HIGH,) * 3),
+    (("well", "mental well being", "well being"), (LOW_HIGH,) * 3),
+    (("the price", "price", "price on Monday"), (LOW_HIGH,) * 3),
+    (("IQ level", "use on site", "A level"), (LOW_HIGH,) * 3),
+    (("exercise", "sleep", "mood"), (("a lot", "a little"), ("on time", "late"), ("so, so", "ok"))),
+    (("tea", "milk", "cup"), (("hot and strong", "cold, weak"), LOW_HIGH, ("not full", "full"))),
+    (("age", "image", "manage"), (LOW_HIGH,) * 3),
+]
+
+
+@pytest.mark.parametrize("names, states", HARD_NAMES)
+@pytest.mark.parametrize("task", TASKS)
+def test_names_within_names_and_states_of_many_words(names, states, task):
+    if task == "PN":
+        states = tuple(pair[::-1] for pair in states)
+    hard = story(names, states, task)
+    if task == "PN":
+        query = dataclasses.replace(hard.query, x_value=0, y_value=0)
+        hard = dataclasses.replace(hard, query=query)
+    assert read(problem_text(hard, codes=True)).story == hard
+    assert read(problem_text(hard, codes=True, instruction=False)).story == hard
+
+
+def test_examples_in_brackets_and_a_sentence_cut_in_them():
+    text = problem_text(RAIN).replace("rain", "rain (e.g. hail, snow)")
+    text = text.replace("Rain", "Rain (e.g. hail and snow)", 1)
+    cut = text.replace("0.2500. ", "0.2500. snow) being low is 0.1000. ")
+    assert read(text).story == RAIN
+    assert read(cut).story == RAIN
+    assert read(cut).set_aside == ("snow) being low is 0.1000",)
+
+
+def test_small_first_letters_and_spaces():
+    assert read(TEXT.replace("Rain has", "rain  has").replace("rain being", "Rain being")).story
+    assert read("\n " + TEXT + "  Let's think step by step.").story == RAIN
+
+
+# Texts that are not problems --------------------------------------------------------------------
+
+
+EFFECT, HAS = "effect on traffic.", " has a direct effect on "
+
+
+@pytest.mark.parametrize(
+    "old, new, why",
+    [
+        (EFFECT, f"{EFFECT} Traffic{HAS}rain.", "cycle"),
+        ("0.2500", "1.2500", "not between 0 and 1"),
+        ("0.2500", "-0.2500", "not between 0 and 1"),
+        ("would the traffic", "would the trafic", "did it mean 'traffic'"),
+        (
+            "effect on traffic.",
+            "effect on traffic. Rain-fall has a direct effect on rain fall.",
+            "two spell",
+        ),
+        ("Question:", "Ask:", "Question:"),
+        ("ETT) of rain on traffic", "ATE) of rain on traffic", "Instruction is about ATE"),
+        ("ETT) of rain on traffic", "ETT) of traffic on rain", "different variables"),
+        ("rain had been high", "rain had been low", "with itself"),
+        ("rain had been high", "rain had been medium", "more than two states"),
+        (" has a direct effect on ", " likes ", "direct effect"),
+        ("would the traffic have been more likely", "is the traffic", "none of the seven"),
+    ],
+)
+def test_broken_texts_say_what_is_wrong(old, new, why):
+    assert old in TEXT
+    with pytest.raises(BadProblem, match=why):
+        read(TEXT.replace(old, new))
+
+
+def test_codes_that_contradict_each_other():
+    text = problem_text(RAIN, codes=True)
+    for old, new in (("low (A=0)", "low (A=1)"), ("high (A=1)", "high (B=1)")):
+        with pytest.raises(BadProblem, match="code"):
+            read(text.replace(old, new))
+
+
+def test_other_texts_are_not_read():
+    for text in ("", "What is love?", "x" * 200_000):
+        with pytest.raises(Unread):
+            read(text)
+
+
+PIECES = [
+    *("Rain", "rain", HAS, "traffic", ".", ". ", " being ", "low", " (A=0)", "\n", "\x00", "1e9"),
+    *("For those with ", ", the probability of ", "The probability of ", " is 0.5", " is ", ", "),
+    *("\nQuestion: ", "If ", " is changed to be ", ", will ", " be more likely to be ", "?"),
+    *("(e.g. ", ")", "\nInstruction: Consider the x (ATE) of rain on traffic.", " and "),
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_any_text_is_read_or_refused(text):
+    try:
+        read(HEADER + text)
+    except UserError as error:
+        assert "\n" not in str(error)
