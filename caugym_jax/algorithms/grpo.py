@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.step import Algorithm, check_rows, init_state, make_step, split_rows
+from caugym_jax.algorithms.step import (
+    Algorithm,
+    check_rows,
+    init_state,
+    make_step,
+    merge_rows,
+    microbatch_count,
+    split_rows,
+)
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
@@ -21,7 +29,7 @@ from caugym_jax.objectives.advantages import group_advantages, informative_group
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
-from caugym_jax.rewards.score import DEFAULT_WEIGHTS
+from caugym_jax.rewards.score import DEFAULT_WEIGHTS, parse_weights
 from caugym_jax.rewards.score import score as reward_score
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.sharding import fetch, put, row_count, rows
@@ -43,20 +51,26 @@ class Group:
     completions: list[np.ndarray]  # G arrays of token ids, end token included
     logprobs: list[np.ndarray]  # G arrays, the sampler's
     counted: np.ndarray  # [G] bool: False where a truncated sample is masked
-    advantages: np.ndarray  # [G] float32
+    rewards: np.ndarray  # [G] float32; NaN = not judged
 
 
-def lay_out(groups: list[Group], rows_wanted: int, max_prompt: int, max_completion: int):
-    """Groups as one rectangular Experience (NumPy); missing rows are all padding."""
+def lay_out(
+    groups: list[Group], advantages: np.ndarray, rows_wanted: int, max_prompt: int, max_new: int
+) -> Experience:
+    """Groups as one rectangular Experience (NumPy); missing rows are all padding.
+
+    Args:
+      advantages: [rows of the groups] float32.
+    """
     completions = [c for g in groups for c in g.completions]
     P = width_for(max(len(g.prompt) for g in groups), max_prompt)
-    C = width_for(max(len(c) for c in completions), max_completion)
+    C = width_for(max(len(c) for c in completions), max_new)
     tokens = np.zeros((rows_wanted, P + C), np.int32)
     positions = np.zeros_like(tokens)
     segments = np.zeros_like(tokens)
     mask = np.zeros((rows_wanted, C), np.float32)
     logprobs = np.zeros((rows_wanted, C), np.float32)
-    advantages = np.zeros((rows_wanted,), np.float32)
+    advantages = np.pad(advantages, (0, rows_wanted - len(advantages)))
     row = 0
     for group in groups:
         for i, completion in enumerate(group.completions):
@@ -67,7 +81,6 @@ def lay_out(groups: list[Group], rows_wanted: int, max_prompt: int, max_completi
             segments[row, first:last] = 1
             mask[row, : len(completion)] = group.counted[i]
             logprobs[row, : len(completion)] = group.logprobs[i]
-            advantages[row] = group.advantages[i]
             row += 1
     return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
 
@@ -87,7 +100,7 @@ def grpo(
     top_k: int = 0,
     top_p: float = 1.0,
     min_p: float = 0.0,
-    reward_weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    reward_weights: str | Mapping[str, float] = DEFAULT_WEIGHTS,
     scale_rewards: str = "group",
     dynamic_sampling: bool = True,
     max_refills: int = 4,
@@ -101,7 +114,7 @@ def grpo(
     kl_estimator: str = "k3",
     num_iterations: int = 1,
     num_minibatches: int = 1,
-    microbatches: int = 1,
+    microbatches: int | None = 1,
     sample_batch_size: int | None = None,
 ) -> Algorithm:
     """GRPO (Shao et al. 2024) as the paper trains it.
@@ -114,7 +127,8 @@ def grpo(
 
     Args:
       reference: frozen parameters for the KL term; needed if beta > 0.
-      reward_weights: reward functions by name or "package.module:function", with weights.
+      reward_weights: reward functions by name or "package.module:function", with weights: a
+        mapping, or text like "answer=1,form=0.1".
       scale_rewards: divide advantages by the group's or batch's standard deviation, or "none".
       dynamic_sampling: drop groups without a signal and draw more prompts, at most `max_refills`
         times, until the step is full; surplus groups are dropped. If it stays short, the step is
@@ -125,13 +139,31 @@ def grpo(
       importance_sampling_level: "token", or "sequence" (GSPO).
       num_iterations: passes over one rollout (mu); old log-probs stay those before the first.
       num_minibatches: optimiser steps per pass.
-      microbatches: parts into which each optimiser step is cut to save memory; no result changes.
+      microbatches: parts into which each optimiser step is cut to save memory; None: one row to
+        each device at a time. No result changes.
       sample_batch_size: prompts sampled at a time (all at once if None).
     """
     if beta and reference is None:
         raise UserError("grpo.beta > 0 needs reference parameters: set a reference model")
     if group_size < 2:
         raise UserError(f"grpo.group_size={group_size}: a group needs at least 2 samples")
+    for name, value, known in (
+        ("loss_type", loss_type, ("grpo", "dapo", "dr_grpo", "cispo")),
+        ("importance_sampling_level", importance_sampling_level, ("token", "sequence")),
+        ("scale_rewards", scale_rewards, ("group", "batch", "none")),
+        ("kl_estimator", kl_estimator, ("k1", "k2", "k3")),
+    ):
+        if value not in known:
+            raise UserError(f"grpo.{name}={value!r}: use {', '.join(known)}")
+    weights = parse_weights(reward_weights)
+    for key, value, known in (
+        ("scale_rewards", scale_rewards, ("group", "batch", "none")),
+        ("loss_type", loss_type, ("grpo", "dapo", "dr_grpo", "cispo")),
+        ("importance_sampling_level", importance_sampling_level, ("token", "sequence")),
+        ("kl_estimator", kl_estimator, ("k1", "k2", "k3")),
+    ):
+        if value not in known:
+            raise UserError(f"grpo.{key}={value!r}: use {', '.join(known)}")
     sampler = Sampler(
         model,
         end_ids=tokenizer.end_ids,
@@ -184,11 +216,21 @@ def grpo(
             per_token = per_token + beta * kl
             sums["kl"] = mean(kl)
         how = "dapo" if loss_type == "cispo" else loss_type
-        return policy.aggregate(per_token, mask, how), sums
+        return policy.aggregate(per_token, mask, how, max_completion_length), sums
 
     remedy = "grpo.group_size, data.batch_size or grpo.max_completion_length"
     step = make_step(loss, optimizer, model.config, mesh, microbatches=microbatches, remedy=remedy)
-    rescore = Program("score", lambda params, e: completion_scores(params, e).logprobs, remedy)
+
+    def score_in_parts(params, e: Experience):
+        """As the update will see them: the same rows at a time."""
+        parts = split_rows(e, num_minibatches)
+        cut = microbatch_count(jax.tree.map(lambda x: x[0], parts), microbatches)
+        parts = jax.tree.map(lambda x: jax.vmap(lambda y: split_rows(y, cut))(x), parts)
+        one = lambda part: completion_scores(params, part).logprobs  # noqa: E731
+        scored = jax.lax.map(lambda minibatch: jax.lax.map(one, minibatch), parts)
+        return merge_rows(jax.vmap(merge_rows)(scored))
+
+    rescore = Program("score", score_in_parts, f"{remedy}, or raise microbatches")
 
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, model.config, mesh)
@@ -216,17 +258,17 @@ def grpo(
             )
             spent["sampling"] += time.perf_counter() - start
             start = time.perf_counter()
-            judged = judge(prompts, rollout, tokenizer, group_size, reward_weights)
+            judged = judge(prompts, rollout, tokenizer, group_size, weights)
             spent["rewards"] += time.perf_counter() - start
             drawn.append(judged)
             groups += make_groups(
-                prompts, rollout, judged, group_size, scale_rewards,
+                prompts, rollout, judged, group_size,
                 dynamic_sampling, mask_truncated_completions,
             )  # fmt: skip
             if len(groups) >= wanted or not dynamic_sampling or refills == max_refills:
                 break
             refills += 1
-        metrics = rollout_metrics(drawn, group_size, tuple(reward_weights)) | {
+        metrics = rollout_metrics(drawn, group_size, tuple(weights)) | {
             "sampling/refills": refills,
             "time/sampling": spent["sampling"],
             "time/rewards": spent["rewards"],
@@ -236,7 +278,10 @@ def grpo(
             return None, metrics, samples
         size = wanted * group_size
         check_rows(size, num_minibatches * microbatches, row_count(mesh), "prompts x group_size")
-        experience = lay_out(groups[:wanted], size, max_prompt_length, max_completion_length)
+        groups = groups[:wanted]
+        rewards = np.concatenate([group.rewards for group in groups])
+        advantages = group_advantages(rewards, group_size, scale_rewards)
+        experience = lay_out(groups, advantages, size, max_prompt_length, max_completion_length)
         experience = put(experience, rows(mesh))
         if not on_policy:
             experience = experience._replace(old_logprobs=rescore(state.params, experience))
@@ -255,9 +300,8 @@ def grpo(
                 minibatch = jax.tree.map(lambda x, i=part: x[i], parts)
                 state, metrics = step(state, minibatch)
                 reports.append(metrics)
-        first = reports[0]["sampling/sampling_logp_difference/mean"]
         mean = {k: sum(r[k] for r in reports) / len(reports) for k in reports[0]}
-        return state, mean | {"sampling/sampling_logp_difference/mean": first}
+        return state, mean | {"learning_rate": reports[-1]["learning_rate"]}
 
     return Algorithm(init, prepare, update)
 
@@ -267,7 +311,8 @@ class Judged(NamedTuple):
 
     total: np.ndarray  # [B] float32; NaN = not judged
     values: np.ndarray  # [B, R]
-    lengths: np.ndarray  # [B]
+    lengths: np.ndarray  # [B] of completions
+    prompt_tokens: int  # of all rows
     ended: np.ndarray  # [B] bool
     rows: list[dict[str, Any]]  # prompt, completion, reward parts: the sample table
 
@@ -301,7 +346,8 @@ def judge(
             problems, texts, scores.total, scores.values, strict=True
         )
     ]
-    return Judged(scores.total, scores.values, lengths, ended, table)
+    prompt_tokens = int(np.sum(rollout.prompt_length))
+    return Judged(scores.total, scores.values, lengths, prompt_tokens, ended, table)
 
 
 def make_groups(
@@ -309,14 +355,12 @@ def make_groups(
     rollout: Rollout,
     judged: Judged,
     group_size: int,
-    scale: str,
     only_informative: bool,
     mask_truncated: bool,
 ) -> list[Group]:
     """The groups of a rollout, in order; only those with a signal if asked."""
     P, G = rollout.prompt_width, group_size
     tokens, logprobs = fetch(rollout.tokens), fetch(rollout.logprobs)
-    advantages = group_advantages(judged.total, G, scale)
     wanted = informative_groups(judged.total, G)
     counted = np.isfinite(judged.total) & (judged.ended | (not mask_truncated))
     groups = []
@@ -330,7 +374,7 @@ def make_groups(
                 [tokens[i, P : P + judged.lengths[i]] for i in members],
                 [logprobs[i, : judged.lengths[i]] for i in members],
                 counted[g * G : (g + 1) * G],
-                advantages[g * G : (g + 1) * G],
+                judged.total[g * G : (g + 1) * G],
             )
         )
     return groups
@@ -360,7 +404,7 @@ def rollout_metrics(
         "completions/max_length": float(lengths.max()),
         "completions/mean_terminated_length": float(finished.mean()),
         "completions/clipped_ratio": float(1 - ended.mean()),
-        "num_tokens": int(lengths.sum()),
+        "tokens": int(lengths.sum()) + sum(j.prompt_tokens for j in drawn),
     }
     for name, column in zip(names, values.T, strict=True):
         metrics[f"rewards/{name}/mean"] = float(known(column).mean())
