@@ -1,7 +1,7 @@
 """Checkpoints of a run: Orbax, asynchronous and atomic, the newest N and the best one kept.
 
-A checkpoint holds the training state and the loader's position. WORKDIR/checkpoints/STEP counts only
-once Orbax has marked it whole: a run killed at any moment resumes from the last whole one.
+A checkpoint holds the training state and the loader's position. WORKDIR/checkpoints/STEP counts
+only once Orbax has marked it whole: a run killed at any moment resumes from the last whole one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,18 @@ class Checkpoints:
     Args:
       keep: how many of the newest to keep.
       best: also keep the one with the highest of this evaluation metric ("strict"), if any.
+      read_only: makes no folder and leaves alone what a live run has half written there; without
+        it such remains are removed.
     """
 
-    def __init__(self, workdir: str | Path, *, keep: int = 2, best: str | None = "strict"):
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int = 2,
+        best: str | None = "strict",
+        read_only: bool = False,
+    ):
         self._directory = Path(workdir).absolute() / "checkpoints"
         policies = [checkpoint_managers.LatestN(max(1, keep))]
         if best is not None:
@@ -42,7 +51,9 @@ class Checkpoints:
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                    cleanup_tmp_directories=True,
+                    # Orbax's own read_only warns on stderr each time and adds nothing to these two.
+                    create=not read_only,
+                    cleanup_tmp_directories=not read_only,
                     save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                 ),
                 item_names=("state", "loader"),

@@ -16,6 +16,7 @@ hint that LACK_CONDITION may be the answer on the insufficient set only.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -224,9 +225,12 @@ def _checkpoint(args: argparse.Namespace) -> int | None:
     """The checkpoint of a workdir that is meant; None for any other model."""
     if not (Path(args.model) / "checkpoints").is_dir():
         return None
+    if args.step is not None:
+        return args.step
     from caugym_jax.checkpoints import Checkpoints
 
-    return Checkpoints(args.model).latest if args.step is None else args.step
+    with contextlib.closing(Checkpoints(args.model, read_only=True)) as checkpoints:
+        return checkpoints.latest
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -9,6 +9,7 @@ WORKDIR/config.json     the flattened configuration
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +34,7 @@ class Opened(NamedTuple):
     """A model ready to run."""
 
     model: Model
-    params: Params
+    params: Params | None  # None where the weights were not asked for
     tokenizer: Tokenizer
 
 
@@ -46,6 +47,7 @@ def open_model(
     remat: bool = False,
     seed: int = 0,
     step: int | None = None,
+    weights: bool = True,
 ) -> Opened:
     """Opens a model with its tokenizer.
 
@@ -55,6 +57,7 @@ def open_model(
       init: "pretrained", or "random": only the shape and the tokenizer are taken from `name`.
       dtype: compute type; None: bfloat16 on accelerators, float32 on a CPU.
       step: which checkpoint of a workdir (the newest).
+      weights: False leaves the parameters out.
     """
     if init not in ("pretrained", "random"):
         raise UserError(f"model.init={init!r}: use pretrained or random")
@@ -69,7 +72,9 @@ def open_model(
     check_vocabulary(tokenizer, config.vocab_size)
     model = Model(config, dtype, remat)
     layout = shardings(param_axes(config), abstract_params(config), mesh)
-    if init == "random":
+    if not weights:
+        params = None
+    elif init == "random":
         params = jax.jit(model.init, out_shardings=layout)(jax.random.key(seed))
     elif is_run:
         abstract = jax.tree.map(
@@ -77,7 +82,8 @@ def open_model(
             abstract_params(config),
             layout,
         )
-        params = Checkpoints(name).restore_params(abstract, step)
+        with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
+            params = checkpoints.restore_params(abstract, step)
     else:
         _, params = load_pretrained(path, mesh=mesh)
     return Opened(model, params, tokenizer)

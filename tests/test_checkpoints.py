@@ -194,6 +194,20 @@ def test_a_save_cut_short_does_not_count(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == ["1", "2"]
 
 
+def test_a_reader_leaves_alone_what_a_live_run_is_writing(tmp_path):
+    save(tmp_path, 1)
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(folder / "1", folder / "2.orbax-checkpoint-tmp")
+    files = sorted(folder.rglob("*"))
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.steps == [1] and reader.latest == 1
+    assert_same(reader.restore_params(abstract_state(state_of(0)).params), state_of(1).params)
+    reader.close()
+    assert sorted(folder.rglob("*")) == files
+    Checkpoints(tmp_path / "absent", read_only=True).close()
+    assert not (tmp_path / "absent").exists()
+
+
 def test_a_removal_cut_short_does_no_harm(tmp_path):
     save(tmp_path, 1, 2, keep=2)
     shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")

@@ -1,5 +1,6 @@
 """The export command, on a workdir laid out by hand."""
 
+import argparse
 import json
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caugym_jax import export
+from caugym_jax import evaluate, export
 from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
@@ -48,6 +49,16 @@ def test_exports_the_chosen_step(workdir, tmp_path, capsys, options, step):
     tokenizer = load_tokenizer(out)
     assert tokenizer.has_chat_template
     assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 1
+
+
+def test_a_checkpoint_that_a_live_run_is_writing_survives_readers(workdir, tmp_path):
+    unfinished = workdir / "checkpoints" / "9.orbax-checkpoint-tmp"
+    unfinished.mkdir()
+    export.main([f"--workdir={workdir}", f"--out={tmp_path / 'hf'}"])
+    assert unfinished.is_dir()
+    assert evaluate._checkpoint(argparse.Namespace(model=str(workdir), step=None)) == 5
+    assert unfinished.is_dir()
+    unfinished.rmdir()
 
 
 def test_bfloat16_halves_it(workdir, tmp_path):
