@@ -4,7 +4,7 @@ WORKDIR/config.json     the flattened configuration
         model/          config.json and tokenizer of the model (no weights)
         checkpoints/    training states
         metrics.jsonl  samples.jsonl  tensorboard/
-        before.json  after.json  summary.txt
+        before.json  after.json  summary.json
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, 
             raise UserError(f"{stored} is not a run's: choose another --workdir")
         found = differences(old, config, may_change)
         if found and not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
-            (workdir / "before.json").unlink(missing_ok=True)
+            for name in ("before.json", "after.json", "summary.json"):
+                (workdir / name).unlink(missing_ok=True)
         elif found:
             raise UserError(
                 f"{workdir} belongs to a run with other settings ({'; '.join(found)}): choose "
