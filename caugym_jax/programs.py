@@ -14,31 +14,56 @@ import jax
 
 from caugym_jax.errors import UserError
 
+# Of each version of control groups: the limit, the usage, the statistics, and what the names of
+# those that include the groups below begin with.
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ""),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_",
+    ),
+)
 
-def memory_limit(device: jax.Device) -> int | None:
-    """Bytes a program may use: the accelerator's limit, or this process's control group's or
-    machine's free memory on a CPU; None where nothing tells."""
+
+def memory_limit(device: jax.Device, root: Path = Path("/")) -> int | None:
+    """Bytes that are free: of the accelerator's own memory, or of this process's control group's
+    or the machine's on a CPU; None where nothing tells.
+
+    A control group's usage counts the files that the kernel caches, which give way when memory is
+    asked for: they are free.
+
+    Args:
+      root: where /proc and /sys lie.
+    """
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
-        return stats.get("bytes_limit")
+        limit = stats.get("bytes_limit")
+        return None if limit is None else limit - stats.get("bytes_in_use", 0)
     found = []
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        if Path(limit).exists() and Path(usage).exists():
-            text = Path(limit).read_text().strip()
+    for *names, prefix in _CGROUPS:
+        limit, usage, statistics = (root / "sys/fs/cgroup" / name for name in names)
+        if limit.exists() and usage.exists():
+            text = limit.read_text().strip()
             if text.isdigit():  # "max" means unlimited
-                found.append(int(text) - int(Path(usage).read_text()))
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        for line in meminfo.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                found.append(int(line.split()[1]) * 1024)
+                cached = _numbers(statistics)
+                free = int(text) - int(usage.read_text())
+                free += cached.get(f"{prefix}active_file", 0)
+                free += cached.get(f"{prefix}inactive_file", 0)
+                found.append(free)
+    available = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    if available is not None:
+        found.append(available * 1024)
     return min(found) if found else None
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The lines `name number ...` of a file of the kernel; none if there is no file."""
+    if not path.exists():
+        return {}
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
 
 
 class Program:
@@ -85,13 +110,16 @@ class Program:
         limit = memory_limit(device)
         if analysis is None or limit is None:
             return
-        # On a CPU the arguments are in memory already and `limit` is what is left beside them.
+        # The arguments are in memory already: `limit` is what is left beside them.
         needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
         needed -= analysis.alias_size_in_bytes
-        if device.platform != "cpu":
-            needed += analysis.argument_size_in_bytes
+        where = "per device"
+        if device.platform == "cpu":  # whose devices share one memory
+            outputs = jax.tree.leaves(compiled.output_shardings)
+            needed *= max((len(s.addressable_devices) for s in outputs), default=1)
+            where = "on this machine"
         if needed > limit:
             raise UserError(
-                f"the {self.name} program needs {needed / 2**30:.2f} GiB of memory per device, "
+                f"the {self.name} program needs {needed / 2**30:.2f} GiB of memory {where}, "
                 f"{limit / 2**30:.2f} GiB are available: lower {self.remedy}"
             )

@@ -8,6 +8,7 @@ import pytest
 from caugym_jax import programs
 from caugym_jax.errors import UserError
 from caugym_jax.programs import Program, memory_limit
+from caugym_jax.sharding import make_mesh, rows
 
 
 def test_compiles_once_per_shape_and_type():
@@ -55,6 +56,103 @@ def test_a_donated_argument_is_not_counted_twice(monkeypatch):
     program = Program("update", lambda x: x + 1, "x", donate=(0,))
     monkeypatch.setattr(programs, "memory_limit", lambda device: 1024)
     np.testing.assert_array_equal(program(x)[0, :2], [2, 2])
+
+
+class Accelerator:
+    """A device as the memory check sees it."""
+
+    platform = "gpu"
+
+    def __init__(self, stats):
+        self.memory_stats = lambda: stats
+
+
+def test_an_accelerator_has_what_its_arrays_leave(tmp_path):
+    stats = {"bytes_limit": 1000, "bytes_in_use": 400}
+    assert memory_limit(Accelerator(stats)) == 600
+    assert memory_limit(Accelerator({"bytes_in_use": 400})) is None
+    assert memory_limit(Accelerator(None)) is None
+
+
+def test_arguments_on_an_accelerator_are_not_counted_twice(monkeypatch):
+    """They are among the bytes in use already: the output alone must fit what is left."""
+    x = jnp.ones((256, 256))
+    for left, fits in ((x.nbytes, True), (x.nbytes - 1, False)):
+        device = Accelerator({"bytes_limit": 10 * x.nbytes, "bytes_in_use": 10 * x.nbytes - left})
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "local_devices", lambda device=device: [device])
+            program = Program("update", lambda x: x + 1, "x")
+            if fits:
+                program(x)
+            else:
+                with pytest.raises(UserError, match="the update program needs"):
+                    program(x)
+
+
+def files(root, contents):
+    for name, text in contents.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+V1 = "sys/fs/cgroup/memory/memory"
+CGROUPS = {
+    "version 2, whose limit is told without the files it caches": (
+        {
+            "sys/fs/cgroup/memory.max": "1000\n",
+            "sys/fs/cgroup/memory.current": "900\n",
+            "sys/fs/cgroup/memory.stat": "anon 200\nfile 700\nactive_file 500\ninactive_file 150\n",
+        },
+        750,
+    ),
+    "version 1, of the group and those below it": (
+        {
+            f"{V1}.limit_in_bytes": "1000\n",
+            f"{V1}.usage_in_bytes": "900\n",
+            f"{V1}.stat": "active_file 5\ninactive_file 6\n"
+            "total_active_file 500\ntotal_inactive_file 150\n",
+        },
+        750,
+    ),
+    "no statistics": (
+        {"sys/fs/cgroup/memory.max": "1000", "sys/fs/cgroup/memory.current": "900"},
+        100,
+    ),
+    "no limit": (
+        {"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/memory.current": "900\n"},
+        None,
+    ),
+    "the machine has less": (
+        {
+            "sys/fs/cgroup/memory.max": "90000",
+            "sys/fs/cgroup/memory.current": "900",
+            "proc/meminfo": "MemTotal:  80 kB\nMemAvailable:      3 kB\n",
+        },
+        3072,
+    ),
+    "nothing is told": ({}, None),
+}
+
+
+@pytest.mark.parametrize("case", CGROUPS)
+def test_a_cpu_has_what_its_control_group_leaves(tmp_path, case):
+    contents, expected = CGROUPS[case]
+    assert memory_limit(jax.local_devices()[0], files(tmp_path, contents)) == expected
+
+
+def test_virtual_devices_share_one_memory(monkeypatch):
+    """[256, 256] float32 on each of 8 devices: 2 MiB are needed, not 0.25."""
+    mesh = make_mesh(data=8)
+    x = jax.device_put(np.ones((8 * 256, 256), np.float32), rows(mesh))
+    for limit, fits in ((x.nbytes, True), (x.nbytes - 1, False)):
+        monkeypatch.setattr(programs, "memory_limit", lambda device, limit=limit: limit)
+        program = Program("update", lambda x: x + 1, "x")
+        if fits:
+            program(x)
+        else:
+            with pytest.raises(UserError, match="the update program needs"):
+                program(x)
 
 
 def test_this_machine_s_limit_is_plausible():
