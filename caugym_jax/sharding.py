@@ -116,6 +116,12 @@ def row_count(mesh: Mesh) -> int:
     return math.prod(mesh.shape[m] for m in _mesh_axes("batch"))
 
 
+def traced_row_count() -> int:
+    """`row_count` of the mesh that is set where a function is traced; 1 where none is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else row_count(mesh)
+
+
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
     """Pins an activation to its logical axes inside a jitted function.
 

@@ -53,7 +53,8 @@ def train(config: Any, workdir: Path) -> None:
     import jax
 
     from caugym_jax import config as configs
-    from caugym_jax.checkpoints import Checkpoints, abstract_state
+    from caugym_jax.algorithms.step import state_template
+    from caugym_jax.checkpoints import Checkpoints
     from caugym_jax.evals import probe
     from caugym_jax.metrics import Log, Progress, alarms, write_text
     from caugym_jax.optim import make_optimizer
@@ -72,13 +73,18 @@ def train(config: Any, workdir: Path) -> None:
     mesh = make_mesh(**configs.check_section("mesh", config.mesh, make_mesh))
     with jax.set_mesh(mesh):
         started = time.perf_counter()
+        checkpoints = Checkpoints(
+            workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
+        )
+        resuming = checkpoints.latest is not None
+        rollout = config.get("grpo", {})
         model, params, tokenizer = open_model(
             mesh=mesh,
             seed=config.seed,
+            weights=not resuming or bool(rollout.get("beta")),  # the reference is the first model
             **configs.check_section("model", config.model, open_model),
         )
         save_shape(workdir / "model", model.config, tokenizer)
-        rollout = config.get("grpo", {})
         updates = (
             config.steps * rollout.get("num_iterations", 1) * rollout.get("num_minibatches", 1)
         )
@@ -88,17 +94,16 @@ def train(config: Any, workdir: Path) -> None:
         algorithm, loader = _method(config, model, params, tokenizer, optimizer, mesh)
         held_out, ask = _evaluation(config, model, tokenizer, mesh)
 
-        state = algorithm.init(params)
-        del params
-        checkpoints = Checkpoints(
-            workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
-        )
         skipped_steps = 0
-        if checkpoints.latest is not None:
-            state, position = checkpoints.restore(abstract_state(state))
+        if not resuming:
+            state = algorithm.init(params)
+        else:
+            template = state_template(optimizer, model.config, mesh)
+            state, position = checkpoints.restore(template)
             skipped_steps = position.pop("steps_without_signal", 0)
             loader.set_state(position)
             print(f"resumed from step {int(state.step)} of {workdir}", file=sys.stderr)
+        del params
         first = int(state.step)
         log = Log(workdir, first, tensorboard=config.log.tensorboard)
         progress = Progress(first, config.steps, config.log.every)
@@ -128,10 +133,9 @@ def train(config: Any, workdir: Path) -> None:
                 state, update_metrics = algorithm.update(state, experience)
                 metrics |= {k: float(v) for k, v in fetch(update_metrics).items()}
             state = state._replace(step=state.step + 1)
-            metrics["learning_rate"] = float(optimizer.schedule(step - 1))
             metrics["skipped_updates"] = int(state.skipped)
             metrics["step_time"] = time.perf_counter() - clock
-            metrics["tokens_per_second"] = metrics.get("num_tokens", 0) / metrics["step_time"]
+            metrics["tokens_per_second"] = metrics["tokens"] / metrics["step_time"]
             log.metrics(step, metrics)
             if samples and step % config.log.samples_every == 0:
                 log.samples(step, samples[: config.log.samples])
@@ -177,6 +181,8 @@ def _check_devices() -> None:
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         raise UserError(f"no device to run on ({why}): unset or change JAX_PLATFORMS") from error
+    if jax.process_count() > 1:
+        raise UserError("training by several processes is not supported yet: start one")
 
 
 def _method(config, model, params, tokenizer, optimizer, mesh):
@@ -210,11 +216,11 @@ def _method(config, model, params, tokenizer, optimizer, mesh):
                 file=sys.stderr,
             )
         section = configs.check_section("sft", config.sft, sft)
-        check_rows(batch_size, section.get("microbatches", 1), row_count(mesh), "data.batch_size")
+        check_rows(batch_size, section["microbatches"], row_count(mesh), "data.batch_size")
         algorithm = sft(model, optimizer, mesh, **section)
     elif config.method == "grpo":
         section = configs.check_section("grpo", config.grpo, grpo)
-        parts = section.get("num_minibatches", 1) * section.get("microbatches", 1)
+        parts = section.get("num_minibatches", 1) * (section.get("microbatches") or 1)
         size = batch_size * section.get("group_size", 8)
         check_rows(size, parts, row_count(mesh), "data.batch_size x grpo.group_size")
         items, width, dropped = prompt_items(

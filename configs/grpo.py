@@ -13,6 +13,8 @@ cold-started first:
 size, batch, learning rate, lengths) the values are ours.
 """
 
+import ml_collections
+
 from configs.common import base
 from configs.models import REASONING, pretrained
 
@@ -28,7 +30,7 @@ def get_config(arg: str | None = None):
         top_k=0,
         top_p=1.0,
         min_p=0.0,
-        reward_weights=dict(answer=1.0, form=0.1),
+        reward_weights="answer=1,form=0.1",  # also "package.module:function=WEIGHT"
         scale_rewards="group",
         dynamic_sampling=True,
         max_refills=4,
@@ -37,11 +39,15 @@ def get_config(arg: str | None = None):
         importance_sampling_level="token",
         epsilon=0.2,
         epsilon_high=0.28,
+        delta=ml_collections.config_dict.placeholder(float),  # None: one-sided clipping
         beta=0.0,
+        kl_estimator="k3",
         num_iterations=1,
         num_minibatches=1,
-        microbatches=1,
+        microbatches=ml_collections.config_dict.placeholder(int),  # None: a row a device at a time
+        sample_batch_size=ml_collections.config_dict.placeholder(int),  # prompts; None: all at once
     )
+    config.grpo.microbatches = 1
     config.optim.update(peak=3e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
     config.evaluation.every = 20
     config.checkpoint.every = 10
@@ -53,9 +59,13 @@ def get_config(arg: str | None = None):
         pretrained(config, arg)
         config.steps = 300
         config.data.max_prompt_length = 1024
-        config.grpo.update(max_completion_length=config.evaluation.max_new_tokens, microbatches=16)
+        config.grpo.update(
+            max_completion_length=config.evaluation.max_new_tokens,
+            microbatches=None,
+            sample_batch_size=4,
+        )
         if arg.startswith(REASONING):
-            config.grpo.reward_weights = dict(answer=1.0, thinking_form=0.1)
+            config.grpo.reward_weights = "answer=1,thinking_form=0.1"
             config.data.update(batch_size=128, max_prompt_length=2048)
         config.optim.update(peak=1e-6, warmup=10, decay="constant", b2=0.999)
     return config

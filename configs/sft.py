@@ -8,6 +8,8 @@ worked solutions or on a file of traces (the released cold start):
     python -m caugym_jax.train --config=sft.py:smollm2-135m --config.data.path=cold_start.parquet
 """
 
+import ml_collections
+
 from configs.common import base
 from configs.models import pretrained
 
@@ -16,7 +18,9 @@ def get_config(arg: str | None = None):
     config = base("sft")
     config.steps = 700
     config.model.init = "random"
-    config.sft = dict(microbatches=1)
+    # None: a row a device at a time
+    config.sft = dict(microbatches=ml_collections.config_dict.placeholder(int))
+    config.sft.microbatches = 1
     config.optim.update(
         peak=3e-3, warmup=60, decay="linear", decay_from=0.6, final_ratio=0.05,
         b2=0.98, weight_decay=0.01,
@@ -27,8 +31,8 @@ def get_config(arg: str | None = None):
     if arg is not None:
         pretrained(config, arg, max_completion_length=128)
         config.steps = 100
-        config.data.update(tasks=("ATE", "ETT"), adjusters=(0,), batch_size=4, max_length=4096)
-        config.sft.microbatches = 4
+        config.data.update(tasks=("ATE", "ETT"), adjusters=(0,), batch_size=32, max_length=4096)
+        config.sft.microbatches = None
         config.optim.update(peak=1e-5, warmup=10, decay="constant", b2=0.999, weight_decay=0.0)
         config.evaluation.update(n=4)
     return config

@@ -277,7 +277,8 @@ def grpo(
         if not groups:
             return None, metrics, samples
         size = wanted * group_size
-        check_rows(size, num_minibatches * microbatches, row_count(mesh), "prompts x group_size")
+        parts = num_minibatches * (microbatches or 1)
+        check_rows(size, parts, row_count(mesh), "prompts x group_size")
         groups = groups[:wanted]
         rewards = np.concatenate([group.rewards for group in groups])
         advantages = group_advantages(rewards, group_size, scale_rewards)

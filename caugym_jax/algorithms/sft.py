@@ -40,11 +40,12 @@ def find_targets(batch: Batch) -> Targets:
     return Targets(batch, places, mask.astype(np.float32))
 
 
-def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int = 1) -> Algorithm:
+def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int | None = 1) -> Algorithm:
     """The mean negative log-likelihood of completion tokens, over the global batch.
 
     Args:
-      microbatches: parts into which a batch is cut to save memory; changes no result.
+      microbatches: parts into which a batch is cut to save memory; None: one row to each device
+        at a time. Changes no result.
     """
 
     def loss(params, t: Targets):
@@ -71,7 +72,7 @@ def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int = 1) -> A
     def prepare(state, draw):
         batch: Batch = draw()
         check_rows(len(batch.tokens), microbatches, row_count(mesh), "data.batch_size")
-        metrics = {"num_tokens": int(np.sum(batch.segment_ids > 0))}
+        metrics = {"tokens": int(np.sum(batch.segment_ids > 0))}
         return put(find_targets(batch), rows(mesh)), metrics, []
 
     return Algorithm(init, prepare, step)

@@ -14,7 +14,7 @@ from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import abstract_params, param_axes
 from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
-from caugym_jax.sharding import replicated, shardings
+from caugym_jax.sharding import replicated, shardings, traced_row_count
 from caugym_jax.types import TrainState
 
 # A reported quantity as (sum, weight): adds exactly, and is divided once.
@@ -48,6 +48,18 @@ def init_state(params: Any, optimizer: Optimizer, config: ModelConfig, mesh) -> 
     return jax.jit(init, out_shardings=state_shardings(config, optimizer, mesh))(params)
 
 
+def state_template(optimizer: Optimizer, config: ModelConfig, mesh) -> TrainState:
+    """Shapes, types and shardings of the training state: what a checkpoint is restored onto."""
+    shapes = abstract_params(config)
+    count = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(count, shapes, jax.eval_shape(optimizer.transform.init, shapes), count)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        state,
+        state_shardings(config, optimizer, mesh),
+    )
+
+
 def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh) -> TrainState:
     """Where each array of the training state lives: moments like their parameters."""
     shapes = abstract_params(config)
@@ -74,7 +86,21 @@ def split_rows(batch: Any, parts: int) -> Any:
     return jax.tree.map(split, batch)
 
 
-def gradients(loss: Loss, params: Any, batch: Any, microbatches: int) -> tuple[Any, Any, Sums]:
+def merge_rows(parts: Any) -> Any:
+    """The inverse of `split_rows`."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), parts)
+
+
+def microbatch_count(batch: Any, microbatches: int | None) -> int:
+    """`microbatches`, or, where it is None, as many as leave one row to each device."""
+    if microbatches is not None:
+        return microbatches
+    return max(1, jax.tree.leaves(batch)[0].shape[0] // traced_row_count())
+
+
+def gradients(
+    loss: Loss, params: Any, batch: Any, microbatches: int | None
+) -> tuple[Any, Any, Sums]:
     """Gradient of total / weight over the whole batch, whatever the split.
 
     Totals, weights and gradients of totals are summed over microbatches and divided once; an
@@ -89,6 +115,7 @@ def gradients(loss: Loss, params: Any, batch: Any, microbatches: int) -> tuple[A
         return total, (weight, sums)
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
+    microbatches = microbatch_count(batch, microbatches)
     if microbatches == 1:
         (total, (weight, sums)), gradient = differentiate(params, batch)
     else:
@@ -111,13 +138,14 @@ def make_step(
     config: ModelConfig,
     mesh,
     *,
-    microbatches: int = 1,
+    microbatches: int | None = 1,
     remedy: str = "batch_size",
 ) -> Program:
     """The jitted update (state, batch) -> (state, metrics); the state is donated.
 
     A step whose gradient is not finite leaves parameters and moments as they were and adds one to
-    `state.skipped`. `state.step` counts calls of the loop and is not changed here.
+    `state.skipped`. `state.step` counts calls of the loop and is not changed here. The reported
+    learning rate is that of the optimiser's own count.
     """
     transform = optimizer.transform
 
@@ -138,7 +166,8 @@ def make_step(
             state.skipped + (1 - finite.astype(jnp.int32)),
         )
         metrics = {k: s / jnp.where(w > 0, w, 1.0) for k, (s, w) in sums.items()}
-        return state, {"loss": value, "grad_norm": norm, **metrics}
+        rate = optimizer.schedule(_updates_done(opt_state) - 1)
+        return state, {"loss": value, "grad_norm": norm, "learning_rate": rate, **metrics}
 
     return Program(
         "update",
@@ -149,8 +178,13 @@ def make_step(
     )
 
 
-def check_rows(rows: int, microbatches: int, parts: int, what: str) -> None:
+def _updates_done(opt_state: Any) -> jax.Array:
+    return optax.tree.get_all_with_path(opt_state, "count")[0][1]
+
+
+def check_rows(rows: int, microbatches: int | None, parts: int, what: str) -> None:
     """Refuses a batch that the mesh or the microbatches do not divide."""
+    microbatches = microbatches or 1
     if rows % (microbatches * parts):
         raise UserError(
             f"{what}={rows} rows are not a multiple of microbatches x batch shards of the mesh = "

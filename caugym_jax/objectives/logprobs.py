@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from caugym_jax.models.transformer import Model, Params
+from caugym_jax.sharding import traced_row_count
 
-# Logits of one chunk are held at a time: at most this many float32 numbers (128 MiB).
+# Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).
 CHUNK_LOGITS = 2**25
 
 
@@ -65,7 +66,8 @@ def score_hidden(
     The shift is the caller's: hidden[b, n] must be the state one place before targets[b, n].
     """
     B, N, D = hidden.shape
-    width = max(1, min(N, CHUNK_LOGITS // (B * model.config.vocab_size)))
+    rows = max(1, B // traced_row_count())  # of one device
+    width = max(1, min(N, CHUNK_LOGITS // (rows * model.config.vocab_size)))
     chunks = -(-N // width)
 
     def chunk_scores(hidden, targets):

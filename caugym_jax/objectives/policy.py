@@ -112,12 +112,15 @@ def kl_estimate(logprobs: jax.Array, ref_logprobs: jax.Array, kind: str = "k3") 
     raise ValueError(f"kind must be k1, k2 or k3, not {kind!r}")
 
 
-def aggregate(loss: jax.Array, mask: jax.Array, how: str = "grpo") -> tuple[jax.Array, jax.Array]:
+def aggregate(
+    loss: jax.Array, mask: jax.Array, how: str = "grpo", horizon: int | None = None
+) -> tuple[jax.Array, jax.Array]:
     """(total, weight) of a per-token loss, exact under any split of the batch.
 
     grpo:    sum_i (1/|o_i|) sum_t l_it   over the number of rows that have tokens (the paper's)
     dapo:    sum_it l_it                  over the number of tokens
-    dr_grpo: sum_it l_it                  over rows times C (a constant: the completion width)
+    dr_grpo: sum_it l_it                  over rows times `horizon`, the longest completion allowed
+                                          (a constant of the run; None: the width C of this array)
 
     A row without a counted token adds nothing to total or weight.
 
@@ -132,5 +135,5 @@ def aggregate(loss: jax.Array, mask: jax.Array, how: str = "grpo") -> tuple[jax.
     if how == "dapo":
         return jnp.sum(sums), jnp.sum(counts)
     if how == "dr_grpo":
-        return jnp.sum(sums), jnp.sum(present) * loss.shape[-1]
+        return jnp.sum(sums), jnp.sum(present) * (horizon or loss.shape[-1])
     raise ValueError(f"how must be grpo, dapo or dr_grpo, not {how!r}")

@@ -78,6 +78,25 @@ def find(name: str) -> Reward:
     return function
 
 
+def parse_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
+    """`answer=1,my_module:my_reward=0.5` (or such a mapping) as {name: weight}.
+
+    Raises:
+      UserError: not of that form, or a reward function that cannot be found.
+    """
+    if isinstance(weights, str):
+        pairs = [part.strip().rpartition("=") for part in weights.split(",") if part.strip()]
+        try:
+            weights = {name.strip(): float(value) for name, _, value in pairs}
+        except ValueError as error:
+            raise UserError(f"reward weights {weights!r}: write NAME=WEIGHT,...") from error
+    for name in weights:
+        find(name)
+    if not weights:
+        raise UserError("no reward function is named: give at least one weight")
+    return dict(weights)
+
+
 def score(
     completions: Sequence[str],
     problems: Sequence[Problem],

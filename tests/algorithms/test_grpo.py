@@ -202,12 +202,61 @@ def test_layout_by_hand():
         [np.array([1]), np.array([2, 3, 4])],
         [np.array([-0.5], np.float32), np.array([-1, -2, -3], np.float32)],
         np.array([True, False]),
-        np.array([1, -1], np.float32),
+        np.array([1, 0], np.float32),
     )
-    e = lay_out([group], 3, 2, 3)
+    e = lay_out([group], np.array([1, -1], np.float32), 3, 2, 3)
     np.testing.assert_array_equal(e.tokens, [[7, 8, 1, 0, 0], [7, 8, 2, 3, 4], [0] * 5])
     np.testing.assert_array_equal(e.segment_ids, [[1, 1, 1, 0, 0], [1] * 5, [0] * 5])
     np.testing.assert_array_equal(e.positions, [[0, 1, 2, 0, 0], [0, 1, 2, 3, 4], [0] * 5])
     np.testing.assert_array_equal(e.mask, [[1, 0, 0], [0, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(e.advantages, [1, -1, 0])
     np.testing.assert_array_equal(e.sampler_logprobs, [[-0.5, 0, 0], [-1, -2, -3], [0, 0, 0]])
+
+
+VARIANTS = {
+    "paper": {},
+    "dapo": {"loss_type": "dapo"},
+    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "gspo": {"importance_sampling_level": "sequence", "num_minibatches": 2},
+    "cispo": {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2},
+    "kl": {"beta": 0.05, "delta": 1.5},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_microbatches_change_no_update(tiny_model, name):  # noqa: F811
+    """Each variant as it is really wired: the same parameters whatever the split (T4)."""
+    after = []
+    for microbatches in (1, None):
+        setup = Setup(
+            tiny_model,
+            reward_weights=SPREAD,
+            microbatches=microbatches,
+            peak=1e-3,
+            **VARIANTS[name],
+        )
+        experience, _, _ = setup.prepare()
+        metrics = setup.update(experience)
+        assert metrics["grad_norm"] > 0 and np.isfinite(metrics["loss"])
+        after.append((metrics, jax.device_get(setup.state.params)))
+    (one, a), (many, b) = after
+    np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one["grad_norm"], many["grad_norm"], rtol=1e-4)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.mean(np.abs(x - y)) < 1e-5  # Adam turns rounding of tiny gradients into steps
+
+
+def test_a_batch_scale_is_that_of_the_rows_trained_on(tiny_model, monkeypatch):  # noqa: F811
+    """Refilled groups are scaled together, by one standard deviation."""
+    setup, _ = scripted(
+        monkeypatch, tiny_model, [ALL + MIXED + NONE + MIXED, MIXED * 4], scale_rewards="batch"
+    )
+    experience, _, _ = setup.prepare()
+    size = 0.5 / (np.std([1, 0, 0, 1] * 4, ddof=1) + 1e-4)
+    np.testing.assert_allclose(np.abs(experience.advantages), size, rtol=1e-5)
+
+
+def test_learning_rate_follows_the_updates_done(tiny_model):  # noqa: F811
+    setup = Setup(tiny_model, reward_weights=SPREAD, num_iterations=2, peak=0.25)
+    experience, _, _ = setup.prepare()
+    assert setup.update(experience)["learning_rate"] == 0.25

@@ -54,5 +54,5 @@ def test_training_lowers_the_loss():
             batch, metrics, _ = algorithm.prepare(state, sft_batch)
             state, report = algorithm.update(state, batch)
             losses.append(float(report["loss"]))
-    assert metrics["num_tokens"] == 50
+    assert metrics["tokens"] == 50
     assert losses[-1] < 0.5 * losses[0]

@@ -63,7 +63,8 @@ def experience():
                 rng.normal(size=4).astype(np.float32),
             )
         )
-    e = lay_out(groups, 8, 32, 32)
+    advantages = np.concatenate([group.rewards for group in groups])
+    e = lay_out(groups, advantages, 8, 32, 32)
     return e._replace(old_logprobs=-3 - rng.random(e.mask.shape).astype(np.float32))
 
 

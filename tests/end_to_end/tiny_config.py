@@ -2,8 +2,6 @@
 
 import zlib
 
-import ml_collections
-
 from configs import grpo, sft
 
 REWARD = "tests.end_to_end.tiny_config:spread"
@@ -30,8 +28,6 @@ def get_config(arg: str | None = None):
     if arg == "sft":
         config.data.batch_size = 8
     else:
-        weights = ml_collections.ConfigDict({REWARD: 1.0}, allow_dotted_keys=True)
-        config.grpo.update(
-            group_size=4, max_completion_length=4, reward_weights=weights, max_refills=0
-        )
+        config.grpo.update(group_size=4, max_completion_length=4, max_refills=0)
+        config.grpo.reward_weights = f"{REWARD}=1"
     return config

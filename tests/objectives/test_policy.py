@@ -77,6 +77,7 @@ def test_aggregation_by_hand():
     assert aggregate(loss, mask, "grpo") == (4.0, 2.0)
     assert aggregate(loss, mask, "dapo") == (6.0, 3.0)
     assert aggregate(loss, mask, "dr_grpo") == (6.0, 4.0)
+    assert aggregate(loss, mask, "dr_grpo", horizon=5) == (6.0, 10.0)
 
 
 @pytest.mark.parametrize("how", ["grpo", "dapo", "dr_grpo"])
