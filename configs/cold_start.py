@@ -17,7 +17,8 @@ def get_config(arg: str | None = None):
     config = sft.get_config(arg)
     config.model.update(name="runs/sft", init="pretrained")
     config.steps = 180
-    config.data.direct_fraction = dict(ATE=0.2, ETT=0.65)
+    with config.ignore_type():
+        config.data.direct_fraction = dict(ATE=0.2, ETT=0.65)
     config.optim.update(peak=1.5e-3, warmup=10)
     config.evaluation.every = 60
     config.checkpoint.every = 60

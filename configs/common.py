@@ -17,6 +17,7 @@ def base(method: str) -> ml_collections.ConfigDict:
         init="pretrained",
         dtype=ml_collections.config_dict.placeholder(str),  # None: by the machine
         remat=False,
+        step=ml_collections.config_dict.placeholder(int),  # of a workdir; None: the newest
     )
     config.data = dict(
         path=ml_collections.config_dict.placeholder(str),  # None: generated without end

@@ -25,7 +25,9 @@ def get_config(arg: str | None = None):
         peak=3e-3, warmup=60, decay="linear", decay_from=0.6, final_ratio=0.05,
         b2=0.98, weight_decay=0.01,
     )  # fmt: skip
-    config.data.update(batch_size=48, max_length=160, packing=False)
+    config.data.update(
+        batch_size=48, max_length=160, packing=False, direct_fraction=0.0
+    )  # fmt: skip
     config.evaluation.every = 100
     config.log.show = ("loss", "mean_token_accuracy")
     if arg is not None:

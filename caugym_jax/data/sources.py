@@ -19,6 +19,10 @@ from caugym_jax.types import Batch, Example, Problem
 
 Source = Sequence[Problem] | Callable[[int], Problem]
 
+# A generated item that is too long gives way to the one this far on, which no run reaches.
+ELSEWHERE = 2**40
+ATTEMPTS = 16
+
 
 def problem_source(
     path: str | None = None,
@@ -81,7 +85,8 @@ def prompt_items(
     Args:
       max_prompt_length: longest prompt allowed; None: what the model takes.
       max_position, room: the model's longest sequence, and what of it is kept for completions.
-      too_long: "refuse" a longer prompt, or "drop" those of a file and count them.
+      too_long: "refuse" a longer prompt, or "drop" those of a file and count them. A generated
+        one gives way to another in either case.
 
     Raises:
       UserError: a prompt is longer than allowed (its item and length are named), or all are.
@@ -100,11 +105,16 @@ def prompt_items(
     if callable(source):
 
         def fresh(index: int) -> tuple[Problem, list[int]]:
-            problem = source(index)
-            tokens = prompt_tokens(problem, tokenizer)
-            if len(tokens) > allowed:
-                raise refusal(f"generated problem {index}", len(tokens))
-            return problem, tokens
+            for attempt in range(ATTEMPTS):
+                problem = source(index + attempt * ELSEWHERE)
+                tokens = prompt_tokens(problem, tokenizer)
+                if len(tokens) <= allowed:
+                    return problem, tokens
+            raise refusal(
+                f"generated problem {index} (and {ATTEMPTS - 1} in its place)", len(tokens)
+            )
+
+        fresh(0)
 
         return fresh, allowed, 0
     items = [(problem, prompt_tokens(problem, tokenizer)) for problem in source]
@@ -122,7 +132,8 @@ def sft_batches(
     """(items for the loader, what makes a batch of them, examples dropped as too long).
 
     A file is tokenized once; with `packing` its examples are packed into rows of max_length and
-    the items are those rows. Generated examples are padded, one to a row.
+    the items are those rows. Generated examples are padded, one to a row; one that is too long
+    gives way to another.
     """
 
     def padded(items: list[Example]) -> Batch:
@@ -134,10 +145,18 @@ def sft_batches(
             raise UserError("data.packing packs a file's examples: set data.path, or packing=False")
 
         def example(index: int) -> Example:
-            problem = source(index)
-            completion = completion_tokens(problem, problem.solution, tokenizer)
-            return Example(prompt_tokens(problem, tokenizer), completion)
+            for attempt in range(ATTEMPTS):
+                problem = source(index + attempt * ELSEWHERE)
+                prompt = prompt_tokens(problem, tokenizer)
+                completion = completion_tokens(problem, problem.solution, tokenizer)
+                if len(prompt) + len(completion) <= max_length:
+                    return Example(prompt, completion)
+            raise UserError(
+                f"generated example {index} (and {ATTEMPTS - 1} in its place) has "
+                f"{len(prompt) + len(completion)} tokens: raise data.max_length={max_length}"
+            )
 
+        example(0)
         return example, padded, 0
     examples, dropped = sft_examples(source, tokenizer, max_length)
     if not packing:

@@ -7,6 +7,7 @@ import pytest
 
 from caugym_jax.causal import generate_problems
 from caugym_jax.data.files import problem_record, write_jsonl
+from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
@@ -43,9 +44,19 @@ def test_prompts_that_are_too_long_are_named(tokenizer):
     items, _, _ = prompt_items(problem_source(), tokenizer, None, 512, 40)
     problem, tokens = items(7)
     assert problem == problem_source()(7) and 0 < len(tokens) < 472
-    items, _, _ = prompt_items(problem_source(), tokenizer, 10, 512, 40)
-    with pytest.raises(UserError, match=r"generated problem 0 has \d+ tokens, 10 are allowed"):
-        items(0)
+    with pytest.raises(UserError, match=r"generated problem 0 .*has \d+ tokens, 10 are allowed"):
+        prompt_items(problem_source(), tokenizer, 10, 512, 40)
+
+
+def test_a_generated_prompt_that_is_too_long_gives_way_to_another(tokenizer):
+    source = problem_source()
+    lengths = [len(prompt_tokens(source(i), tokenizer)) for i in range(40)]
+    limit = int(np.median(lengths))
+    items, _, _ = prompt_items(source, tokenizer, limit, 512, 40)
+    for i, length in enumerate(lengths):
+        problem, tokens = items(i)
+        assert len(tokens) <= limit and (problem == source(i)) == (length <= limit)
+        assert items(i)[0] == problem
 
 
 def test_a_file_tells_its_longest_prompt(tokenizer, tmp_path):
@@ -71,6 +82,8 @@ def test_batches_for_fine_tuning(tokenizer, tmp_path):
         target = batch.tokens[row][batch.loss_mask[row] == 1].tolist()
         assert tokenizer.decode_completion(target) == source(row).solution
         assert target[-1] in tokenizer.end_ids
+    with pytest.raises(UserError, match="raise data.max_length=20"):
+        sft_batches(source, tokenizer, 20, packing=False)
     with pytest.raises(UserError, match="set data.path"):
         sft_batches(source, tokenizer, 256, packing=True)
 
