@@ -37,15 +37,28 @@ class Algorithm(NamedTuple):
     update: Callable[..., Any]
 
 
-def init_state(params: Any, optimizer: Optimizer, config: ModelConfig, mesh) -> TrainState:
-    """Step 0: zeroed moments, laid out like the parameters they belong to."""
+def init_state(
+    params: Any, optimizer: Optimizer, config: ModelConfig, mesh, *, donate: bool = False
+) -> TrainState:
+    """Step 0: zeroed moments, laid out like the parameters they belong to.
+
+    Args:
+      donate: give the parameters' buffers to the state; the caller's arrays are deleted.
+    """
     transform = optimizer.transform
 
     def init(params):
         zero = jnp.zeros((), jnp.int32)
         return TrainState(zero, params, transform.init(params), zero)
 
-    return jax.jit(init, out_shardings=state_shardings(config, optimizer, mesh))(params)
+    program = Program(
+        "init",
+        init,
+        "the model's size: a smaller preset, or more devices with mesh.fsdp",
+        donate=(0,) if donate else (),
+        out_shardings=state_shardings(config, optimizer, mesh),
+    )
+    return program(params)
 
 
 def state_template(optimizer: Optimizer, config: ModelConfig, mesh) -> TrainState:
