@@ -6,7 +6,6 @@ p, p + n, p + 2n, ... of every global batch, so the shards are disjoint and toge
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -15,6 +14,8 @@ import grain
 from caugym_jax.errors import UserError
 
 Item = TypeVar("Item")
+
+ENDLESS = 2**50  # items; grain's own endless repeat overflows in batches of one
 
 
 def make_loader(
@@ -47,10 +48,10 @@ def make_loader(
             f"use a multiple of {process_count}"
         )
     if callable(items):
-        stream = grain.MapDataset.range(sys.maxsize).map(items)
+        stream = grain.MapDataset.range(ENDLESS).map(items)
     elif len(items):
         stream = grain.MapDataset.source(items).seed(seed)
-        stream = (stream.shuffle() if shuffle else stream).repeat()
+        stream = (stream.shuffle() if shuffle else stream).repeat(ENDLESS // len(items))
     else:
         raise UserError("there are no items to load")
     return iter(

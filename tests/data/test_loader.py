@@ -87,3 +87,12 @@ def test_bucket():
     assert [bucket(n, (64, 16, 32)) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
     with pytest.raises(UserError, match="65 tokens do not fit the largest width, 64"):
         bucket(65, (16, 32, 64))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_small_batches_of_a_few_items_go_on_and_on(batch_size):
+    loader = make_loader(list(range(20)), batch_size, seed=0)
+    first = [next(loader) for _ in range(45)]
+    assert sorted(x for batch in first[:20] for x in batch)[:1] == [0]
+    loader.set_state({"next_index": 10**6})
+    assert len(next(loader)) == batch_size
