@@ -9,8 +9,8 @@ everything and touched no device, so that a trial does not pay for imports.
 Places: saving (the state is partly in its temporary folder), committing (all is there, but the
 folder has no name yet), deleting (an old checkpoint is half gone), sampling and updating (the
 program runs), evaluating, logging (half a line is written), random (nth = k + f: a fraction f of
-the time of two steps after step k was taken), terminated (as updating, but by SIGTERM) and full (the
-disk is filled before a save, and emptied for the second attempt).
+the time of two steps after step k was taken), terminated (as updating, but by SIGTERM) and full
+(the disk is filled before a save, and emptied for the second attempt).
 """
 
 import contextlib

@@ -20,7 +20,7 @@ def get_config(arg: str | None = None):
     config = (sft if arg == "sft" else grpo).get_config()
     config.model.update(name="set by the test", init="pretrained")
     config.steps = 6
-    config.optim.update(peak=1e-2, warmup=2)
+    config.optim.update(peak=1e-2, warmup=2, decay="constant")
     config.data.batch_size = 2
     config.evaluation.update(every=3, n=4, max_new_tokens=4)
     config.checkpoint.update(every=2)
