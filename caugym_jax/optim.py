@@ -41,7 +41,7 @@ def learning_rate(
       UserError: unknown decay.
     """
     begin = max(warmup, int(decay_from * steps))
-    length = max(1, steps - begin)
+    length = max(1, steps - begin - 1)  # the last step is number steps - 1
     if decay == "constant":
         tail = optax.constant_schedule(peak)
     elif decay == "linear":
@@ -85,6 +85,8 @@ def make_optimizer(
     Args:
       name: "adamw", "lion" or "adafactor".
       peak, warmup, decay, decay_from, final_ratio: see `learning_rate`.
+      b1, b2, eps: adamw's; lion has no eps, and adafactor none of the three.
+      weight_decay: every step takes rate * weight_decay * weight off the weights of `decayed`.
       clip_norm: gradients with a larger global L2 norm are scaled down to it; None: never.
     """
     schedule = learning_rate(peak, steps, warmup, decay, decay_from, final_ratio)
@@ -94,11 +96,11 @@ def make_optimizer(
     elif name == "lion":
         core = optax.lion(schedule, b1, b2, weight_decay=weight_decay, mask=mask)
     elif name == "adafactor":
-        core = optax.adafactor(
-            schedule,
-            multiply_by_parameter_scale=False,
-            weight_decay_rate=weight_decay or None,
-            weight_decay_mask=mask,
+        # Optax's own decay would not be scaled by the learning rate.
+        core = optax.chain(
+            optax.adafactor(multiply_by_parameter_scale=False),
+            optax.add_decayed_weights(-weight_decay, mask),
+            optax.scale_by_learning_rate(schedule, flip_sign=False),
         )
     else:
         raise UserError(f"optim.name={name!r}: use adamw, lion or adafactor")

@@ -24,12 +24,16 @@ CONFIG = ModelConfig(
         (dict(warmup=4), [2, 4, 6, 8, 8, 8, 8, 8]),
         (dict(warmup=0), [8] * 8),
         (dict(warmup=1), [8] * 8),
-        (dict(decay="linear"), [8, 7, 6, 5, 4, 3, 2, 1]),
-        (dict(decay="linear", decay_from=0.5), [8, 8, 8, 8, 8, 6, 4, 2]),
-        (dict(decay="linear", final_ratio=0.5), [8, 7.5, 7, 6.5, 6, 5.5, 5, 4.5]),
-        (dict(warmup=4, decay="linear"), [2, 4, 6, 8, 8, 6, 4, 2]),
-        # cosine: 8 (1 + cos(pi t / 8)) / 2 at t = 0, 4 is 8, 4
-        (dict(decay="cosine"), [8, None, None, None, 4, None, None, None]),
+        # decays reach peak * final_ratio at the last step, the eighth
+        (dict(decay="linear", final_ratio=1 / 8), [8, 7, 6, 5, 4, 3, 2, 1]),
+        (dict(decay="linear", decay_from=0.5, final_ratio=1 / 4), [8, 8, 8, 8, 8, 6, 4, 2]),
+        (dict(warmup=4, decay="linear", final_ratio=1 / 4), [2, 4, 6, 8, 8, 6, 4, 2]),
+        (dict(warmup=4, decay="linear", decay_from=5 / 8), [2, 4, 6, 8, 8, 8, 4, 0]),
+        (dict(warmup=7, decay="linear"), [*(8 * t / 7 for t in range(1, 8)), 8]),  # no room
+        # cosine from step 4 on: 8 (1 + cos(pi t / 3)) / 2 at t = 0, 1, 2, 3 is 8, 6, 2, 0
+        (dict(decay="cosine", decay_from=0.5), [8, 8, 8, 8, 8, 6, 2, 0]),
+        # and to a quarter: 2 + 6 (1 + cos(pi t / 3)) / 2
+        (dict(decay="cosine", decay_from=0.5, final_ratio=1 / 4), [8, 8, 8, 8, 8, 6.5, 3.5, 2]),
         (dict(warmup=16), [0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4]),  # ends before the peak
     ],
 )
@@ -37,15 +41,14 @@ def test_rates_by_hand(options, expected):
     schedule = learning_rate(8.0, 8, **options)
     for step, rate in enumerate(expected):
         if rate is not None:
-            assert float(schedule(step)) == pytest.approx(rate, rel=1e-5)
+            assert float(schedule(step)) == pytest.approx(rate, rel=1e-5, abs=1e-6)
 
 
 def test_decays_end_at_the_final_ratio():
     for decay in ("linear", "cosine"):
         schedule = learning_rate(8.0, 8, 2, decay, final_ratio=0.25)
-        assert float(schedule(8)) == pytest.approx(2.0) and float(schedule(80)) == float(
-            schedule(8)
-        )
+        assert float(schedule(6)) > 2.0
+        assert float(schedule(7)) == pytest.approx(2.0) and schedule(80) == schedule(7)
 
 
 def test_weights_are_decayed_and_norms_are_not():
@@ -72,6 +75,24 @@ def test_every_optimizer_descends(name):
     for _ in range(10):
         params, state = step(params, state)
     assert np.isfinite(loss(params)) and loss(params) < 0.9 * start
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
+def test_a_step_decays_by_the_rate_times_the_decay(name):
+    """Without a gradient: w - rate * decay * w = 4 - 0.5 * 0.25 * 4 = 3.5, where w is decayed."""
+    optimizer = make_optimizer(CONFIG, 30, name=name, peak=0.5, weight_decay=0.25)
+    params = jax.tree.map(lambda x: jnp.full(x.shape, 4.0), abstract_params(CONFIG))
+
+    @jax.jit
+    def step(params):
+        zero = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = optimizer.transform.update(zero, optimizer.transform.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    for weight, is_decayed in zip(
+        jax.tree.leaves(step(params)), jax.tree.leaves(decayed(CONFIG)), strict=True
+    ):
+        np.testing.assert_array_equal(weight, 3.5 if is_decayed else 4.0)
 
 
 def test_gradients_are_clipped_by_their_global_norm():
