@@ -22,11 +22,13 @@ class Preset:
       hub_id: the Hugging Face repository.
       config: the decoder's shape.
       package: a package of the Python index that carries the weights, and the file's name in it.
+      thinks: it was trained to think at length before it answers (the R1 distillations).
     """
 
     hub_id: str
     config: ModelConfig
     package: tuple[str, str] | None = None
+    thinks: bool = False
 
 
 def _llama(D, L, N, K, F, *, V=128_256, theta=500_000.0, **more) -> ModelConfig:
@@ -60,6 +62,10 @@ def _mistral(*, V=32_000, theta=1_000_000.0, window=None) -> ModelConfig:
         sliding_window=window,
         max_position=32_768,
     )
+
+
+def _r1(student: str, config: ModelConfig) -> Preset:
+    return Preset(f"deepseek-ai/DeepSeek-R1-Distill-{student}", config, thinks=True)
 
 
 def _but(config: ModelConfig, **changes) -> ModelConfig:
@@ -101,7 +107,7 @@ PRESETS: dict[str, Preset] = {
     "smollm2-135m": Preset("HuggingFaceTB/SmolLM2-135M-Instruct", _SMOL_135M, _SMOL_GGUF),
     "smollm2-360m": Preset("HuggingFaceTB/SmolLM2-360M-Instruct", _SMOL_360M),
     "smollm2-1.7b": Preset("HuggingFaceTB/SmolLM2-1.7B-Instruct", _SMOL_17B),
-    "r1-distill-llama-8b": Preset("deepseek-ai/DeepSeek-R1-Distill-Llama-8B", _LLAMA31),
+    "r1-distill-llama-8b": _r1("Llama-8B", _LLAMA31),
     "qwen2-7b": Preset("Qwen/Qwen2-7B", _QWEN2_7B),
     "qwen2-7b-instruct": Preset("Qwen/Qwen2-7B-Instruct", _but(_QWEN2_7B, **_TUNED)),
     "qwen2.5-0.5b": Preset("Qwen/Qwen2.5-0.5B", _QWEN25_05B),
@@ -114,14 +120,10 @@ PRESETS: dict[str, Preset] = {
     "qwen2.5-14b-instruct": Preset("Qwen/Qwen2.5-14B-Instruct", _but(_QWEN25_14B, **_TUNED)),
     "qwen2.5-32b": Preset("Qwen/Qwen2.5-32B", _QWEN25_32B),
     "qwen2.5-32b-instruct": Preset("Qwen/Qwen2.5-32B-Instruct", _but(_QWEN25_32B, **_TUNED)),
-    "r1-distill-qwen-1.5b": Preset(
-        "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", _but(_QWEN25_15B, **_MATH)
-    ),
-    "r1-distill-qwen-7b": Preset(
-        "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", _but(_QWEN2_7B, **_MATH)
-    ),
-    "r1-distill-qwen-14b": Preset("deepseek-ai/DeepSeek-R1-Distill-Qwen-14B", _QWEN25_14B),
-    "r1-distill-qwen-32b": Preset("deepseek-ai/DeepSeek-R1-Distill-Qwen-32B", _QWEN25_32B),
+    "r1-distill-qwen-1.5b": _r1("Qwen-1.5B", _but(_QWEN25_15B, **_MATH)),
+    "r1-distill-qwen-7b": _r1("Qwen-7B", _but(_QWEN2_7B, **_MATH)),
+    "r1-distill-qwen-14b": _r1("Qwen-14B", _QWEN25_14B),
+    "r1-distill-qwen-32b": _r1("Qwen-32B", _QWEN25_32B),
     "qwen3-0.6b": Preset("Qwen/Qwen3-0.6B", _qwen3(1024, 28, 16, 3072, tied=True)),
     "qwen3-1.7b": Preset("Qwen/Qwen3-1.7B", _qwen3(2048, 28, 16, 6144, tied=True)),
     "qwen3-4b": Preset("Qwen/Qwen3-4B", _qwen3(2560, 36, 32, 9728, tied=True)),
@@ -158,3 +160,16 @@ def preset(name: str) -> Preset:
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(PRESETS)}"
         raise UserError(f"unknown model {name!r}: {hint}")
     return PRESETS[key]
+
+
+def parameter_count(config: ModelConfig) -> int:
+    """How many weights a decoder of that shape has; a tied output head counts once."""
+    D, N, K, H = config.d_model, config.num_heads, config.num_kv_heads, config.head_dim
+    attention = 2 * D * (N + K) * H
+    if config.qkv_bias:
+        attention += (N + 2 * K) * H
+    if config.qk_norm:
+        attention += 2 * H
+    layer = attention + 3 * D * config.d_ff + 2 * D
+    embeddings = config.vocab_size * D * (1 if config.tied else 2)
+    return embeddings + config.num_layers * layer + D

@@ -7,7 +7,7 @@ import pytest
 
 from caugym_jax.errors import UserError
 from caugym_jax.models.hf_config import from_hf_config, to_hf_config
-from caugym_jax.models.presets import ALIASES, PRESETS, preset
+from caugym_jax.models.presets import ALIASES, PRESETS, parameter_count, preset
 from caugym_jax.models.transformer import abstract_params
 
 # Exact counts: the sum over the repository's safetensors headers, as the hub's pages show it.
@@ -27,6 +27,7 @@ PARAMETERS = {
     "qwen2.5-32b": 32_763_876_352,
     "r1-distill-qwen-1.5b": 1_777_088_000,
     "r1-distill-qwen-7b": 7_615_616_512,
+    "r1-distill-qwen-14b": 14_770_033_664,
     "qwen3-0.6b": 596_049_920,
     "qwen3-1.7b": 1_720_574_976,
     "qwen3-4b": 4_022_468_096,
@@ -40,8 +41,19 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_count_is_the_published_one(name):
+    assert parameter_count(preset(name).config) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameter_count_is_that_of_the_arrays(name):
     leaves = jax.tree.leaves(abstract_params(preset(name).config))
-    assert sum(math.prod(leaf.shape) for leaf in leaves) == PARAMETERS[name]
+    assert sum(math.prod(leaf.shape) for leaf in leaves) == parameter_count(preset(name).config)
+
+
+def test_the_distillations_of_r1_think():
+    assert preset("deepseek-r1-distill-qwen-14b").thinks and preset("r1-distill-llama-8b").thinks
+    assert not any(preset(name).thinks for name in ("qwen2.5-7b-instruct", "smollm2-135m"))
+    assert sum(found.thinks for found in PRESETS.values()) == 5
 
 
 @pytest.mark.parametrize("name", PRESETS)
