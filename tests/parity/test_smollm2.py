@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 
 from caugym_jax.causal.generating import generate_problems
-from caugym_jax.data.smollm2 import find_smollm2
 from caugym_jax.data.tokenizer import load_tokenizer
-from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.models.presets import preset
 from caugym_jax.models.save import save_pretrained
 from caugym_jax.models.transformer import Model
 from caugym_jax.sampling.sampler import Sampler
+from tests.smollm2 import smollm2_path
 
 torch = pytest.importorskip("torch", reason="requirements-parity.txt is not installed")
 transformers = pytest.importorskip("transformers")
@@ -30,10 +29,7 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def path():
-    try:
-        found = find_smollm2()
-    except UserError as error:
-        pytest.skip(str(error))
+    found = smollm2_path()
     if found.suffix != ".gguf":
         pytest.skip(f"{found} is not the GGUF file that this test is about")
     return found
