@@ -60,11 +60,3 @@ def make_loader(
         .map(transform)
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     )
-
-
-def bucket(length: int, widths: Sequence[int]) -> int:
-    """The smallest of the given widths that holds `length` tokens: few widths, few compilations."""
-    fitting = [width for width in widths if width >= length]
-    if not fitting:
-        raise UserError(f"{length} tokens do not fit the largest width, {max(widths)}")
-    return min(fitting)

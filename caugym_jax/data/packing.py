@@ -68,25 +68,6 @@ def pack(examples: Sequence[Example], width: int, pad_id: int = 0) -> tuple[Batc
     return _lay_out(rows, width, pad_id), len(examples) - len(fitting)
 
 
-def left_pad(
-    prompts: Sequence[Sequence[int]], width: int, pad_id: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [B, P], lengths [B]), int32: prompt i occupies the last lengths[i] places of row i.
-
-    Raises:
-      UserError: an empty prompt or one longer than `width`, named with its length.
-    """
-    tokens = np.full((len(prompts), width), pad_id, np.int32)
-    for i, prompt in enumerate(prompts):
-        if not 0 < len(prompt) <= width:
-            raise UserError(
-                f"prompt {i} (counting from 0) has {len(prompt)} tokens, "
-                f"allowed are 1 to {width}: raise the prompt length or leave the item out"
-            )
-        tokens[i, width - len(prompt) :] = prompt
-    return tokens, np.array([len(prompt) for prompt in prompts], np.int32)
-
-
 def _length(example: Example) -> int:
     return len(example.prompt) + len(example.completion)
 

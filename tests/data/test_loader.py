@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from caugym_jax.data.loader import bucket, make_loader
+from caugym_jax.data.loader import make_loader
 from caugym_jax.errors import UserError
 
 
@@ -81,12 +81,6 @@ def test_what_cannot_be_loaded():
         make_loader([], 4, 0)
     with pytest.raises(UserError, match="batch of 0"):
         make_loader([1], 0, 0)
-
-
-def test_bucket():
-    assert [bucket(n, (64, 16, 32)) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
-    with pytest.raises(UserError, match="65 tokens do not fit the largest width, 64"):
-        bucket(65, (16, 32, 64))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caugym_jax.data.packing import left_pad, pack, pad
+from caugym_jax.data.packing import pack, pad
 from caugym_jax.errors import UserError
 from caugym_jax.types import Example
 
@@ -83,14 +83,3 @@ def test_too_long_or_too_many_is_refused():
     with pytest.raises(UserError, match="2 examples do not fit 1 rows"):
         pad([Example([1], [2])] * 2, 2, rows=1)
     assert pack([Example([1, 2], [3])], 2)[1] == 1
-
-
-def test_left_padding():
-    padded, lengths = left_pad([[1, 2], [9], [3, 4, 5]], 3, PAD)
-    assert padded.tolist() == [[9, 1, 2], [9, 9, 9], [3, 4, 5]]
-    assert lengths.tolist() == [2, 1, 3]
-    assert padded.dtype == lengths.dtype == np.int32
-    with pytest.raises(UserError, match=r"prompt 1 .* has 4 tokens, allowed are 1 to 3"):
-        left_pad([[1], [1, 2, 3, 4]], 3)
-    with pytest.raises(UserError, match=r"prompt 0 .* has 0 tokens"):
-        left_pad([[]], 3)
