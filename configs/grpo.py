@@ -16,7 +16,7 @@ size, batch, learning rate, lengths) the values are ours.
 import ml_collections
 
 from configs.common import base
-from configs.models import REASONING, pretrained
+from configs.models import pretrained
 
 
 def get_config(arg: str | None = None):
@@ -56,7 +56,7 @@ def get_config(arg: str | None = None):
     config.log.every = 5
     config.log.show = ("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio")
     if arg is not None:
-        pretrained(config, arg)
+        thinks = pretrained(config, arg)
         config.steps = 300
         config.data.max_prompt_length = 1024
         config.grpo.update(
@@ -64,7 +64,7 @@ def get_config(arg: str | None = None):
             microbatches=None,
             sample_batch_size=4,
         )
-        if arg.startswith(REASONING):
+        if thinks:
             config.grpo.reward_weights = "answer=1,thinking_form=0.1"
             config.data.update(batch_size=128, max_prompt_length=2048)
         config.optim.update(peak=1e-6, warmup=10, decay="constant", b2=0.999)

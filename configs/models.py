@@ -1,16 +1,22 @@
 """What changes when a configuration's ARG names a pretrained model instead of the embedded one.
 
-Any preset's name works (caugym_jax/models/presets.py): smollm2-135m, qwen2.5-1.5b,
-r1-distill-qwen-14b, ...; hub ids and folders go to --config.model.name. The batch shapes here are
-starting points for one machine's memory; every one can be set.
+ARG is a preset's name (caugym_jax/models/presets.py: smollm2-135m, qwen2.5-1.5b,
+r1-distill-qwen-14b, ...), a folder, a GGUF file or a hub id. The batch shapes here are starting
+points for one machine's memory; every one can be set.
 """
 
-REASONING = "r1-distill"  # these think before they answer: long completions, <think> in the form
+from caugym_jax.models.presets import parameter_count, preset
+
+SPREAD = 1e9  # parameters from which a model is split over all devices, not copied to each
 
 
-def pretrained(config, name: str, max_completion_length: int | None = None):
-    """Sets `config` up for the pretrained model `name`; ends with the config."""
-    thinks = name.startswith(REASONING)
+def pretrained(config, name: str, max_completion_length: int | None = None) -> bool:
+    """Sets `config` up for the pretrained model `name`; says whether it is a reasoning model.
+
+    A reasoning model (the R1 distillations) thinks before it answers and gets room for that.
+    """
+    found = None if "/" in name or name.endswith(".gguf") else preset(name)
+    thinks = found is not None and found.thinks
     room = max_completion_length or (8192 if thinks else 512)
     config.model.update(name=name, init="pretrained", remat=True)
     config.data.update(
@@ -25,6 +31,6 @@ def pretrained(config, name: str, max_completion_length: int | None = None):
         n=128 if thinks else 16,
         max_new_tokens=room,
     )
-    if name == "r1-distill-qwen-14b" or name.endswith(("7b", "8b", "32b")):
+    if found is not None and parameter_count(found.config) >= SPREAD:
         config.mesh.update(data=1, fsdp=-1)
-    return config
+    return thinks

@@ -36,5 +36,5 @@ def get_config(arg: str | None = None):
         config.data.update(tasks=("ATE", "ETT"), adjusters=(0,), batch_size=32, max_length=4096)
         config.sft.microbatches = None
         config.optim.update(peak=1e-5, warmup=10, decay="constant", b2=0.999, weight_decay=0.0)
-        config.evaluation.update(n=4)
+        config.evaluation.update(tasks=("ATE", "ETT"), adjusters=(0,), n=4)
     return config
