@@ -15,10 +15,11 @@ from decimal import Decimal
 from caugym_jax.causal.estimands import Term
 from caugym_jax.causal.reading import Reading, read
 from caugym_jax.causal.solving import AGREE, Solved, solve
-from caugym_jax.causal.vocabulary import BadProblem
+from caugym_jax.causal.vocabulary import BadProblem, Unread
 from caugym_jax.errors import UserError
 from caugym_jax.types import BOUND_TASKS, TASKS, Problem
 
+BOUNDS = set(BOUND_TASKS)  # reworded, the two differ by which state is called 1, if at all
 DEAD_ZONE = Decimal("0.001")  # below it the released verdicts are No, and either is accepted
 
 
@@ -80,9 +81,10 @@ def check(problem: Problem, item: int = 0) -> Checked:
     """Reads and solves one item."""
     try:
         reading = read(problem.text)
-        if reading.story.query.task != problem.task:
-            asked = reading.story.query.task
-            raise BadProblem(f"the text asks for {asked}, the item says {problem.task}")
+        asked = reading.story.query.task
+        if asked != problem.task and not (reading.reworded and {asked, problem.task} <= BOUNDS):
+            kind = Unread if reading.reworded else BadProblem
+            raise kind(f"the text asks for {asked}, the item says {problem.task}")
         return Checked(item, problem, reading, solve(reading))
     except UserError as error:
         return Checked(item, problem, unread=str(error), bad=isinstance(error, BadProblem))

@@ -57,8 +57,19 @@ def solve(reading: Reading) -> Solved:
     """Answers what a text asks.
 
     Raises BadProblem where the numbers contradict each other, and Unread where the answer would
-    be LACK_CONDITION but a sentence with a number was not understood.
+    be LACK_CONDITION but a sentence with a number was not understood, or where it does not rest on
+    every number of a reworded text (none of which is told in vain).
     """
+    solved = _solved(reading)
+    if reading.reworded and solved.lacks:
+        raise Unread("the numbers do not answer the question, so something was misread")
+    told = {_variable(term) for term, _ in reading.story.given}
+    if reading.reworded and not told <= {_variable(term) for term, _ in solved.used}:
+        raise Unread("the answer does not rest on all the numbers, so something was misread")
+    return solved
+
+
+def _solved(reading: Reading) -> Solved:
     graph, query = reading.graph, reading.story.query
     if has_zero_effect(graph, query.task, query.x, query.y):
         return Solved(dataclasses.replace(query, zero=True), Decimal(0), _said(reading, Decimal(0)))
@@ -85,6 +96,11 @@ def solve(reading: Reading) -> Solved:
         tuple(term for term in terms if not _told(term, printed)),
         tuple((other.adjusters, v) for other, v in found[1:]),
     )
+
+
+def _variable(term: Term) -> tuple[frozenset[int], frozenset]:
+    """What a term and its complement share."""
+    return frozenset(v for v, _ in term.target), frozenset(term.given)
 
 
 def explain(reading: Reading, solved: Solved) -> dict[str, str]:

@@ -1,0 +1,253 @@
+"""The question: which task, about which variables in which states, in which direction."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+from caugym_jax.causal.graph import mediators
+from caugym_jax.causal.reworded.words import HIGH, LOW, Words, negated
+from caugym_jax.causal.vocabulary import Asked, Unread, graph_of
+from caugym_jax.types import BOUND_TASKS, TASKS
+
+Setting = list[tuple[int, str | None]]  # variables with their states, None where not told
+
+_OTHER = {LOW: HIGH, HIGH: LOW}
+_NAMED = re.compile(r"\((" + "|".join(TASKS) + r")\)")
+_LIMIT = (
+    r" (?:(?!the |a |an |its |their )\w+ )?"
+    r"(?:possible|bound|limit|value|probability|likelihood|chance|attainable|achievable)\b"
+)
+_LEAST = re.compile(
+    rf"\b(?:minimum|minimal|least|smallest|lowest){_LIMIT}|\blower (?:bound|limit)\b", re.I
+)
+_MOST = re.compile(
+    rf"\b(?:maximum|maximal|most|greatest|largest|highest){_LIMIT}|\bupper (?:bound|limit)\b", re.I
+)
+_CHANCE = re.compile(r"\b(?:probability|likelihood|chances?|odds)\b(?: of| that| for)?", re.I)
+_LIKELY = re.compile(
+    r"\b(?:more|less) (?:likely|probable|frequent(?:ly)?|often|prevalent|common)\b", re.I
+)
+_UP = (
+    r"(?:increas\w*|rais\w*|rises?|higher|greater|elevat\w*|boost\w*|improv\w*|more|larger"
+    r"|enhanc\w*)"
+)
+_DOWN = (
+    r"(?:decreas\w*|reduc\w*|lower\w*|smaller|less|diminish\w*|lessen\w*|drops?|declin\w*|falls?)"
+)
+_THE = r"(?: (?:in|the|a|an|its|their|of|that|overall|any|this|such))*"
+_TOWARDS = rf"{_THE}\s+(?:probability|likelihood|chances?|odds|likely|probable|frequent\w*|often)"
+_AFTER = r"\b(?:probability|likelihood|chance)\b[^?]*"
+_MORE = re.compile(
+    rf"\b{_UP}{_TOWARDS}|{_AFTER}\b(?:increase|rise|grow|go up|have (?:increased|risen|grown)"
+    r"|(?:be|been|become) (?:higher|greater|increased|raised|larger))\b",
+    re.I,
+)
+_LESS = re.compile(
+    rf"\b{_DOWN}{_TOWARDS}|{_AFTER}\b(?:decrease|drop|decline|fall|diminish"
+    r"|have (?:decreased|dropped|declined|fallen)"
+    r"|(?:be|been|become) (?:lower|reduced|decreased|smaller|diminished))\b",
+    re.I,
+)
+_EITHER = re.compile(r"\b(?:increase or decrease|different|differ|affected|rise or fall)\b", re.I)
+_DIRECTION = re.compile(rf"\b(?:{_UP}|{_DOWN}){_THE}\s*(?=,)", re.I)
+_UNNAMED = re.compile(
+    r"\b(?:natural|baseline|general|typical|normal|usual|average) (?:state|level|value|condition)",
+    re.I,
+)
+_AGAINST = re.compile(
+    r",? (?:when |as |in )?(?:compared|versus|relative|rather than|as opposed|instead of"
+    r"|in contrast)\b[^,?]*|(?<= )than when\b[^,?]*",
+    re.I,
+)
+_FROM = re.compile(r"\bfrom (?:a |its )?(?:\w+ ){1,3}?to\b", re.I)
+_END = re.compile(
+    r",|\?|\b(?:if|had|were|when|would|should|than|provided|assuming|given|under"
+    r"|be (?:higher|lower|greater|reduced)|increases?|decreases?|rises?|have|compared|as a result)"
+    r"\b",
+    re.I,
+)
+_CLAUSES = re.compile(
+    r"[,;]|\b(?:while|whereas|would|but|if|when|does)\b"
+    r"|\bhad\b(?! (?:instead|been|only|remained))",
+    re.I,
+)
+_OPENS = re.compile(r",|\b(?:would|will|does|do|makes?|if|had)\b", re.I)
+_ADJUSTS = re.compile(
+    r"\b(?:value|state|level)s? (?:that )?(?:it|they|which) would"
+    r"|would (?:have )?(?:take|taken|reach|reached|attain|attained|assume|assumed)\b"
+    r"|mediat\w+[^,.?]{0,40}\b(?:adjusts?|shifts?|changes?|varies|adapts?|responds?)\b"
+)
+_HELD = re.compile(
+    r"\b(?:held|holding|maintained|maintaining|kept|keeping|remains?|remained|fixed|fixing|constant"
+    r"|conditioned|conditional)\b"
+)
+_TREATED = re.compile(
+    r"^(?:for|among|focusing on|considering|in (?:individuals|cases|families))\b|\bcurrently\b"
+)
+_INSTEAD = re.compile(r"\b(?:had|if|were|instead|would|but)\b", re.I)
+_UNLESS = re.compile(r"\b(?:had|if|were|under|with|given|assuming|should|when)\b", re.I)
+_TURNED = {
+    **dict.fromkeys(("increasing", "raising", "increased", "raised", "boosting"), HIGH),
+    **dict.fromkeys(("reducing", "lowering", "decreasing", "reduced", "lowered"), LOW),
+}
+
+
+def read_question(
+    question: str, instruction: str, words: Words, edges: tuple[tuple[int, int], ...]
+) -> Asked:
+    """What is asked, with states as LOW and HIGH. Raises Unread where it is not clear."""
+    question = re.sub(r"\([^()]*\)", " ", question)  # the mediator's name, most often
+    said = _NAMED.search(instruction)
+    task = said[1] if said else None
+    if _LEAST.search(question) or _MOST.search(question):
+        if task not in (None, *BOUND_TASKS):
+            raise Unread(f"a bound of {task}")
+        return _bound(question, words)
+    if task in BOUND_TASKS:
+        raise Unread("the question does not say which bound it asks for")
+    if _UNNAMED.search(question):
+        raise Unread("the question contrasts a state with an unnamed one")
+    asked = _effect(question, task, words, edges)
+    if said:
+        pair = words.nodes(instruction[said.end() :])
+        if len(set(pair)) == 2 and (pair[0], pair[-1]) != (asked.x, asked.y):
+            raise Unread("the instruction and the question name different variables")
+    return dataclasses.replace(asked, polarity=_polarity(question))
+
+
+def _polarity(question: str) -> int | None:
+    """1: more likely? -1: less likely? None: neither, or both."""
+    more, less = _MORE.search(question), _LESS.search(question)
+    if _EITHER.search(question) or bool(more) == bool(less):
+        return None
+    return 1 if more else -1
+
+
+def _task(question: str) -> str:
+    """The task of a question that is not named."""
+    if "mediat" in question or "intermedia" in question:
+        return "NIE" if _ADJUSTS.search(question) else "NDE"
+    if _HELD.search(question):
+        return "CDE"
+    return "ETT" if _TREATED.search(question) else "ATE"
+
+
+# Effects --------------------------------------------------------------------------------------
+
+
+def _effect(
+    question: str, named: str | None, words: Words, edges: tuple[tuple[int, int], ...]
+) -> Asked:
+    task = named or _task(question.casefold())
+    y, outcome, rest = _outcome(_FROM.sub("to", _AGAINST.sub("", question)), words)
+    if task == "ETT":
+        return _treated(y, outcome, rest, words)
+    pairs = [(node, state) for node, state in _settings(rest, words) if node != y]
+    states = {node: {s for n, s in pairs if n == node and s} for node, _ in pairs}
+    stated = [node for node in states if states[node]]
+    if task == "ATE" and not named and len(stated) > 1:
+        task = "CDE"  # something is set and something else held, whatever the words
+    if task != "CDE":
+        if len(stated) != 1 or len(states[stated[0]]) != 1:
+            raise Unread("the question does not set one variable to one state")
+        return Asked(task, stated[0], y, *states[stated[0]], outcome)
+    graph = graph_of(len(words.cores), edges)
+    for x in states:
+        held = set(states) - {x}
+        if (
+            held
+            and held == set(mediators(graph, x, y))
+            and all(len(states[v]) == 1 for v in states)
+        ):
+            return Asked(task, x, y, *states[x], outcome, tuple((v, *states[v]) for v in held))
+    raise Unread("what is held is not what lies between two variables")
+
+
+def _outcome(question: str, words: Words) -> tuple[int, str, str]:
+    """The outcome, the state asked about, and the question without them."""
+    place = next(reversed(list(_CHANCE.finditer(question))), None)
+    likely = None if place else _LIKELY.search(question)
+    if not (place or likely):
+        raise Unread("the question has no outcome")
+    head, tail = question[: (place or likely).start()], question[(place or likely).end() :]
+    end = _END.search(tail)
+    body, rest = (tail[: end.start()], tail[end.start() :]) if end else (tail, "")
+    if likely or (not words.nodes(body) and words.states(body)):
+        # "make their mood more likely to be low", "their mood have a higher probability of ..."
+        opens = [m.end() for m in _OPENS.finditer(head)]
+        start = next((at for at in reversed(opens) if words.nodes(head[at:])), 0)
+        nodes = words.nodes(f"{head[start:]} , {body}")
+        states = words.states(f"{head[start:]} , {body}" if likely else body)
+        head = head[:start]
+    else:
+        nodes, states = words.nodes(body), words.states(body)
+    if not states and not negated(body):
+        states = [HIGH]  # "the probability of being employed"
+    if len(set(nodes)) != 1 or len(set(states)) != 1:
+        raise Unread(f"the outcome in {body[:80]!r} is not one variable in one state")
+    return nodes[0], states[0], _DIRECTION.sub(" , ", f"{head} , {rest}")
+
+
+def _treated(y: int, outcome: str, rest: str, words: Words) -> Asked:
+    """ETT: first the actual state, then the other one."""
+    instead = _INSTEAD.search(rest)
+    place = instead.start() if instead else len(rest)
+    actual = {(v, s) for v, s in _settings(rest[:place], words) if s and v != y}
+    other = {(v, s) for v, s in _settings(rest[place:], words) if s and v != y}
+    if len(actual) == 1:
+        ((x, state),) = actual
+        states = {s for _, s in other} or set(words.states(rest[place:]))
+        if states == {_OTHER[state]} and {v for v, _ in other} <= {x}:
+            return Asked("ETT", x, y, states.pop(), outcome)
+    raise Unread("the question about the treated does not contrast two states")
+
+
+def _settings(text: str, words: Words) -> Setting:
+    """Variables with the state that stands beside them, clause by clause."""
+    found: Setting = []
+    for clause in _CLAUSES.split(text):
+        nodes, states = words.nodes(clause), words.states(clause)
+        if len(set(nodes)) == len(nodes) == len(states) > 1:
+            found += words.events(clause)
+        elif len(set(states)) == 1:
+            found += [(node, states[0]) for node in nodes]
+        elif nodes and states:
+            raise Unread(f"unclear states in {clause[:80]!r}")
+        else:
+            turned = (_TURNED[w] for w in clause.casefold().split() if w in _TURNED)
+            state = next(turned, None)
+            found += [(node, state) for node in nodes]
+    return found
+
+
+# Bounds ---------------------------------------------------------------------------------------
+
+
+def _bound(question: str, words: Words) -> Asked:
+    """PN, PS: two variables as they were, and what would have been."""
+    least, most = _LEAST.search(question), _MOST.search(question)
+    extreme = least or most
+    place = _CHANCE.search(question, extreme.start())
+    if (least and most) or not place:
+        raise Unread("the bound is not clear")
+    again = _CHANCE.search(question, place.end())
+    if again and again.start() - place.end() < 40:  # "the maximum probability for the chance of"
+        place = again
+    actual, would = question[: extreme.start()], question[place.end() :]
+    later = re.search(r",? (?:given|knowing|assuming) that\b", would)
+    if later and not words.states(actual):
+        actual, would = would[later.end() :], would[: later.start()]
+    was = {v: s for v, s in _settings(actual, words) if s}
+    unless = _UNLESS.search(would)
+    if len(was) != 2 or not unless:
+        raise Unread("the bound's actual world is not two variables with their states")
+    asked = {(v, s) for v, s in _settings(would[: unless.start()].replace("would", ""), words) if s}
+    cause = {(v, s) for v, s in _settings(would[unless.start() :], words) if s}
+    if len(asked) != 1 or len(cause) != 1:
+        raise Unread("the bound's other world is not clear")
+    ((y, outcome),), ((x, to),) = asked, cause
+    if x == y or was != {x: _OTHER[to], y: _OTHER[outcome]}:
+        raise Unread("the bound's two worlds are not opposite")
+    bound = "lower" if least else "upper"
+    return Asked("PS" if to == HIGH else "PN", x, y, to, outcome, bound=bound, polarity=None)
