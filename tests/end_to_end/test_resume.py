@@ -16,7 +16,7 @@ import pytest
 from caugym_jax import generate, train
 from tests.end_to_end.runs import command, left_behind, metrics
 from tests.shared import ROOT
-from tests.small_disk import small_disk  # noqa: F401
+from tests.small_disk import mount, unmount
 from tests.tiny_model import tiny_model  # noqa: F401
 
 CACHE = {
@@ -51,7 +51,6 @@ def check(found: dict, expected: dict) -> None:
 
 
 CASES = {
-    "sft": ("sft", []),
     "sft, packed file, sharded": (
         "sft",
         ["--config.mesh.data=4", "--config.mesh.fsdp=2", "--config.data.packing=true"],
@@ -157,32 +156,56 @@ def steps_of(trial: dict) -> int:
     return int(given[0].partition("=")[2]) if given else 6
 
 
-def test_a_full_disk_loses_nothing(tiny_model, tmp_path, compiled, small_disk):  # noqa: F811
+@pytest.fixture(scope="module")
+def interrupted(tiny_model, tmp_path_factory, compiled):  # noqa: F811
+    """A few interrupted runs, compared with uninterrupted ones, by place."""
+    folder = tmp_path_factory.mktemp("interrupted")
+    trials = [
+        trial("sft", tiny_model, folder, "saving", 3),
+        trial("sft", tiny_model, folder, "logging", 2),
+        trial("grpo", tiny_model, folder, "sampling", 5),
+        trial("grpo", tiny_model, folder, "terminated", 3),
+    ]
+    disk = folder / "disk"
+    why_not = mount(disk, 6)
+    if not why_not:
+        trials.append(trial("sft", tiny_model, disk, "full", 2))
+    yield {t["place"]: t for t in run_trials(trials, folder, compiled)} | {"no disk": why_not}
+    if not why_not:
+        unmount(disk)
+
+
+def test_killed_while_saving(interrupted):
+    """The second save was cut short: it does not count."""
+    assert interrupted["saving"]["whole"] == 2
+    assert any("tmp" in name for name in interrupted["saving"]["left"])
+
+
+def test_killed_while_logging(interrupted):
+    assert interrupted["logging"]["whole"] == 0
+
+
+def test_killed_while_sampling(interrupted):
+    assert interrupted["sampling"]["whole"] == 2
+
+
+def test_terminated(interrupted):
+    """SIGTERM, as a preempted machine sends it: the step is finished and saved."""
+    said = interrupted["terminated"]["outputs"][0].splitlines()[-1]
+    assert said.startswith("terminated after step") and said.endswith("which is saved")
+    assert str(interrupted["terminated"]["whole"]) in said.split()
+
+
+def test_a_full_disk_loses_nothing(interrupted):
     """The run ends with one line, and goes on from its last checkpoint once there is space."""
-    filled = trial("sft", tiny_model, tmp_path, "full", 2)
-    filled["workdir"] = str(small_disk(6) / "run")
-    (filled,) = run_trials([filled], tmp_path, compiled)
+    if interrupted["no disk"]:
+        pytest.skip(f"a full disk cannot be tried here: {interrupted['no disk']}")
+    filled = interrupted["full"]
     assert filled["whole"] == 2
     said = filled["outputs"][0]
     assert "Traceback" not in said and said.count("error: ") == 1
     assert said.splitlines()[-1].startswith(f"error: saving to {filled['workdir']}/checkpoints")
     assert "No space left on device" in said.splitlines()[-1]
-
-
-def test_killed_runs_end_like_others(tiny_model, tmp_path, compiled):  # noqa: F811
-    trials = [
-        trial("sft", tiny_model, tmp_path, "saving", 3),
-        trial("sft", tiny_model, tmp_path, "logging", 2),
-        trial("grpo", tiny_model, tmp_path, "committing", 1),
-        trial("grpo", tiny_model, tmp_path, "sampling", 5),
-        trial("grpo", tiny_model, tmp_path, "terminated", 2),
-    ]
-    killed = run_trials(trials, tmp_path, compiled)
-    by_place = {t["place"]: t for t in killed}
-    assert by_place["saving"]["whole"] == 2  # the second save was cut short: it does not count
-    assert any("tmp" in name for name in by_place["saving"]["left"])
-    assert by_place["committing"]["whole"] == 0
-    assert "which is saved" in by_place["terminated"]["outputs"][0]
 
 
 @pytest.mark.slow
@@ -213,6 +236,7 @@ def test_many_random_kills(tiny_model, tmp_path, compiled, method):  # noqa: F81
     assert len(killed) >= 10 and after >= 3
 
 
+@pytest.mark.slow
 def test_the_real_command_is_killed_from_outside(tiny_model, tmp_path, compiled):  # noqa: F811
     """`python -m caugym_jax.train`, SIGKILL once a checkpoint is whole, and the same again."""
     workdir = tmp_path / "run"
