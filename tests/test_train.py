@@ -282,6 +282,6 @@ def test_grpo_compiles_once_per_width(tiny_model, monkeypatch):  # noqa: F811
         experience, _, _ = setup.prepare()
         setup.update(experience)
         counts.append({p.name: p.compilations for p in made})
-    assert counts[11] == {"sample": 4, "update": 4, "score": 4}
+    assert counts[11] == {"init": 1, "sample": 4, "update": 4, "score": 4}
     assert counts[23] == counts[11]
     assert jax.tree.leaves(setup.state.params)
