@@ -107,7 +107,11 @@ def test_grading_imports_no_jax_and_little_else():
 
 @pytest.mark.parametrize("name", ["base", "deconfounding", "redundant", "insufficient", "omitted"])
 def test_official_items_with_ideal_answers(name, tmp_path):
-    """The label itself is right by both rules but for ETT verdicts, inverted in the base set."""
+    """The label itself is right by both rules but for verdicts that its own text contradicts.
+
+    These are the inverted ETT ones, and an omitted item whose question was turned round (603 of
+    the released file, 123 here); rewritten questions that cannot be read check no verdict.
+    """
     items = json.loads(shared_path(f"data/caugym/test_dev/{name}_dataset.json").read_text())
     data = write(
         tmp_path / f"{name}_dataset.jsonl",
@@ -115,9 +119,14 @@ def test_official_items_with_ideal_answers(name, tmp_path):
     )
     entry = graded(data, tmp_path / "results.json")
     assert entry["published"]["all"] == 1
-    inverted = sum(
-        item["Type"] == "ETT" and abs(float(json.loads(item["answer"])["PROB"])) >= 0.001
-        for item in (items if name == "base" else [])
-    )
-    assert entry["strict"]["all"] == pytest.approx(1 - inverted / len(items))
+    inverted = {
+        i
+        for i, item in enumerate(items if name in ("base", "omitted") else [])
+        if item["Type"] == "ETT" and abs(float(json.loads(item["answer"])["PROB"])) >= 0.001
+    }
+    wrong = round((1 - entry["strict"]["all"]) * len(items))
+    if name == "omitted":
+        assert 10 <= wrong <= len(inverted | {123})
+    else:
+        assert wrong == len(inverted)
     assert entry["wellformed"] == 1

@@ -109,6 +109,22 @@ def test_known_defects_of_the_training_set():
     assert round(found["constant"] * 3500) == 314
 
 
+@pytest.mark.parametrize(
+    "name, known, found",
+    [
+        ("rephrased", {37, 117, 123, 133, 137}, {117, 133}),
+        ("omitted", {37, 106, 117, 123, 137}, {123}),
+    ],
+)
+def test_known_turned_questions_of_the_rewrites(name, known, found):
+    """Of the items known to ask "less likely" with the label kept, those that can be read."""
+    audit = audited(f"test_dev/{name}_dataset.json")
+    turned = set(kinds(audit)["flipped polarity"])
+    assert found <= turned <= known
+    ett = kinds(audit)["inverted verdict"]
+    assert len(ett) >= 9 and all(item < 20 for item in ett)  # the ETT items come first
+
+
 # Answers without reading ------------------------------------------------------------------------
 
 
