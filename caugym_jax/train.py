@@ -190,7 +190,8 @@ def _method(config, model, params, tokenizer, optimizer, mesh):
     import jax
 
     from caugym_jax import config as configs
-    from caugym_jax.algorithms.grpo import Prompt, grpo
+    from caugym_jax.algorithms.groups import Prompt
+    from caugym_jax.algorithms.grpo import grpo
     from caugym_jax.algorithms.sft import sft
     from caugym_jax.algorithms.step import check_rows
     from caugym_jax.data.loader import make_loader

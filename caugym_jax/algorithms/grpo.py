@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from caugym_jax.algorithms.groups import Prompt, judge, lay_out, make_groups, rollout_metrics
 from caugym_jax.algorithms.step import (
     Algorithm,
     check_rows,
@@ -20,69 +20,18 @@ from caugym_jax.algorithms.step import (
     microbatch_count,
     split_rows,
 )
-from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model
 from caugym_jax.objectives import policy
-from caugym_jax.objectives.advantages import group_advantages, informative_groups
+from caugym_jax.objectives.advantages import group_advantages
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, parse_weights
-from caugym_jax.rewards.score import score as reward_score
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sharding import fetch, put, row_count, rows
-from caugym_jax.types import Experience, Problem, Rollout, TrainState
-
-
-class Prompt(NamedTuple):
-    """A problem and the tokens it is asked with."""
-
-    problem: Problem
-    tokens: list[int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Group:
-    """The samples of one prompt that carry a signal."""
-
-    prompt: list[int]
-    completions: list[np.ndarray]  # G arrays of token ids, end token included
-    logprobs: list[np.ndarray]  # G arrays, the sampler's
-    counted: np.ndarray  # [G] bool: False where a truncated sample is masked
-    rewards: np.ndarray  # [G] float32; NaN = not judged
-
-
-def lay_out(
-    groups: list[Group], advantages: np.ndarray, rows_wanted: int, max_prompt: int, max_new: int
-) -> Experience:
-    """Groups as one rectangular Experience (NumPy); missing rows are all padding.
-
-    Args:
-      advantages: [rows of the groups] float32.
-    """
-    completions = [c for g in groups for c in g.completions]
-    P = width_for(max(len(g.prompt) for g in groups), max_prompt)
-    C = width_for(max(len(c) for c in completions), max_new)
-    tokens = np.zeros((rows_wanted, P + C), np.int32)
-    positions = np.zeros_like(tokens)
-    segments = np.zeros_like(tokens)
-    mask = np.zeros((rows_wanted, C), np.float32)
-    logprobs = np.zeros((rows_wanted, C), np.float32)
-    advantages = np.pad(advantages, (0, rows_wanted - len(advantages)))
-    row = 0
-    for group in groups:
-        for i, completion in enumerate(group.completions):
-            first, last = P - len(group.prompt), P + len(completion)
-            tokens[row, first:P] = group.prompt
-            tokens[row, P:last] = completion
-            positions[row, first:last] = np.arange(last - first)
-            segments[row, first:last] = 1
-            mask[row, : len(completion)] = group.counted[i]
-            logprobs[row, : len(completion)] = group.logprobs[i]
-            row += 1
-    return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
+from caugym_jax.sharding import put, row_count, rows
+from caugym_jax.types import Experience, TrainState
 
 
 def grpo(
@@ -305,109 +254,3 @@ def grpo(
         return state, mean | {"learning_rate": reports[-1]["learning_rate"]}
 
     return Algorithm(init, prepare, update)
-
-
-class Judged(NamedTuple):
-    """A rollout's rewards and what is logged about it."""
-
-    total: np.ndarray  # [B] float32; NaN = not judged
-    values: np.ndarray  # [B, R]
-    lengths: np.ndarray  # [B] of completions
-    prompt_tokens: int  # of all rows
-    ended: np.ndarray  # [B] bool
-    rows: list[dict[str, Any]]  # prompt, completion, reward parts: the sample table
-
-
-def judge(
-    prompts: list[Prompt],
-    rollout: Rollout,
-    tokenizer: Tokenizer,
-    group_size: int,
-    weights: Mapping[str, float],
-) -> Judged:
-    """Decodes completions and applies the reward functions."""
-    P = rollout.prompt_width
-    tokens, lengths, ended = map(
-        np.asarray, (rollout.tokens, rollout.completion_length, rollout.ended)
-    )
-    texts = [
-        tokenizer.decode_completion(row[P : P + n]) for row, n in zip(tokens, lengths, strict=True)
-    ]
-    problems = [p.problem for p in prompts for _ in range(group_size)]
-    scores = reward_score(texts, problems, list(~ended), weights)
-    table = [
-        {
-            "prompt": problem.prompt or problem.text,
-            "completion": text,
-            "answer": problem.answer,
-            "reward": float(total),
-            **{f"rewards/{n}": float(v) for n, v in zip(scores.names, values, strict=True)},
-        }
-        for problem, text, total, values in zip(
-            problems, texts, scores.total, scores.values, strict=True
-        )
-    ]
-    prompt_tokens = int(np.sum(rollout.prompt_length))
-    return Judged(scores.total, scores.values, lengths, prompt_tokens, ended, table)
-
-
-def make_groups(
-    prompts: list[Prompt],
-    rollout: Rollout,
-    judged: Judged,
-    group_size: int,
-    only_informative: bool,
-    mask_truncated: bool,
-) -> list[Group]:
-    """The groups of a rollout, in order; only those with a signal if asked."""
-    P, G = rollout.prompt_width, group_size
-    tokens, logprobs = fetch(rollout.tokens), fetch(rollout.logprobs)
-    wanted = informative_groups(judged.total, G)
-    counted = np.isfinite(judged.total) & (judged.ended | (not mask_truncated))
-    groups = []
-    for g, prompt in enumerate(prompts):
-        if only_informative and not wanted[g]:
-            continue
-        members = range(g * G, (g + 1) * G)
-        groups.append(
-            Group(
-                prompt.tokens,
-                [tokens[i, P : P + judged.lengths[i]] for i in members],
-                [logprobs[i, : judged.lengths[i]] for i in members],
-                counted[g * G : (g + 1) * G],
-                judged.total[g * G : (g + 1) * G],
-            )
-        )
-    return groups
-
-
-def rollout_metrics(
-    drawn: list[Judged], group_size: int, names: tuple[str, ...]
-) -> dict[str, float]:
-    """TRL's metrics, over everything that was sampled in the step (refills included)."""
-    total = np.concatenate([j.total for j in drawn])
-    values = np.concatenate([j.values for j in drawn])
-    lengths = np.concatenate([j.lengths for j in drawn])
-    ended = np.concatenate([j.ended for j in drawn])
-    groups = total.reshape(-1, group_size)
-    finished = lengths[ended] if ended.any() else np.zeros(1)
-
-    def known(x):  # NaN only where nothing was judged
-        return x[np.isfinite(x)] if np.isfinite(x).any() else np.full(1, np.nan)
-
-    spread = np.array([known(g).std(ddof=1) if known(g).size > 1 else 0.0 for g in groups])
-    metrics = {
-        "reward": float(known(total).mean()),
-        "reward_std": float(spread.mean()),
-        "frac_reward_zero_std": float(1 - informative_groups(total, group_size).mean()),
-        "completions/mean_length": float(lengths.mean()),
-        "completions/min_length": float(lengths.min()),
-        "completions/max_length": float(lengths.max()),
-        "completions/mean_terminated_length": float(finished.mean()),
-        "completions/clipped_ratio": float(1 - ended.mean()),
-        "tokens": int(lengths.sum()) + sum(j.prompt_tokens for j in drawn),
-    }
-    for name, column in zip(names, values.T, strict=True):
-        metrics[f"rewards/{name}/mean"] = float(known(column).mean())
-        metrics[f"rewards/{name}/std"] = float(known(column).std())
-    return metrics

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms import grpo as module
-from caugym_jax.algorithms.grpo import Group, Prompt, grpo, lay_out
+from caugym_jax.algorithms.groups import Group, Prompt, lay_out
+from caugym_jax.algorithms.grpo import grpo
 from caugym_jax.causal import generate_problems
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.errors import UserError
