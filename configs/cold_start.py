@@ -1,6 +1,6 @@
 """Cold start of the model inside the package: from worked solutions to mixed traces.
 
-    python -m caugym_jax.train --config=sft.py
+    python -m caugym_jax.train --config=from_scratch.py
     python -m caugym_jax.train --config=cold_start.py
 
 The first command teaches a random tiny decoder to work problems out. The second goes on with
@@ -15,7 +15,7 @@ from configs import sft
 
 def get_config(arg: str | None = None):
     config = sft.get_config(arg)
-    config.model.update(name="runs/sft", init="pretrained")
+    config.model.update(name="runs/from_scratch", init="pretrained")
     config.steps = 180
     with config.ignore_type():
         config.data.direct_fraction = dict(ATE=0.2, ETT=0.65)

@@ -1,8 +1,9 @@
-"""Supervised fine-tuning on worked solutions, which is also the cold start.
+"""Supervised fine-tuning on worked solutions.
 
     python -m caugym_jax.train --config=sft.py
 
-trains the tiny decoder from random weights. With a pretrained model, on generated problems with
+goes on from the model inside the package (from_scratch.py: from random weights). With a pretrained
+model, on generated problems with
 worked solutions or on a file of traces (the released cold start):
 
     python -m caugym_jax.train --config=sft.py:smollm2-135m --config.data.path=cold_start.parquet
@@ -16,19 +17,18 @@ from configs.models import pretrained
 
 def get_config(arg: str | None = None):
     config = base("sft")
-    config.steps = 700
-    config.model.init = "random"
+    config.steps = 60
     # None: a row a device at a time
     config.sft = dict(microbatches=ml_collections.config_dict.placeholder(int))
     config.sft.microbatches = 1
     config.optim.update(
-        peak=3e-3, warmup=60, decay="linear", decay_from=0.6, final_ratio=0.05,
+        peak=1e-3, warmup=10, decay="linear", decay_from=0.6, final_ratio=0.05,
         b2=0.98, weight_decay=0.01,
     )  # fmt: skip
     config.data.update(
         batch_size=48, max_length=160, packing=False, direct_fraction=0.0
     )  # fmt: skip
-    config.evaluation.every = 100
+    config.evaluation.every = 30
     config.log.show = ("loss", "mean_token_accuracy")
     if arg is not None:
         pretrained(config, arg, max_completion_length=128)
