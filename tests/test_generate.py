@@ -6,6 +6,7 @@ import pytest
 
 from caugym_jax import generate
 from caugym_jax.causal import generate_problems
+from caugym_jax.data import rows
 from caugym_jax.errors import UserError
 from tests.shared import shared_path
 
@@ -76,7 +77,7 @@ def test_a_failure_leaves_the_old_file_whole(tmp_path, monkeypatch):
         path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setitem(generate._WRITERS, ".jsonl", full)
+    monkeypatch.setitem(rows._WRITERS, ".jsonl", full)
     with pytest.raises(UserError, match=r"a\.jsonl: No space left on device"):
         run(out)
     assert out.read_text() == "old"
