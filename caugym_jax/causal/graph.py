@@ -3,6 +3,8 @@
 A graph's nodes are 0..n-1 in a topological order, so that every edge (i, j) has i < j; a node's
 letter in formulas is `letter(node)`. A graph may also be built from edges in any order of nodes
 as long as it has no cycle (texts written by others need not name nodes in causal order).
+
+Sets of nodes are bit masks inside: bit v stands for node v.
 """
 
 from __future__ import annotations
@@ -10,9 +12,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-import networkx as nx
 import numpy as np
 
 from caugym_jax.errors import UserError
@@ -31,25 +32,101 @@ class Graph:
     edges: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
-        if not nx.is_directed_acyclic_graph(self.nx):
-            raise UserError(f"the graph {self.edges} has a cycle: causes must come before effects")
+        left = (1 << self.n) - 1  # nodes not yet found to have all their causes before them
+        while left:
+            sources = [v for v in members(left) if not self.parent_masks[v] & left]
+            if not sources:
+                raise UserError(
+                    f"the graph {self.edges} has a cycle: causes must come before effects"
+                )
+            left &= ~mask(sources)
 
     @functools.cached_property
-    def nx(self) -> nx.DiGraph:
-        graph = nx.DiGraph()
-        graph.add_nodes_from(range(self.n))
-        graph.add_edges_from(self.edges)
-        return graph
+    def parent_masks(self) -> tuple[int, ...]:
+        masks = [0] * self.n
+        for i, j in self.edges:
+            masks[j] |= 1 << i
+        return tuple(masks)
+
+    @functools.cached_property
+    def child_masks(self) -> tuple[int, ...]:
+        masks = [0] * self.n
+        for i, j in self.edges:
+            masks[i] |= 1 << j
+        return tuple(masks)
+
+    @functools.cached_property
+    def descendant_masks(self) -> tuple[int, ...]:
+        return tuple(_closure(self.child_masks, self.child_masks[v]) for v in range(self.n))
 
     @functools.cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
         """For each node its parents in increasing order."""
-        return tuple(tuple(sorted(self.nx.predecessors(node))) for node in range(self.n))
+        return tuple(tuple(members(causes)) for causes in self.parent_masks)
 
     @functools.cached_property
     def descendants(self) -> tuple[frozenset[int], ...]:
         """For each node those that a directed path leads to (itself excluded)."""
-        return tuple(frozenset(nx.descendants(self.nx, node)) for node in range(self.n))
+        return tuple(frozenset(members(reached)) for reached in self.descendant_masks)
+
+
+def mask(nodes: Iterable[int]) -> int:
+    """The set of nodes as a bit mask."""
+    out = 0
+    for node in nodes:
+        out |= 1 << node
+    return out
+
+
+def members(nodes: int) -> Iterator[int]:
+    """The nodes of a bit mask in increasing order."""
+    while nodes:
+        lowest = nodes & -nodes
+        yield lowest.bit_length() - 1
+        nodes ^= lowest
+
+
+def _closure(steps: tuple[int, ...], start: int) -> int:
+    """`start` and all that repeated steps lead to from it."""
+    reached = new = start
+    while new:
+        ahead = 0
+        for v in members(new):
+            ahead |= steps[v]
+        new = ahead & ~reached
+        reached |= new
+    return reached
+
+
+def d_separated(graph: Graph, xs: int, ys: int, given: int, *, cut: int = 0) -> bool:
+    """Whether `given` d-separates xs from ys once the edges out of `cut` are gone; bit masks.
+
+    Walks all active paths from xs (Shachter's Bayes ball): a node not in `given` passes on to its
+    children, and to its parents if reached from a child; a node reached from a parent passes on to
+    its other parents if it or a descendant is in `given`. Linear in the edges.
+    """
+    parents, children = graph.parent_masks, graph.child_masks
+    if cut:
+        parents = tuple(causes & ~cut for causes in parents)
+        children = tuple(0 if cut >> v & 1 else own for v, own in enumerate(children))
+    opened = _closure(parents, given)  # with a member of `given` at or below it
+    from_child, from_parent = xs & ~given, 0
+    new_up, new_down = from_child, 0
+    while new_up | new_down:
+        up = down = 0
+        for v in members(new_up):
+            up |= parents[v]
+            down |= children[v]
+        for v in members(new_down & ~given):
+            down |= children[v]
+        for v in members(new_down & opened):
+            up |= parents[v]
+        new_up, new_down = up & ~given & ~from_child, down & ~from_parent
+        from_child |= new_up
+        from_parent |= new_down
+        if (from_child | from_parent) & ys:
+            return False
+    return True
 
 
 def letter(node: int) -> str:
@@ -87,7 +164,9 @@ def directed_path(graph: Graph, x: int, y: int, *, indirect: bool = False) -> tu
     """
 
     def search(path: tuple[int, ...]) -> tuple[int, ...]:
-        for child in graph.nx.successors(path[-1]):
+        for cause, child in graph.edges:
+            if cause != path[-1]:
+                continue
             if child == y:
                 if not indirect or len(path) > 1:
                     return (*path, y)
@@ -100,7 +179,8 @@ def directed_path(graph: Graph, x: int, y: int, *, indirect: bool = False) -> tu
 
 def mediators(graph: Graph, x: int, y: int) -> tuple[int, ...]:
     """All nodes strictly inside a directed path from x to y, in increasing order."""
-    return tuple(m for m in sorted(graph.descendants[x]) if y in graph.descendants[m])
+    below = graph.descendant_masks
+    return tuple(m for m in members(below[x]) if below[m] >> y & 1)
 
 
 def adjustment_sets(
@@ -142,24 +222,15 @@ def is_adjustment_set(
 ) -> bool:
     """Whether z satisfies the back-door criterion for (x, y), whatever its size.
 
-    With `held` (all mediators from x to y) z separates x and the mediators jointly from y once
-    the edges out of all of them are cut, so that it identifies the controlled direct effect; with
-    `natural` it separates x from the mediators as well, so that it identifies the natural effects
-    (Pearl 2001, theorem 2).
+    With `held` (all mediators from x to y) z separates x and the held nodes jointly from y once
+    the edges out of all of them are cut and holds no descendant of any, so that it identifies the
+    controlled direct effect; with `natural` it separates x from the mediators as well, so that it
+    identifies the natural effects (Pearl 2001, theorem 2).
     """
-    if {x, y, *held, *graph.descendants[x]} & set(z):
+    treated, z_mask = 1 << x | mask(held), mask(z)
+    affected = treated | 1 << y
+    for v in (x, *held):
+        affected |= graph.descendant_masks[v]
+    if affected & z_mask or not d_separated(graph, treated, 1 << y, z_mask, cut=treated):
         return False
-    if not nx.is_d_separator(_cut(graph, frozenset({x, *held})), {x, *held}, {y}, set(z)):
-        return False
-    if not (natural and held):
-        return True
-    return nx.is_d_separator(_cut(graph, frozenset({x})), {x}, set(held), set(z))
-
-
-@functools.lru_cache(maxsize=256)
-def _cut(graph: Graph, sources: frozenset[int]) -> nx.DiGraph:
-    """The graph without the edges out of the sources; not to be changed."""
-    cut = nx.DiGraph()
-    cut.add_nodes_from(range(graph.n))
-    cut.add_edges_from(edge for edge in graph.edges if edge[0] not in sources)
-    return cut
+    return not (natural and held) or d_separated(graph, 1 << x, mask(held), z_mask, cut=1 << x)

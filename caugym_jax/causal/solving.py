@@ -14,8 +14,6 @@ import functools
 from collections.abc import Iterator
 from decimal import Decimal
 
-import networkx as nx
-
 from caugym_jax.causal.asking import WITH_MEDIATORS, has_zero_effect
 from caugym_jax.causal.estimands import (
     Probability,
@@ -26,7 +24,7 @@ from caugym_jax.causal.estimands import (
     printed_probability,
     verdict,
 )
-from caugym_jax.causal.graph import Graph, is_adjustment_set, mediators
+from caugym_jax.causal.graph import Graph, d_separated, is_adjustment_set, mask, mediators
 from caugym_jax.causal.scm import Event
 from caugym_jax.causal.solution import symbolic_steps
 from caugym_jax.causal.vocabulary import BadProblem, Reading, Unread
@@ -219,11 +217,11 @@ def implied_probability(graph: Graph, printed: dict[Term, Decimal]) -> Probabili
             return direct(target, given)
         except KeyError:
             pass
-        targets = {v for v, _ in target}
+        targets = mask(v for v, _ in target)
         for other in conditions:
-            common = {v for v, _ in set(given) & set(other)}
-            differing = {v for v, _ in set(given) ^ set(other)}
-            if targets & differing or not nx.is_d_separator(graph.nx, targets, differing, common):
+            common = mask(v for v, _ in set(given) & set(other))
+            differing = mask(v for v, _ in set(given) ^ set(other))
+            if targets & differing or not d_separated(graph, targets, differing, common):
                 continue
             try:
                 return direct(target, other)
