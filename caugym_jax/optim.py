@@ -8,16 +8,16 @@ import jax
 import optax
 
 from caugym_jax.errors import UserError
-from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.transformer import param_axes
+from caugym_jax.sharding import Layout
 
 
 class Optimizer(NamedTuple):
-    """An optax transform and the learning rate it uses, for the log."""
+    """An optax transform, the learning rate it uses (for the log), and what it trains."""
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
     clip_norm: float | None
+    layout: Layout
 
 
 def learning_rate(
@@ -54,18 +54,18 @@ def learning_rate(
     return optax.join_schedules([warm, optax.constant_schedule(peak), tail], [warmup, begin])
 
 
-def decayed(config: ModelConfig) -> Any:
+def decayed(axes: Any) -> Any:
     """Which weights are decayed: those that read or write the residual stream (not norms, biases).
 
     By logical axes, not by rank: stacking adds an axis to every weight and changes nothing here.
     """
     return jax.tree.map(
-        lambda axes: "embed" in axes, param_axes(config), is_leaf=lambda x: isinstance(x, tuple)
+        lambda names: "embed" in names, axes, is_leaf=lambda x: isinstance(x, tuple)
     )
 
 
 def make_optimizer(
-    config: ModelConfig,
+    layout: Layout,
     steps: int,
     *,
     name: str = "adamw",
@@ -83,6 +83,7 @@ def make_optimizer(
     """The optimiser of a run of `steps` optimiser steps.
 
     Args:
+      layout: shapes and logical axes of what is trained (`models.transformer.layout(config)`).
       name: "adamw", "lion" or "adafactor".
       peak, warmup, decay, decay_from, final_ratio: see `learning_rate`.
       b1, b2, eps: adamw's; lion has no eps, and adafactor none of the three.
@@ -90,7 +91,7 @@ def make_optimizer(
       clip_norm: gradients with a larger global L2 norm are scaled down to it; None: never.
     """
     schedule = learning_rate(peak, steps, warmup, decay, decay_from, final_ratio)
-    mask = decayed(config)
+    mask = decayed(layout.axes)
     if name == "adamw":
         core = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask)
     elif name == "lion":
@@ -105,4 +106,4 @@ def make_optimizer(
     else:
         raise UserError(f"optim.name={name!r}: use adamw, lion or adafactor")
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    return Optimizer(optax.chain(clip, core), schedule, clip_norm)
+    return Optimizer(optax.chain(clip, core), schedule, clip_norm, layout)

@@ -74,15 +74,22 @@ class Program:
       function: a pure function of pytrees of arrays.
       remedy: which settings to lower where it does not fit.
       donate: positions of arguments whose buffers may be reused.
+      last: what every call gets as last arguments (frozen weights, which so are not compiled in).
 
     Raises (on call):
       UserError: the compiled program needs more memory than is free.
     """
 
     def __init__(
-        self, name: str, function: Callable, remedy: str, donate: tuple[int, ...] = (), **jit: Any
+        self,
+        name: str,
+        function: Callable,
+        remedy: str,
+        donate: tuple[int, ...] = (),
+        last: tuple = (),
+        **jit: Any,
     ):
-        self.name, self.remedy = name, remedy
+        self.name, self.remedy, self._last = name, remedy, last
         self._jitted = jax.jit(function, donate_argnums=donate, **jit)
         self._compiled: dict[Any, Any] = {}
 
@@ -92,6 +99,7 @@ class Program:
         return len(self._compiled)
 
     def __call__(self, *args: Any) -> Any:
+        args = (*args, *self._last)
         leaves, structure = jax.tree.flatten(args)
         key = (
             structure,

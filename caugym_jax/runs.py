@@ -24,7 +24,7 @@ from caugym_jax.metrics import write_text
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import to_hf_config
 from caugym_jax.models.hub import load_config, load_pretrained, locate
-from caugym_jax.models.transformer import Model, Params, abstract_params, param_axes
+from caugym_jax.models.transformer import Model, Params, abstract_params, layout
 from caugym_jax.sharding import shardings
 
 EMBEDDED = Path(__file__).parent / "models" / "embedded"
@@ -71,16 +71,16 @@ def open_model(
     tokenizer = load_tokenizer(path)
     check_vocabulary(tokenizer, config.vocab_size)
     model = Model(config, dtype, remat)
-    layout = shardings(param_axes(config), abstract_params(config), mesh)
+    places = shardings(layout(config), mesh)
     if not weights:
         params = None
     elif init == "random":
-        params = jax.jit(model.init, out_shardings=layout)(jax.random.key(seed))
+        params = jax.jit(model.init, out_shardings=places)(jax.random.key(seed))
     elif is_run:
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             abstract_params(config),
-            layout,
+            places,
         )
         with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
             params = checkpoints.restore_params(abstract, step)

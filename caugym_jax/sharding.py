@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -36,6 +36,13 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "time": None,
     "width": None,
 }
+
+
+class Layout(NamedTuple):
+    """A tree of weights, described: two trees of its structure."""
+
+    shapes: Any  # jax.ShapeDtypeStructs
+    axes: Any  # tuples of logical axis names
 
 
 def make_mesh(
@@ -96,9 +103,9 @@ def sharding(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> NamedShar
     return NamedSharding(mesh, _spec(axes, shape, dict(mesh.shape)))
 
 
-def shardings(axes: Any, arrays: Any, mesh: Mesh) -> Any:
-    """A tree of shardings for a tree of arrays (or ShapeDtypeStructs) and of their axes."""
-    return jax.tree.map(lambda array, names: sharding(names, array.shape, mesh), arrays, axes)
+def shardings(layout: Layout, mesh: Mesh) -> Any:
+    """The tree of the weights' shardings."""
+    return jax.tree.map(lambda x, names: sharding(names, x.shape, mesh), *layout)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -53,11 +53,10 @@ def train(config: Any, workdir: Path) -> None:
     import jax
 
     from caugym_jax import config as configs
-    from caugym_jax.algorithms.step import state_template
     from caugym_jax.checkpoints import Checkpoints
     from caugym_jax.evals import probe
+    from caugym_jax.methods import Run, needs_reference, open_method
     from caugym_jax.metrics import Log, Progress, alarms, write_text
-    from caugym_jax.optim import make_optimizer
     from caugym_jax.runs import claim_workdir, open_model, save_shape
     from caugym_jax.sharding import fetch, make_mesh
 
@@ -77,29 +76,22 @@ def train(config: Any, workdir: Path) -> None:
             workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
         )
         resuming = checkpoints.latest is not None
-        rollout = config.get("grpo", {})
         model, params, tokenizer = open_model(
             mesh=mesh,
             seed=config.seed,
-            weights=not resuming or bool(rollout.get("beta")),  # the reference is the first model
+            weights=not resuming or needs_reference(config),
             **configs.check_section("model", config.model, open_model),
         )
         save_shape(workdir / "model", model.config, tokenizer)
-        updates = (
-            config.steps * rollout.get("num_iterations", 1) * rollout.get("num_minibatches", 1)
-        )
-        optimizer = make_optimizer(
-            model.config, updates, **configs.check_section("optim", config.optim, make_optimizer)
-        )
-        algorithm, loader = _method(config, model, params, tokenizer, optimizer, mesh)
+        method = open_method(Run(config, model, params, tokenizer, mesh))
+        algorithm, loader = method.algorithm, method.loader
         held_out, ask = _evaluation(config, model, tokenizer, mesh)
 
         skipped_steps = 0
         if not resuming:
             state = algorithm.init(params)
         else:
-            template = state_template(optimizer, model.config, mesh)
-            state, position = checkpoints.restore(template)
+            state, position = checkpoints.restore(method.template())
             skipped_steps = position.pop("steps_without_signal", 0)
             loader.set_state(position)
             print(f"resumed from step {int(state.step)} of {workdir}", file=sys.stderr)
@@ -113,7 +105,7 @@ def train(config: Any, workdir: Path) -> None:
         if not before_path.exists():
             if first:
                 raise UserError(f"{before_path} is gone: it held the answers before training")
-            write_text(before_path, json.dumps(ask(state.params).as_json()))
+            write_text(before_path, json.dumps(ask(method.weights(state)).as_json()))
         before = probe.Probed.from_json(json.loads(before_path.read_text()))
         problems = [problem for problem, _ in held_out]
         if not first:
@@ -147,7 +139,7 @@ def train(config: Any, workdir: Path) -> None:
 
             figures = None
             if step % config.evaluation.every == 0 or step == config.steps:
-                after = ask(state.params)
+                after = ask(method.weights(state))
                 figures = probe.figures(after, problems)
                 log.metrics(step, {f"eval/{k}": v for k, v in figures.items()})
                 progress.note(_shown(f"step {step}", figures))
@@ -164,7 +156,7 @@ def train(config: Any, workdir: Path) -> None:
         checkpoints.close()
         log.close()
         if first >= config.steps:  # killed before the summary, or asked for fewer steps
-            after = ask(state.params)
+            after = ask(method.weights(state))
         write_text(workdir / "after.json", json.dumps(after.as_json()))
         text = _ending(
             probe.summary(before, after, problems), workdir, config, skipped_steps, state
@@ -183,81 +175,6 @@ def _check_devices() -> None:
         raise UserError(f"no device to run on ({why}): unset or change JAX_PLATFORMS") from error
     if jax.process_count() > 1:
         raise UserError("training by several processes is not supported yet: start one")
-
-
-def _method(config, model, params, tokenizer, optimizer, mesh):
-    """(algorithm, loader) of the configured method."""
-    import jax
-
-    from caugym_jax import config as configs
-    from caugym_jax.algorithms.groups import Prompt
-    from caugym_jax.algorithms.grpo import grpo
-    from caugym_jax.algorithms.sft import sft
-    from caugym_jax.algorithms.step import check_rows
-    from caugym_jax.data.loader import make_loader
-    from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
-    from caugym_jax.sharding import row_count
-
-    data = config.data.to_dict()
-    batch_size, shape = data.pop("batch_size"), {}
-    for key in ("max_prompt_length", "too_long", "max_length", "packing"):
-        if key in data:
-            shape[key] = data.pop(key)
-    is_sft = config.method == "sft"
-    source = problem_source(
-        seed=config.seed + 1,
-        solutions=is_sft,
-        **configs.check_section("data", data, problem_source),
-    )
-    if is_sft:
-        items, make, dropped = sft_batches(source, tokenizer, shape["max_length"], shape["packing"])
-        if dropped:
-            print(
-                f"dropped {dropped} examples longer than data.max_length={shape['max_length']}",
-                file=sys.stderr,
-            )
-        section = configs.check_section("sft", config.sft, sft)
-        check_rows(batch_size, section["microbatches"], row_count(mesh), "data.batch_size")
-        algorithm = sft(model, optimizer, mesh, **section)
-    elif config.method == "grpo":
-        section = configs.check_section("grpo", config.grpo, grpo)
-        parts = section.get("num_minibatches", 1) * (section.get("microbatches") or 1)
-        size = batch_size * section.get("group_size", 8)
-        check_rows(size, parts, row_count(mesh), "data.batch_size x grpo.group_size")
-        items, width, dropped = prompt_items(
-            source,
-            tokenizer,
-            shape["max_prompt_length"],
-            model.config.max_position,
-            section["max_completion_length"],
-            shape["too_long"],
-        )
-        if dropped:
-            print(
-                f"dropped {dropped} of {dropped + len(items)} prompts longer than "
-                f"data.max_prompt_length={shape['max_prompt_length']}",
-                file=sys.stderr,
-            )
-        reference = params if section.get("beta") else None
-        algorithm = grpo(
-            model, optimizer, mesh, tokenizer, reference,
-            seed=config.seed, max_prompt_length=width, **section,
-        )  # fmt: skip
-
-        def make(rows):
-            return [Prompt(*row) for row in rows]
-
-    else:
-        raise UserError(f"config.method={config.method!r}: use sft or grpo")
-    loader = make_loader(
-        items,
-        batch_size,
-        config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        transform=make,
-    )
-    return algorithm, loader
 
 
 def _evaluation(config, model, tokenizer, mesh) -> tuple[list, Callable]:

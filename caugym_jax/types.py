@@ -110,3 +110,4 @@ class TrainState(NamedTuple):
     params: Any  # pytree of float32 master weights
     opt_state: Any  # optax state
     skipped: Any  # [] int32: steps whose gradient was not finite (params left as they were)
+    critic: Any = None  # PPO: the critic's own TrainState

@@ -22,7 +22,7 @@ LAYERS = [
     ("checkpoints",),
     ("runs",),
     ("algorithms",),
-    ("evals",),
+    ("evals", "methods"),
     ("train", "evaluate", "grade", "generate", "solve", "export"),
 ]
 PACKAGE = ROOT / "caugym_jax"

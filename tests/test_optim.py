@@ -8,7 +8,7 @@ import pytest
 
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.transformer import abstract_params
+from caugym_jax.models.transformer import abstract_params, layout, param_axes
 from caugym_jax.optim import decayed, learning_rate, make_optimizer
 
 CONFIG = ModelConfig(
@@ -52,7 +52,7 @@ def test_decays_end_at_the_final_ratio():
 
 
 def test_weights_are_decayed_and_norms_are_not():
-    mask = decayed(CONFIG)
+    mask = decayed(param_axes(CONFIG))
     told = {jax.tree_util.keystr(path): bool(v) for path, v in jax.tree.leaves_with_path(mask)}
     assert any(told.values()) and not all(told.values())
     assert all(told[name] != ("norm" in name) for name in told), told
@@ -60,7 +60,7 @@ def test_weights_are_decayed_and_norms_are_not():
 
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
 def test_every_optimizer_descends(name):
-    optimizer = make_optimizer(CONFIG, 30, name=name, peak=0.05, weight_decay=0.01)
+    optimizer = make_optimizer(layout(CONFIG), 30, name=name, peak=0.05, weight_decay=0.01)
     params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), abstract_params(CONFIG))
 
     def loss(params):
@@ -80,7 +80,7 @@ def test_every_optimizer_descends(name):
 @pytest.mark.parametrize("name", ["adamw", "lion", "adafactor"])
 def test_a_step_decays_by_the_rate_times_the_decay(name):
     """Without a gradient: w - rate * decay * w = 4 - 0.5 * 0.25 * 4 = 3.5, where w is decayed."""
-    optimizer = make_optimizer(CONFIG, 30, name=name, peak=0.5, weight_decay=0.25)
+    optimizer = make_optimizer(layout(CONFIG), 30, name=name, peak=0.5, weight_decay=0.25)
     params = jax.tree.map(lambda x: jnp.full(x.shape, 4.0), abstract_params(CONFIG))
 
     @jax.jit
@@ -90,7 +90,7 @@ def test_a_step_decays_by_the_rate_times_the_decay(name):
         return optax.apply_updates(params, updates)
 
     for weight, is_decayed in zip(
-        jax.tree.leaves(step(params)), jax.tree.leaves(decayed(CONFIG)), strict=True
+        jax.tree.leaves(step(params)), jax.tree.leaves(decayed(param_axes(CONFIG))), strict=True
     ):
         np.testing.assert_array_equal(weight, 3.5 if is_decayed else 4.0)
 
@@ -99,7 +99,7 @@ def test_gradients_are_clipped_by_their_global_norm():
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_params(CONFIG))
     large = jax.tree.map(lambda x: jnp.full(x.shape, 1e3, x.dtype), params)
     for clip, same in ((1.0, True), (None, False)):
-        optimizer = make_optimizer(CONFIG, 3, peak=1.0, eps=1.0, clip_norm=clip)
+        optimizer = make_optimizer(layout(CONFIG), 3, peak=1.0, eps=1.0, clip_norm=clip)
         start = optimizer.transform.init(params)
         norms = [
             optax.tree.norm(optimizer.transform.update(g, start, params)[0])
@@ -110,6 +110,6 @@ def test_gradients_are_clipped_by_their_global_norm():
 
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match=r"optim.name='sgd': use adamw, lion or adafactor"):
-        make_optimizer(CONFIG, 3, name="sgd")
+        make_optimizer(layout(CONFIG), 3, name="sgd")
     with pytest.raises(UserError, match=r"optim.decay='cosin': use constant, linear or cosine"):
         learning_rate(1.0, 3, decay="cosin")

@@ -12,6 +12,8 @@ import numpy as np
 
 from caugym_jax.algorithms.groups import Prompt, judge, lay_out, make_groups, rollout_metrics
 from caugym_jax.algorithms.step import (
+    WHOLE,
+    Adapter,
     Algorithm,
     check_rows,
     init_state,
@@ -40,6 +42,7 @@ def grpo(
     mesh,
     tokenizer: Tokenizer,
     reference: Any = None,
+    adapter: Adapter = WHOLE,
     *,
     seed: int = 0,
     group_size: int = 8,
@@ -75,7 +78,7 @@ def grpo(
     agree resampled. The prompts of a step are what the loader draws, `group_size` samples each.
 
     Args:
-      reference: frozen parameters for the KL term; needed if beta > 0.
+      reference: a frozen model's weights for the KL term; needed if beta > 0.
       reward_weights: reward functions by name or "package.module:function", with weights: a
         mapping, or text like "answer=1,form=0.1".
       scale_rewards: divide advantages by the group's or batch's standard deviation, or "none".
@@ -96,14 +99,6 @@ def grpo(
         raise UserError("grpo.beta > 0 needs reference parameters: set a reference model")
     if group_size < 2:
         raise UserError(f"grpo.group_size={group_size}: a group needs at least 2 samples")
-    for name, value, known in (
-        ("loss_type", loss_type, ("grpo", "dapo", "dr_grpo", "cispo")),
-        ("importance_sampling_level", importance_sampling_level, ("token", "sequence")),
-        ("scale_rewards", scale_rewards, ("group", "batch", "none")),
-        ("kl_estimator", kl_estimator, ("k1", "k2", "k3")),
-    ):
-        if value not in known:
-            raise UserError(f"grpo.{name}={value!r}: use {', '.join(known)}")
     weights = parse_weights(reward_weights)
     for key, value, known in (
         ("scale_rewards", scale_rewards, ("group", "batch", "none")),
@@ -168,24 +163,31 @@ def grpo(
         return policy.aggregate(per_token, mask, how, max_completion_length), sums
 
     remedy = "grpo.group_size, data.batch_size or grpo.max_completion_length"
-    step = make_step(loss, optimizer, model.config, mesh, microbatches=microbatches, remedy=remedy)
+    step = make_step(loss, optimizer, mesh, adapter, microbatches=microbatches, remedy=remedy)
 
-    def score_in_parts(params, e: Experience):
+    def score_in_parts(weights, e: Experience):
         """As the update will see them: the same rows at a time."""
         parts = split_rows(e, num_minibatches)
         cut = microbatch_count(jax.tree.map(lambda x: x[0], parts), microbatches)
         parts = jax.tree.map(lambda x: jax.vmap(lambda y: split_rows(y, cut))(x), parts)
-        one = lambda part: completion_scores(params, part).logprobs  # noqa: E731
+        one = lambda part: completion_scores(weights, part).logprobs  # noqa: E731
         scored = jax.lax.map(lambda minibatch: jax.lax.map(one, minibatch), parts)
         return merge_rows(jax.vmap(merge_rows)(scored))
 
     rescore = Program("score", score_in_parts, f"{remedy}, or raise microbatches")
+    rescore_own = Program(
+        "score",
+        lambda params, e, frozen: score_in_parts(adapter.apply(params, frozen), e),
+        f"{remedy}, or raise microbatches",
+        last=(adapter.frozen,),
+    )
 
     def init(params: Any) -> TrainState:
-        return init_state(params, optimizer, model.config, mesh)
+        return init_state(params, optimizer, mesh)
 
     def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
         clock = time.perf_counter()
+        weights_now = adapter.merge(state.params)
         drawn, groups, spent = [], [], {"sampling": 0.0, "rewards": 0.0}
         refills = 0
         wanted = None
@@ -194,7 +196,7 @@ def grpo(
             wanted = len(prompts) if wanted is None else wanted
             start = time.perf_counter()
             rollout = sampler(
-                state.params,
+                weights_now,
                 [p.tokens for p in prompts],
                 ids=[len(drawn) * wanted + i for i in range(len(prompts))],
                 seed=seed,
@@ -234,7 +236,7 @@ def grpo(
         experience = lay_out(groups, advantages, size, max_prompt_length, max_completion_length)
         experience = put(experience, rows(mesh))
         if not on_policy:
-            experience = experience._replace(old_logprobs=rescore(state.params, experience))
+            experience = experience._replace(old_logprobs=rescore_own(state.params, experience))
         if beta:
             experience = experience._replace(ref_logprobs=rescore(reference, experience))
         metrics["time/prepare"] = time.perf_counter() - clock

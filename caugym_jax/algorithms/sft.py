@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.step import Algorithm, check_rows, init_state, make_step
+from caugym_jax.algorithms.step import (
+    WHOLE,
+    Adapter,
+    Algorithm,
+    check_rows,
+    init_state,
+    make_step,
+)
 from caugym_jax.data.packing import width_for
 from caugym_jax.models.transformer import Model
 from caugym_jax.objectives.logprobs import score_hidden
@@ -40,7 +47,14 @@ def find_targets(batch: Batch) -> Targets:
     return Targets(batch, places, mask.astype(np.float32))
 
 
-def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int | None = 1) -> Algorithm:
+def sft(
+    model: Model,
+    optimizer: Optimizer,
+    mesh,
+    adapter: Adapter = WHOLE,
+    *,
+    microbatches: int | None = 1,
+) -> Algorithm:
     """The mean negative log-likelihood of completion tokens, over the global batch.
 
     Args:
@@ -62,12 +76,12 @@ def sft(model: Model, optimizer: Optimizer, mesh, *, microbatches: int | None = 
         return nll(scores.logprobs, t.mask), sums
 
     step = make_step(
-        loss, optimizer, model.config, mesh,
+        loss, optimizer, mesh, adapter,
         microbatches=microbatches, remedy="data.batch_size or data.max_length",
     )  # fmt: skip
 
     def init(params: Any):
-        return init_state(params, optimizer, model.config, mesh)
+        return init_state(params, optimizer, mesh)
 
     def prepare(state, draw):
         batch: Batch = draw()

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from caugym_jax.errors import UserError
-from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.transformer import abstract_params, param_axes
+from caugym_jax.models.transformer import Params
 from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
 from caugym_jax.sharding import replicated, shardings, traced_row_count
@@ -19,7 +18,7 @@ from caugym_jax.types import TrainState
 
 # A reported quantity as (sum, weight): adds exactly, and is divided once.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
-# loss(params, microbatch) -> ((total, weight), sums)
+# loss(weights, microbatch) -> ((total, weight), sums)
 Loss = Callable[[Any, Any], tuple[tuple[jax.Array, jax.Array], Sums]]
 
 
@@ -37,9 +36,21 @@ class Algorithm(NamedTuple):
     update: Callable[..., Any]
 
 
-def init_state(
-    params: Any, optimizer: Optimizer, config: ModelConfig, mesh, *, donate: bool = False
-) -> TrainState:
+class Adapter(NamedTuple):
+    """How a model's weights follow from the trained ones and from frozen ones.
+
+    The frozen arrays are an argument of every program, so that none holds a copy of them.
+    """
+
+    frozen: Any  # pytree of arrays on the device
+    apply: Callable[[Any, Any], Params]  # (trained, frozen) -> weights for `Model`; traceable
+    merge: Callable[[Any], Params]  # trained -> a plain model's weights, to sample with and export
+
+
+WHOLE = Adapter((), lambda params, frozen: params, lambda params: params)  # all are trained
+
+
+def init_state(params: Any, optimizer: Optimizer, mesh, *, donate: bool = False) -> TrainState:
     """Step 0: zeroed moments, laid out like the parameters they belong to.
 
     Args:
@@ -56,27 +67,27 @@ def init_state(
         init,
         "the model's size: a smaller preset, or more devices with mesh.fsdp",
         donate=(0,) if donate else (),
-        out_shardings=state_shardings(config, optimizer, mesh),
+        out_shardings=state_shardings(optimizer, mesh),
     )
     return program(params)
 
 
-def state_template(optimizer: Optimizer, config: ModelConfig, mesh) -> TrainState:
+def state_template(optimizer: Optimizer, mesh) -> TrainState:
     """Shapes, types and shardings of the training state: what a checkpoint is restored onto."""
-    shapes = abstract_params(config)
+    shapes = optimizer.layout.shapes
     count = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(count, shapes, jax.eval_shape(optimizer.transform.init, shapes), count)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state,
-        state_shardings(config, optimizer, mesh),
+        state_shardings(optimizer, mesh),
     )
 
 
-def state_shardings(config: ModelConfig, optimizer: Optimizer, mesh) -> TrainState:
+def state_shardings(optimizer: Optimizer, mesh) -> TrainState:
     """Where each array of the training state lives: moments like their parameters."""
-    shapes = abstract_params(config)
-    layout = shardings(param_axes(config), shapes, mesh)
+    shapes = optimizer.layout.shapes
+    layout = shardings(optimizer.layout, mesh)
     alone = replicated(mesh)
     moments = optax.tree.map_params(
         optimizer.transform,
@@ -148,22 +159,28 @@ def gradients(
 def make_step(
     loss: Loss,
     optimizer: Optimizer,
-    config: ModelConfig,
     mesh,
+    adapter: Adapter = WHOLE,
     *,
     microbatches: int | None = 1,
     remedy: str = "batch_size",
 ) -> Program:
-    """The jitted update (state, batch) -> (state, metrics); the state is donated.
+    """The compiled update (state, batch) -> (state, metrics); the state is donated.
 
     A step whose gradient is not finite leaves parameters and moments as they were and adds one to
     `state.skipped`. `state.step` counts calls of the loop and is not changed here. The reported
     learning rate is that of the optimiser's own count.
+
+    Args:
+      adapter: makes the weights that `loss` sees of the trained ones.
     """
     transform = optimizer.transform
 
-    def step(state: TrainState, batch: Any):
-        gradient, value, sums = gradients(loss, state.params, batch, microbatches)
+    def step(state: TrainState, batch: Any, frozen: Any):
+        def of_trained(params, part):
+            return loss(adapter.apply(params, frozen), part)
+
+        gradient, value, sums = gradients(of_trained, state.params, batch, microbatches)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(value)
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)
@@ -187,7 +204,8 @@ def make_step(
         step,
         f"{remedy}, or raise microbatches",
         donate=(0,),
-        out_shardings=(state_shardings(config, optimizer, mesh), None),
+        last=(adapter.frozen,),
+        out_shardings=(state_shardings(optimizer, mesh), None),
     )
 
 

@@ -24,7 +24,7 @@ from caugym_jax.models import gguf, weights
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import from_hf_config
 from caugym_jax.models.presets import ALIASES, PRESETS, Preset, preset
-from caugym_jax.models.transformer import Params, abstract_params, param_axes
+from caugym_jax.models.transformer import Params, abstract_params, layout
 from caugym_jax.sharding import shardings
 
 FILES_FETCHED = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
@@ -271,7 +271,7 @@ def _read(
         one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         targets = jax.tree.map(lambda _: one, shapes)
     else:
-        targets = shardings(param_axes(config), shapes, mesh)
+        targets = shardings(layout(config), mesh)
 
     def part(row: weights.Weight, block: tuple[slice, ...]) -> np.ndarray:
         """The block of one parameter (its layers stacked), as the device will hold it."""

@@ -33,7 +33,7 @@ from caugym_jax.models.attention import (
     visible,
 )
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.sharding import constrain
+from caugym_jax.sharding import Layout, constrain
 
 Params = dict[str, Any]
 
@@ -175,6 +175,11 @@ def abstract_params(config: ModelConfig) -> Params:
 def param_axes(config: ModelConfig) -> Params:
     """The parameter tree with each weight's tuple of logical axis names."""
     return _split(config)[2]
+
+
+def layout(config: ModelConfig) -> Layout:
+    """Shapes and logical axes of the parameter tree."""
+    return Layout(abstract_params(config), param_axes(config))
 
 
 def unstack(params: Params) -> Params:

@@ -12,6 +12,7 @@ from caugym_jax.algorithms.grpo import grpo
 from caugym_jax.causal import generate_problems
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.errors import UserError
+from caugym_jax.models.transformer import layout
 from caugym_jax.optim import make_optimizer
 from caugym_jax.runs import open_model
 from caugym_jax.sharding import make_mesh
@@ -41,7 +42,8 @@ class Setup:
             opened = open_model(str(folder), self.mesh)
             self.model, self.params, self.tokenizer = opened
             likes_mark.text = self.tokenizer.decode([MARK])
-            optimizer = make_optimizer(self.model.config, 50, peak=options.pop("peak", 1e-2))
+            trained = layout(self.model.config)
+            optimizer = make_optimizer(trained, 50, peak=options.pop("peak", 1e-2))
             options = {
                 "group_size": 4,
                 "max_prompt_length": 128,

@@ -5,6 +5,7 @@ import numpy as np
 
 from caugym_jax.algorithms.sft import find_targets, sft
 from caugym_jax.algorithms.step import gradients
+from caugym_jax.models.transformer import layout
 from caugym_jax.optim import make_optimizer
 from caugym_jax.sharding import make_mesh
 from caugym_jax.types import Batch
@@ -30,7 +31,7 @@ def test_loss_and_gradient_are_those_over_all_places():
     original, module = sft.__globals__["make_step"], sft.__globals__
     module["make_step"] = spy
     try:
-        sft(MODEL, make_optimizer(CONFIG, 1), mesh)
+        sft(MODEL, make_optimizer(layout(CONFIG), 1), mesh)
     finally:
         module["make_step"] = original
     batch = sft_batch()
@@ -47,7 +48,7 @@ def test_loss_and_gradient_are_those_over_all_places():
 def test_training_lowers_the_loss():
     mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
-        algorithm = sft(MODEL, make_optimizer(CONFIG, 20, peak=1e-2), mesh, microbatches=2)
+        algorithm = sft(MODEL, make_optimizer(layout(CONFIG), 20, peak=1e-2), mesh, microbatches=2)
         state = algorithm.init(jax.device_put(PARAMS))
         losses = []
         for _ in range(20):

@@ -12,7 +12,7 @@ from caugym_jax.algorithms.groups import Group, lay_out
 from caugym_jax.algorithms.step import check_rows, gradients, init_state, make_step
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.transformer import Model, param_axes
+from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives import policy
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.objectives.sft import nll
@@ -109,7 +109,7 @@ def test_any_mesh_gives_the_same_loss_and_gradient(name, sizes):
     loss, batch = LOSSES[name]
     mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
-        params = jax.device_put(PARAMS, shardings(param_axes(CONFIG), PARAMS, mesh))
+        params = jax.device_put(PARAMS, shardings(layout(CONFIG), mesh))
         step = jax.jit(lambda params, b: gradients(loss, params, b, 1)[:2])
         assert_same(name, *step(params, put(batch(), rows(mesh))))
 
@@ -117,17 +117,17 @@ def test_any_mesh_gives_the_same_loss_and_gradient(name, sizes):
 def test_microbatches_on_a_mesh():
     mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
-        params = jax.device_put(PARAMS, shardings(param_axes(CONFIG), PARAMS, mesh))
+        params = jax.device_put(PARAMS, shardings(layout(CONFIG), mesh))
         step = jax.jit(lambda p, b: gradients(LOSSES["dapo"][0], p, b, 4)[:2])
         assert_same("dapo", *step(params, put(experience(), rows(mesh))))
 
 
 def update(loss, batch, mesh=None, peak=1e-3, params=PARAMS, **optim):
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    optimizer = make_optimizer(CONFIG, 10, peak=peak, **optim)
+    optimizer = make_optimizer(layout(CONFIG), 10, peak=peak, **optim)
     with jax.set_mesh(mesh):
-        state = init_state(jax.device_put(params), optimizer, CONFIG, mesh)
-        step = make_step(loss, optimizer, CONFIG, mesh)
+        state = init_state(jax.device_put(params), optimizer, mesh)
+        step = make_step(loss, optimizer, mesh)
         return step(state, put(batch, rows(mesh))), step
 
 
@@ -165,10 +165,10 @@ def test_a_step_goes_downhill_and_moments_lie_with_their_weights():
 
 def test_one_program_serves_all_steps():
     mesh = make_mesh(2, 2, 2)
-    optimizer = make_optimizer(CONFIG, 10)
+    optimizer = make_optimizer(layout(CONFIG), 10)
     with jax.set_mesh(mesh):
-        state = init_state(jax.device_put(PARAMS), optimizer, CONFIG, mesh)
-        step = make_step(sft_loss, optimizer, CONFIG, mesh)
+        state = init_state(jax.device_put(PARAMS), optimizer, mesh)
+        step = make_step(sft_loss, optimizer, mesh)
         for _ in range(3):
             state, _ = step(state, put(sft_batch(), rows(mesh)))
     assert step.compilations == 1
@@ -177,7 +177,7 @@ def test_one_program_serves_all_steps():
 def test_small_steps_are_not_rounded_away():
     """100 steps at 1e-6 move float32 masters although each is below bfloat16's resolution (T16)."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    optimizer = make_optimizer(CONFIG, 100, peak=1e-6)
+    optimizer = make_optimizer(layout(CONFIG), 100, peak=1e-6)
     model = Model(CONFIG, dtype="bfloat16")
 
     def loss(params, b):
@@ -185,8 +185,8 @@ def test_small_steps_are_not_rounded_away():
         return nll(scores.logprobs, b.loss_mask[:, 1:]), {}
 
     with jax.set_mesh(mesh):
-        state = init_state(jax.device_put(PARAMS), optimizer, CONFIG, mesh)
-        step = make_step(loss, optimizer, CONFIG, mesh)
+        state = init_state(jax.device_put(PARAMS), optimizer, mesh)
+        step = make_step(loss, optimizer, mesh)
         batch = put(sft_batch(), rows(mesh))
         for _ in range(100):
             state, _ = step(state, batch)
@@ -197,7 +197,7 @@ def test_small_steps_are_not_rounded_away():
 
 def test_weight_decay_follows_the_axes_not_the_rank():
     biased = ModelConfig(**{**CONFIG.__dict__, "qkv_bias": True})
-    mask = decayed(biased)
+    mask = decayed(layout(biased).axes)
     layers = mask["layers"]
     assert mask["embed"] and mask["head"] and all(
         layers[k] for k in ("q", "k", "v", "o", "gate", "up", "down")

@@ -10,7 +10,7 @@ import pytest
 
 from caugym_jax.data.packing import width_for
 from caugym_jax.errors import UserError
-from caugym_jax.models.transformer import Model, param_axes
+from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.sampling import sampler as sampler_module
 from caugym_jax.sampling.picking import Settings
@@ -185,10 +185,10 @@ def test_a_mesh_changes_no_sample():
     """Rows over data and fsdp, weights over fsdp and tensor, against one device."""
     model, params, sampler = setup()
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    layout = shardings(param_axes(model.config), params, mesh)
+    places = shardings(layout(model.config), mesh)
     _, _, over_mesh = setup(mesh=mesh)
     arguments = {"ids": IDS, "samples_per_prompt": 2, "seed": 5, "step": 9, "temperature": 0.9}
-    spread = over_mesh(jax.device_put(params, layout), PROMPTS, **arguments)
+    spread = over_mesh(jax.device_put(params, places), PROMPTS, **arguments)
     assert_same(completions(spread), completions(sampler(params, PROMPTS, **arguments)))
 
 
