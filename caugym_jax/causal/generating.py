@@ -23,9 +23,10 @@ from caugym_jax.causal.estimands import (
     verdict,
 )
 from caugym_jax.causal.graph import MAX_NODES, Graph, draw_graph
+from caugym_jax.causal.identifying import determined
 from caugym_jax.causal.scm import SCM, draw_scm, joint, probability
 from caugym_jax.causal.solution import lacking_steps, symbolic_steps
-from caugym_jax.causal.variants import EXTRA_SENTENCES, RELEASED, determined, distractors
+from caugym_jax.causal.variants import EXTRA_SENTENCES, RELEASED, distractors
 from caugym_jax.causal.wording import Story, problem_text
 from caugym_jax.errors import UserError
 from caugym_jax.types import BOUND_TASKS, LACK, TASKS, VARIANTS, Problem
@@ -192,7 +193,7 @@ def _world(rng: np.random.Generator, variant: str, scm: SCM, query: Query) -> Wo
             return None
     if variant == "insufficient":
         told = terms[:-EXTRA_SENTENCES]
-        if determined(scm, query, told):
+        if determined(scm, query, told, observed if observed.ndim else None):
             return None
     return World(tuple((term, numbers[term]) for term in told), needed, value, exact)
 

@@ -61,28 +61,34 @@ def joint(scm: SCM, edges: Mapping[tuple[int, int], int] | None = None) -> np.nd
     return result
 
 
-def scm_directions(scm: SCM) -> list[np.ndarray]:
-    """The derivative of the joint by each free entry P(V_i = 1 | parents), each of shape (2,) * n.
+def scm_directions(scm: SCM, observed: np.ndarray) -> np.ndarray:
+    """The derivative of the joint `observed` by each free entry P(V_i = 1 | parents).
 
-    The joint is linear in each entry, so these are exact.
+    Shape (entries, 2, ..., 2), by node, then by the parents' values; the joint is linear in each
+    entry, so these are exact: what the entry's own factor leaves of the joint, with the sign of
+    V_i, where the parents have their values. Needs mechanisms without zeros.
     """
-    directions = []
-    for node, table in enumerate(scm.tables):
-        for parents in np.ndindex(table.shape[:-1]):
-            change = np.zeros_like(table)
-            change[parents] = (-1.0, 1.0)
-            tables = (*scm.tables[:node], change, *scm.tables[node + 1 :])
-            directions.append(joint(SCM(scm.graph, tables)))
-    return directions
+    n = scm.graph.n
+    cells = np.arange(2**n)
+    parts = []
+    for node, (parents, table) in enumerate(zip(scm.graph.parents, scm.tables, strict=True)):
+        context = sum((cells >> n - 1 - p & 1) << i for i, p in enumerate(reversed(parents)))
+        value = cells >> n - 1 - node & 1
+        own = table.reshape(-1, 2)[context, value]
+        part = np.zeros((2 ** len(parents), 2**n))
+        part[context, cells] = np.where(value, 1.0, -1.0) / own * observed.reshape(-1)
+        parts.append(part)
+    return np.concatenate(parts).reshape(-1, *(2,) * n)
 
 
 def probability(joint: np.ndarray, target: Event, given: Event = ()) -> float:
     """P(target | given) from a joint of shape (2,) * n; nan where P(given) = 0."""
-    whole = float(joint[_index(given, joint.ndim)].sum())
-    part = float(joint[_index((*given, *target), joint.ndim)].sum())
+    whole = float(joint[event_index(given, joint.ndim)].sum())
+    part = float(joint[event_index((*given, *target), joint.ndim)].sum())
     return part / whole if whole > 0 else float("nan")
 
 
-def _index(event: Event, n: int) -> tuple:
+def event_index(event: Event, n: int) -> tuple:
+    """What selects an event's cells from an array of shape (2,) * n."""
     values = dict(event)
     return tuple(values.get(v, slice(None)) for v in range(n))

@@ -51,7 +51,7 @@ def test_directions_are_the_derivatives():
     rng = np.random.default_rng(3)
     scm = draw_scm(rng, draw_graph(rng, 4))
     step = 1e-3
-    directions = iter(scm_directions(scm))
+    directions = iter(scm_directions(scm, joint(scm)))
     for node, table in enumerate(scm.tables):
         for parents in np.ndindex(table.shape[:-1]):
             moved = table.copy()

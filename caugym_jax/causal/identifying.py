@@ -1,0 +1,90 @@
+"""Whether some told probabilities pin an estimand down on a graph: a proof by derivatives."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+from caugym_jax.causal.estimands import Query, Term, by_identification
+from caugym_jax.causal.scm import SCM, Event, event_index, joint, scm_directions
+
+FLAT = 1e-6  # a gradient shorter than this is none
+OUTSIDE = 1e-3  # share of a gradient that lies outside a span
+
+
+def determined(
+    scm: SCM, query: Query, told: Sequence[Term], observed: np.ndarray | None = None
+) -> bool:
+    """False where the told probabilities certainly leave the estimand open on this graph.
+
+    A small change of the mechanisms that keeps every told probability and moves the estimand
+    proves it open: one exists iff the estimand's gradient is not in the row space of the told
+    probabilities' Jacobian with respect to the free entries of the mechanisms. (True may also
+    mean that a bound is clipped here and open elsewhere.)
+
+    observed: the joint of `scm`, where it is at hand.
+    """
+    observed = joint(scm) if observed is None else observed
+    directions = scm_directions(scm, observed)
+
+    @functools.cache
+    def p(target: Event, given: Event) -> _Moving:
+        if not target:
+            return _Moving(1.0, np.zeros(len(directions)))
+        both, alone = event_index((*given, *target), scm.graph.n), event_index(given, scm.graph.n)
+        part, whole = observed[both].sum(), observed[alone].sum()
+        moved = _total(directions[:, *both]) - part / whole * _total(directions[:, *alone])
+        return _Moving(part / whole, moved / whole)
+
+    estimand = by_identification(query, p)
+    gradient = estimand.slope if isinstance(estimand, _Moving) else np.zeros(1)  # clipped
+    size = np.linalg.norm(gradient)
+    if size < FLAT:
+        return True
+    if not told:
+        return False
+    gradient = gradient / size
+    rows = np.array([p(*term).slope for term in told]).T
+    weights, *_ = np.linalg.lstsq(rows, gradient, rcond=1e-7)
+    return bool(np.linalg.norm(rows @ weights - gradient) < OUTSIDE)
+
+
+def _total(directions: np.ndarray) -> np.ndarray:
+    return directions.reshape(len(directions), -1).sum(axis=1)
+
+
+class _Moving:
+    """A number and its slope along each direction, through + - * / and comparison."""
+
+    __slots__ = ("slope", "value")
+
+    def __init__(self, value: float, slope: np.ndarray) -> None:
+        self.value = value
+        self.slope = slope
+
+    def __add__(self, other: _Moving | float) -> _Moving:
+        if isinstance(other, _Moving):
+            return _Moving(self.value + other.value, self.slope + other.slope)
+        return _Moving(self.value + other, self.slope)
+
+    __radd__ = __add__
+
+    def __sub__(self, other: _Moving) -> _Moving:
+        return _Moving(self.value - other.value, self.slope - other.slope)
+
+    def __mul__(self, other: _Moving) -> _Moving:
+        return _Moving(
+            self.value * other.value, self.slope * other.value + self.value * other.slope
+        )
+
+    def __truediv__(self, other: _Moving) -> _Moving:
+        ratio = self.value / other.value
+        return _Moving(ratio, (self.slope - ratio * other.slope) / other.value)
+
+    def __lt__(self, other: float) -> bool:
+        return self.value < other
+
+    def __gt__(self, other: float) -> bool:
+        return self.value > other
