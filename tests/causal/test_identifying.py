@@ -59,7 +59,7 @@ def test_what_is_open_moves_while_the_told_numbers_stay():
     values = [[exact_probability(joint(world))(*term) for term in told] for world in (scm, moved)]
     np.testing.assert_allclose(*values, atol=1e-12)
     one, other = (by_identification(query, exact_probability(joint(w))) for w in (scm, moved))
-    assert abs(one - other) > 0.01
+    assert abs(one - other) > 0.005
 
 
 def test_a_clipped_bound_counts_as_determined():
