@@ -1,10 +1,11 @@
 """From a problem's structure to its answer, by first principles, with the reasons.
 
 The answer uses nothing but the graph and the printed numbers: whether the graph makes the effect
-0; else every back-door set (and the mediators) for which the numbers tell all that the formula of
-`estimands.by_identification` needs; else LACK_CONDITION. A number is told if it is printed, or is
-the complement of printed ones, or, failing that, if the graph's independencies make it equal to
-such a one. Arithmetic is decimal and nothing is rounded on the way.
+0; else every set of adjusters (and of mediators) that `adjusting.identifies` accepts and for which
+the numbers tell all that the formula of `estimands.by_identification` needs; else LACK_CONDITION. A
+number is told if it is printed, or is the complement of printed ones, or, failing that, if the
+graph's independencies make it equal to such a one. Arithmetic is decimal and nothing is rounded on
+the way.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import functools
 from collections.abc import Iterator
 from decimal import Decimal
 
-from caugym_jax.causal.asking import WITH_MEDIATORS, has_zero_effect
+from caugym_jax.causal.adjusting import affects, identifies
+from caugym_jax.causal.asking import has_zero_effect
 from caugym_jax.causal.estimands import (
     Probability,
     Query,
@@ -24,7 +26,7 @@ from caugym_jax.causal.estimands import (
     printed_probability,
     verdict,
 )
-from caugym_jax.causal.graph import Graph, d_separated, is_adjustment_set, mask, mediators
+from caugym_jax.causal.graph import Graph, d_separated, mask, mediators
 from caugym_jax.causal.scm import Event
 from caugym_jax.causal.solution import symbolic_steps
 from caugym_jax.causal.vocabulary import BadProblem, Reading, Unread
@@ -69,7 +71,7 @@ def solve(reading: Reading) -> Solved:
 
 def _solved(reading: Reading) -> Solved:
     graph, query = reading.graph, reading.story.query
-    if has_zero_effect(graph, query.task, query.x, query.y):
+    if _has_no_effect(graph, query):
         return Solved(dataclasses.replace(query, zero=True), Decimal(0), _said(reading, Decimal(0)))
     if query.task in ("NDE", "NIE"):
         query = dataclasses.replace(query, mediators=mediators(graph, query.x, query.y))
@@ -124,11 +126,11 @@ def _said(reading: Reading, value: Decimal) -> str | None:
 def _values(
     graph: Graph, query: Query, printed: dict[Term, Decimal], p: Probability
 ) -> Iterator[tuple[Query, Decimal]]:
-    """The estimand by every valid adjustment set that the numbers suffice for."""
-    for adjusters in _candidates(query, printed):
-        if not _valid(graph, query.task, query.x, query.y, adjusters, query.mediators):
+    """The estimand by every set that identifies it and that the numbers suffice for."""
+    for through, adjusters in _candidates(query, printed):
+        if not _valid(graph, query.task, query.x, query.y, adjusters, through):
             continue
-        adjusted = dataclasses.replace(query, adjusters=adjusters)
+        adjusted = dataclasses.replace(query, mediators=through, adjusters=adjusters)
         try:
             value = by_identification(adjusted, p)
         except KeyError:
@@ -138,30 +140,41 @@ def _values(
         yield adjusted, Decimal(value)
 
 
-def _candidates(query: Query, printed: dict[Term, Decimal]) -> list[tuple[int, ...]]:
-    """Sets that some printed conditional of the outcome adjusts for, as they appear; then others.
+def _candidates(
+    query: Query, printed: dict[Term, Decimal]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(mediators, adjusters) that some printed conditional of the outcome has, as they appear.
 
-    The formula needs P(y | x, m, z): its conditions, but for x and m, are z.
+    The formula needs P(y | x, m, z): its conditions, but for x and m, are z. Sets with all
+    mediators come first, and after those that appear no adjuster and single ones; of sets with
+    some mediators only (NDE, NIE), those that appear.
     """
+    every = query.mediators
     found: dict[tuple[int, ...], None] = {}
+    fewer: dict[tuple[tuple[int, ...], tuple[int, ...]], None] = {}
     mentioned: set[int] = set()
     for target, given in printed:
         mentioned |= {v for v, _ in (*target, *given)}
         if any(v == query.y for v, _ in target) and any(v == query.x for v, _ in given):
-            rest = {v for v, _ in given} - {query.x, *query.mediators}
-            found[tuple(sorted(rest))] = None
+            rest = {v for v, _ in given} - {query.x}
+            found[tuple(sorted(rest.difference(every)))] = None
+            through = tuple(m for m in every if m in rest)
+            if query.task in ("NDE", "NIE") and through != every:
+                fewer[through, tuple(sorted(rest.difference(every)))] = None
     found[()] = None
-    for node in sorted(mentioned - {query.x, query.y, *query.mediators}):
+    for node in sorted(mentioned - {query.x, query.y, *every}):
         found[(node,)] = None
-    return list(found)
+    return [*((every, z) for z in found), *fewer]
 
 
-@functools.lru_cache(maxsize=16384)
-def _valid(
-    graph: Graph, task: str, x: int, y: int, z: tuple[int, ...], through: tuple[int, ...]
-) -> bool:
-    held = through if task in WITH_MEDIATORS else ()
-    return is_adjustment_set(graph, x, y, z, held=held, natural=task in ("NDE", "NIE"))
+_valid = functools.lru_cache(maxsize=16384)(identifies)
+
+
+def _has_no_effect(graph: Graph, query: Query) -> bool:
+    """Whether the graph alone makes the effect 0 (where CDE may hold some mediators only)."""
+    if query.task == "CDE":
+        return not affects(graph, query.x, query.y, query.mediators)
+    return has_zero_effect(graph, query.task, query.x, query.y)
 
 
 # Numbers --------------------------------------------------------------------------------------

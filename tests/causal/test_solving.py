@@ -225,3 +225,61 @@ def test_a_number_not_understood_forbids_to_say_that_the_condition_lacks():
     with pytest.raises(Unread, match="other"):
         solve(read(text))
     assert solve(read(ask(TRIANGLE, *ALL).replace("0.8000. ", "0.8000. a) being low is 0.1. ")))
+
+
+# Sets beyond the back-door criterion ------------------------------------------------------------
+
+
+def test_a_harmless_descendant_of_the_treatment_may_be_adjusted_for():
+    # x -> y, x -> z: no causal path runs through z.
+    fork = dataclasses.replace(TRIANGLE, edges=((X, Y), (X, Z)))
+    solved = solve(read(ask(fork, *ALL)))
+    assert solved.value == Decimal("0.325") and solved.query.adjusters == (Z,)
+    # x -> z -> y: one does.
+    chain = dataclasses.replace(TRIANGLE, edges=((X, Z), (Z, Y)))
+    assert solve(read(ask(chain, *ALL))).lacks
+
+
+def test_one_of_two_mediators_in_a_row_is_enough():
+    # x -> a -> b -> y, x -> y: printed are the numbers for b alone.
+    x, a, b, y = range(4)
+    story = dataclasses.replace(
+        TRIANGLE,
+        names=("x", "a", "b", "y"),
+        states=(("low", "high"),) * 4,
+        edges=((x, a), (a, b), (b, y), (x, y)),
+        query=Query("NIE", x, y, 1, 1),
+    )
+    numbers = [
+        ("0.4000", Term(((y, 1),), ((x, 0), (b, 0)))),
+        ("0.9000", Term(((y, 1),), ((x, 0), (b, 1)))),
+        ("0.3000", Term(((b, 1),), ((x, 1),))),
+        ("0.1000", Term(((b, 1),), ((x, 0),))),
+    ]
+    solved = solve(read(ask(story, *numbers)))
+    assert solved.value == Decimal("0.1") and solved.query.mediators == (b,)  # 0.5 * 0.2
+    assert solve(read(ask(story, *numbers[:3]))).lacks
+    # a -> y too: b alone leaves x -> a -> y open.
+    leaky = dataclasses.replace(story, edges=(*story.edges, (a, y)))
+    assert solve(read(ask(leaky, *numbers))).lacks
+
+
+def test_holding_one_of_two_mediators_leaves_an_effect_without_an_edge():
+    # x -> a -> y, x -> b -> y: with a held, x works by b.
+    x, a, b, y = range(4)
+    story = dataclasses.replace(
+        TRIANGLE,
+        names=("x", "a", "b", "y"),
+        states=(("low", "high"),) * 4,
+        edges=((x, a), (a, y), (x, b), (b, y)),
+        query=Query("CDE", x, y, 1, 1, (), (a,), (0,)),
+    )
+    numbers = [
+        ("0.7000", Term(((y, 1),), ((x, 1), (a, 0)))),
+        ("0.4000", Term(((y, 1),), ((x, 0), (a, 0)))),
+    ]
+    assert solve(read(ask(story, *numbers))).value == Decimal("0.3")
+    both = dataclasses.replace(
+        story, query=dataclasses.replace(story.query, mediators=(a, b), mediator_values=(0, 0))
+    )
+    assert solve(read(ask(both, *numbers))).query.zero
