@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -20,16 +19,15 @@ from caugym_jax.causal.estimands import (
     exact_probability,
     ingredients,
     printed_probability,
-    verdict,
 )
-from caugym_jax.causal.graph import MAX_NODES, Graph, draw_graph
+from caugym_jax.causal.finishing import finished
+from caugym_jax.causal.graph import MAX_NODES, draw_graph
 from caugym_jax.causal.identifying import determined
 from caugym_jax.causal.scm import SCM, draw_scm, joint, probability
-from caugym_jax.causal.solution import lacking_steps, symbolic_steps
 from caugym_jax.causal.variants import EXTRA_SENTENCES, RELEASED, distractors
 from caugym_jax.causal.wording import Story, problem_text
 from caugym_jax.errors import UserError
-from caugym_jax.types import BOUND_TASKS, LACK, TASKS, VARIANTS, Problem
+from caugym_jax.types import BOUND_TASKS, TASKS, VARIANTS, Problem
 
 GENERATED_VARIANTS = tuple(RELEASED)
 MIN_EFFECT = 0.001  # below it the verdict is a matter of rounding: such problems are skipped
@@ -153,7 +151,15 @@ def _problem(chosen: Settings, seed: int, index: int) -> Problem:
         if world is not None:
             names, states = words.draw_names(rng, kind, n)
             story = Story(names, states, graph.edges, world.given, query)
-            return _finished(chosen, graph, story, world, kind)
+            text = problem_text(
+                story,
+                codes=chosen.codes,
+                instruction=chosen.instruction,
+                stop=chosen.variant != "insufficient",
+            )
+            return finished(
+                graph, story, text, world.value, world.exact, variant=chosen.variant, kind=kind
+            )
     raise UserError(
         f"no {task} problem with {size} adjusters on {n} nodes after {ATTEMPTS} graphs: widen nodes"
     )
@@ -163,8 +169,7 @@ class World(NamedTuple):
     """The numbers of one problem."""
 
     given: tuple[tuple[Term, str], ...]  # as told
-    needed: dict[Term, Decimal]  # printed values of all ingredients, told or not
-    value: Decimal  # the estimand from the printed numbers
+    value: Decimal | None  # the estimand from the printed numbers; None: they leave it open
     exact: float  # the estimand from the exact joint
 
 
@@ -195,74 +200,8 @@ def _world(rng: np.random.Generator, variant: str, scm: SCM, query: Query) -> Wo
         told = terms[:-EXTRA_SENTENCES]
         if determined(scm, query, told, observed if observed.ndim else None):
             return None
-    return World(tuple((term, numbers[term]) for term in told), needed, value, exact)
-
-
-def _finished(chosen: Settings, graph: Graph, story: Story, world: World, kind: str) -> Problem:
-    query, lacks = story.query, chosen.variant == "insufficient"
-    if lacks:
-        answer = LACK
-        told = {term for term, _ in world.given}
-        reason = lacking_steps(graph, query, [term for term in world.needed if term not in told])
-    else:
-        answer = _label(query, world.value)
-        reason = symbolic_steps(graph, query, world.needed)
-    text = problem_text(
-        story,
-        codes=chosen.codes,
-        instruction=chosen.instruction,
-        stop=not lacks,
-    )
-    return Problem(
-        text=text,
-        answer=answer,
-        task=query.task,
-        reason=reason,
-        variant=chosen.variant,
-        extra=_record(story, world, kind),
-    )
-
-
-def _label(query: Query, value: Decimal) -> str:
-    """The official `answer`, e.g. {"ANSWER": "No", "PROB": "-0.0843"}."""
-    label = {"PROB": four_decimals(value)}
-    said = verdict(query, value)
-    return json.dumps(label if said is None else {"ANSWER": said, **label})
-
-
-def four_decimals(value: Decimal) -> str:
-    """The official number format: rounded once to four decimals, no trailing zeros, no "-0"."""
-    text = f"{round(value, 4):f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
-
-
-def _record(story: Story, world: World, kind: str) -> dict:
-    """The problem as JSON-serialisable structure. Events are lists of [node, value]."""
-    query = story.query
-    return {
-        "graph": {"nodes": list(story.names), "edges": [list(edge) for edge in story.edges]},
-        "states": [list(pair) for pair in story.states],
-        "names": kind,
-        "x": query.x,
-        "y": query.y,
-        "x_value": query.x_value,
-        "y_value": query.y_value,
-        "adjusters": list(query.adjusters),
-        "mediators": list(query.mediators),
-        "mediator_values": list(query.mediator_values),
-        "bound": query.bound,
-        "zero": query.zero,
-        "given": [
-            {
-                "target": [list(e) for e in term.target],
-                "given": [list(e) for e in term.given],
-                "p": number,
-            }
-            for term, number in story.given
-        ],
-        "exact": float(world.exact),
-    }
+        value = None
+    return World(tuple((term, numbers[term]) for term in told), value, exact)
 
 
 def _known(what: str, value: str, all_values: Sequence[str], built: Sequence[str]) -> None:

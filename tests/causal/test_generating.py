@@ -7,7 +7,8 @@ import pytest
 
 from caugym_jax.causal import generate_problem, generate_problems
 from caugym_jax.causal.asking import adjusters
-from caugym_jax.causal.generating import GENERATED_VARIANTS, four_decimals
+from caugym_jax.causal.finishing import four_decimals
+from caugym_jax.causal.generating import GENERATED_VARIANTS
 from caugym_jax.causal.graph import Graph
 from caugym_jax.causal.names import DOMAINS, POOL, STATE_PAIRS, VARIABLE_NAMES
 from caugym_jax.errors import UserError

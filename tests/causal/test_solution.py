@@ -8,7 +8,7 @@ import pytest
 
 from caugym_jax.causal.asking import WITH_MEDIATORS, adjusters, has_zero_effect
 from caugym_jax.causal.estimands import by_identification, printed_probability
-from caugym_jax.causal.generating import four_decimals
+from caugym_jax.causal.finishing import four_decimals
 from caugym_jax.causal.graph import Graph, mediators
 from caugym_jax.causal.solution import symbolic_steps
 from caugym_jax.types import BOUND_TASKS
