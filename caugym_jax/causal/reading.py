@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 
+from caugym_jax.causal.rephrasing import is_rephrased, read_rephrased
 from caugym_jax.causal.reworded import read_reworded
 from caugym_jax.causal.templated import is_templated, read_templated
 from caugym_jax.causal.vocabulary import BadProblem, Reading, Unread
@@ -23,4 +24,6 @@ def read(text: str) -> Reading:
     """
     if len(text) > MAX_TEXT:
         raise Unread(f"the text has {len(text)} characters: more than {MAX_TEXT}")
-    return read_templated(text) if is_templated(text) else read_reworded(text)
+    if is_templated(text):
+        return read_templated(text)
+    return read_rephrased(text) if is_rephrased(text) else read_reworded(text)

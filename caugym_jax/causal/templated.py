@@ -18,7 +18,16 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from caugym_jax.causal.vocabulary import Asked, BadProblem, Named, Reading, Vocabulary, key
+from caugym_jax.causal.vocabulary import (
+    Asked,
+    BadProblem,
+    Named,
+    Reading,
+    Vocabulary,
+    check_spellings,
+    decapitalized,
+    key,
+)
 from caugym_jax.causal.wording import EDGE, HEADER, QUESTIONS
 from caugym_jax.types import BOUND_TASKS, TASKS
 
@@ -75,25 +84,13 @@ def _edges(text: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
         names[key(effect)] = " ".join(effect.split())
     for cause in causes:
         if names[key(cause)] == " ".join(cause.split()) and key(cause) not in map(key, effects):
-            names[key(cause)] = _decapitalized(names[key(cause)])
-    _check_spellings(list(names.values()))
+            names[key(cause)] = decapitalized(names[key(cause)])
+    check_spellings(names.values())
     index = {name: node for node, name in enumerate(names)}
     edges = tuple(
         dict.fromkeys((index[key(a)], index[key(b)]) for a, b in zip(causes, effects, strict=True))
     )
     return list(names.values()), edges
-
-
-def _decapitalized(name: str) -> str:
-    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
-
-
-def _check_spellings(names: list[str]) -> None:
-    seen: dict[str, str] = {}
-    for name in names:
-        other = seen.setdefault(re.sub(r"[\W_]", "", name).casefold(), name)
-        if other != name:
-            raise BadProblem(f"a name occurs in two spellings: {other!r} and {name!r}")
 
 
 # Probabilities --------------------------------------------------------------------------------

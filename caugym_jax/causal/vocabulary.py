@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections.abc import Iterable
 
 from caugym_jax.causal.estimands import Query, Term
 from caugym_jax.causal.graph import Graph, letter
@@ -221,6 +222,20 @@ _SEPARATOR = re.compile(r", (?:and )?| and ")
 def key(text: str) -> str:
     """What two spellings of one name share: case and white space do not matter."""
     return " ".join(text.split()).casefold()
+
+
+def check_spellings(names: Iterable[str]) -> None:
+    """Raises BadProblem where two names differ in no letter or digit: "rainfall", "rain-fall"."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(re.sub(r"[\W_]", "", name).casefold(), name)
+        if other != name:
+            raise BadProblem(f"a name occurs in two spellings: {other!r} and {name!r}")
+
+
+def decapitalized(name: str) -> str:
+    """A name from a sentence's start as it stands elsewhere: "Rain" is rain, "IQ level" stays."""
+    return name if name[1:2].isupper() else name[:1].lower() + name[1:]
 
 
 def describe(story: Story, node: int) -> str:
