@@ -6,8 +6,11 @@ import pytest
 
 from caugym_jax import generate
 from caugym_jax.causal import generate_problems
+from caugym_jax.causal.mistakes import KINDS
 from caugym_jax.data import rows
 from caugym_jax.errors import UserError
+from caugym_jax.evals.scorers import strict
+from caugym_jax.types import Problem
 from tests.shared import shared_path
 
 
@@ -109,3 +112,49 @@ def test_the_engine_imports_no_jax():
     code = "import sys, caugym_jax.generate; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def solutions(path, *flags):
+    run(path, "--tasks=ATE,CDE,ETT,NDE,NIE,PN,PS", "--n=71", *flags)
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def right(row, messages):
+    (said,) = messages
+    assert said["role"] == "assistant"
+    return strict(said["content"], Problem(asked(row), row["answer"], row["Type"]))
+
+
+def asked(row):
+    (message,) = row["prompt"]
+    return message["content"].rpartition("\nLet's think step by step.")[0]
+
+
+def test_dpo_rows_prefer_right_to_wrong(tmp_path):
+    rows = solutions(tmp_path / "dpo.jsonl", "--for=dpo")
+    assert len(rows) == 71
+    for row in rows:
+        assert right(row, row["chosen"]) and not right(row, row["rejected"])
+        assert row["kind"] in KINDS
+    assert rows == solutions(tmp_path / "again.jsonl", "--for=dpo")
+    other = solutions(tmp_path / "other.jsonl", "--for=dpo", "--variant=insufficient")
+    assert all(row["prompt"][0]["content"].endswith("as final answer.") for row in other)
+
+
+def test_kto_rows_are_right_and_wrong_one_to_one(tmp_path):
+    rows = solutions(tmp_path / "kto.jsonl", "--for=kto")
+    for row in rows:
+        assert right(row, row["completion"]) is row["label"]
+        assert row["kind"] in KINDS if not row["label"] else row["kind"] == "right"
+    labels = [row["label"] for row in rows]
+    assert all(sum(labels[: 2 * k]) == k for k in range(36))
+    assert len({tuple(labels[2 * k : 2 * k + 2]) for k in range(35)}) == 2  # either comes first
+    assert len({asked(row) for row in rows}) == 71
+
+
+@pytest.mark.parametrize("purpose", ["dpo", "kto"])
+def test_rows_are_the_same_in_parquet(tmp_path, purpose):
+    pq = pytest.importorskip("pyarrow.parquet")
+    rows = solutions(tmp_path / "a.jsonl", f"--for={purpose}")
+    run(tmp_path / "a.parquet", "--tasks=ATE,CDE,ETT,NDE,NIE,PN,PS", "--n=71", f"--for={purpose}")
+    assert pq.read_table(tmp_path / "a.parquet").to_pylist() == rows

@@ -5,6 +5,10 @@ Rows by purpose, messages being lists of {"content", "role"} as TRL reads them:
     problems  problem, answer, Reason, Type, id, Structure: the official test-set schema, the
               last two being the index and the graph, query and numbers as structure
     sft       prompt and completion as messages (the steps, then the answer as JSON)
+    dpo       prompt, chosen and rejected as messages (chosen: as sft; rejected: a wrong solution),
+              kind (which mistake, of causal.mistakes.KINDS), answer, Type, id
+    kto       prompt and completion as messages, label (of each two rows in turn one is right),
+              kind ("right" or which mistake), answer, Type, id
     rl        data_source, prompt, ability, reward_model, extra_info: the released RL schema
 """
 
@@ -13,15 +17,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from caugym_jax.causal.mistakes import Mistake, mistaken
 from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.errors import UserError
 from caugym_jax.types import Problem
 
 PARQUET_ROWS = 10_000  # held in memory at a time
+LACKING_VARIANTS = (
+    "insufficient",
+    "hard",
+)  # all their prompts say that LACK_CONDITION may be right
 
 
 def make_row(
@@ -58,6 +68,34 @@ def _sft_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, A
     }
 
 
+def _dpo_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, Any]:
+    wrong = _mistake(problem, index, seed)
+    return {
+        "prompt": _prompt(problem),
+        "chosen": _said(problem.reason, problem.answer),
+        "rejected": _said(wrong.reason, wrong.answer),
+        "kind": wrong.kind,
+        "answer": problem.answer,
+        "Type": problem.task,
+        "id": _id(index),
+    }
+
+
+def _kto_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, Any]:
+    pair, place = divmod(index, 2)
+    right = place == random.Random(f"kto {seed} {pair}").randrange(2)
+    said = problem if right else _mistake(problem, index, seed)
+    return {
+        "prompt": _prompt(problem),
+        "completion": _said(said.reason, said.answer),
+        "label": right,
+        "kind": "right" if right else said.kind,
+        "answer": problem.answer,
+        "Type": problem.task,
+        "id": _id(index),
+    }
+
+
 def _rl_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, Any]:
     return {
         "data_source": f"caugym_{problem.variant}",
@@ -68,12 +106,17 @@ def _rl_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, An
     }
 
 
+def _mistake(problem: Problem, index: int, seed: int) -> Mistake:
+    return mistaken(problem, random.Random(f"mistake {seed} {index}"))
+
+
 def _id(index: int) -> str:
     return f"item_{index:07d}"
 
 
 def _prompt(problem: Problem) -> list[dict[str, str]]:
-    ask = f"{STEP_BY_STEP} {LACK_HINT}" if problem.lacks else STEP_BY_STEP
+    lacking = problem.variant in LACKING_VARIANTS
+    ask = f"{STEP_BY_STEP} {LACK_HINT}" if lacking else STEP_BY_STEP
     return _message("user", f"{problem.text}\n{ask}")
 
 
@@ -89,6 +132,8 @@ def _message(role: str, content: str) -> list[dict[str, str]]:
 _ROWS: dict[str, Callable[[Problem, int, int, str], dict[str, Any]]] = {
     "problems": _problem_row,
     "sft": _sft_row,
+    "dpo": _dpo_row,
+    "kto": _kto_row,
     "rl": _rl_row,
 }
 PURPOSES = tuple(_ROWS)

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from caugym_jax.causal.generating import generate_problems
+from caugym_jax.causal.mistakes import WORK_KINDS, mistaken_work
 from caugym_jax.causal.worked import effect_of, work
-from caugym_jax.causal.worked_mistakes import WORK_KINDS, mistaken_work
 from caugym_jax.errors import UserError
 from caugym_jax.evals.scorers import strict
 from caugym_jax.types import Problem
