@@ -97,10 +97,16 @@ class Experience(NamedTuple):
     positions: Any  # [B, T] int32
     segment_ids: Any  # [B, T] int32: 1 on real tokens, 0 on padding
     mask: Any  # [B, C] float32: 1 on completion tokens that count
-    advantages: Any  # [B] float32
+    advantages: Any  # [B] float32, or [B, C] where tokens of a completion differ
     sampler_logprobs: Any  # [B, C] float32: what the sampler reported
     old_logprobs: Any  # [B, C] float32 by the trainer's forward pass; None: the update's own
     ref_logprobs: Any  # [B, C] float32; None where there is no KL term
+    values: Any = None  # [B, C] float32, PPO: the critic's, before the update
+    returns: Any = None  # [B, C] float32, PPO: what they should have been
+
+    @property
+    def prompt_width(self) -> int:
+        return self.tokens.shape[1] - self.mask.shape[1]
 
 
 class TrainState(NamedTuple):
@@ -111,3 +117,4 @@ class TrainState(NamedTuple):
     opt_state: Any  # optax state
     skipped: Any  # [] int32: steps whose gradient was not finite (params left as they were)
     critic: Any = None  # PPO: the critic's own TrainState
+    kl_coef: Any = None  # PPO: [] float32, the present weight of the KL term in the reward

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -120,6 +120,24 @@ def microbatch_count(batch: Any, microbatches: int | None) -> int:
     if microbatches is not None:
         return microbatches
     return max(1, jax.tree.leaves(batch)[0].shape[0] // traced_row_count())
+
+
+def in_parts(
+    function: Callable[[Any], Any], batch: Any, updates: int, microbatches: int | None
+) -> Any:
+    """function(rows) of all rows of a batch, taken as that many updates in microbatches will take
+    them: the same rows together, in arrays of the same shapes."""
+    parts = split_rows(batch, updates)
+    cut = microbatch_count(jax.tree.map(lambda x: x[0], parts), microbatches)
+    parts = jax.tree.map(jax.vmap(lambda x: split_rows(x, cut)), parts)
+    done = jax.lax.map(lambda minibatch: jax.lax.map(function, minibatch), parts)
+    return merge_rows(jax.vmap(merge_rows)(done))
+
+
+def mean_report(reports: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
+    """The mean over the updates of a step of what they report; of the learning rate, the last."""
+    mean = {k: sum(r[k] for r in reports) / len(reports) for k in reports[0]}
+    return mean | {"learning_rate": reports[-1]["learning_rate"]}
 
 
 def gradients(
