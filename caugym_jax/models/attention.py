@@ -26,17 +26,36 @@ def visible(
     return mask if window is None else mask & (gap < window)
 
 
+# Rows are attended to in blocks of this many queries, each over the keys up to its end.
+BLOCK, MAX_BLOCKS = 128, 8
+
+
 def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Grouped-query attention: softmax(q k^T / sqrt(H)) v, softmax in float32.
+    """Causal grouped-query attention: softmax(q k^T / sqrt(H)) v, softmax in float32.
+
+    Scores of keys behind a block of queries are never made, which saves nearly half of the work
+    of long rows.
 
     Args:
       q: [B, T, N, H]; query head n reads key/value head n // (N // K).
-      k, v: [B, S, K, H].
-      mask: [B, T, S], True where a query sees a key.
+      k, v: [B, T, K, H].
+      mask: [B, T, T], True where a query sees a key; never for a key behind its query in the row.
 
     Returns:
       [B, T, N, H] in q's dtype.
     """
+    T = q.shape[1]
+    width = max(BLOCK, -(-T // MAX_BLOCKS))
+    blocks = []
+    for start in range(0, T, width):
+        end = min(start + width, T)
+        block = q[:, start:end], k[:, :end], v[:, :end], mask[:, start:end, :end]
+        blocks.append(_attention_of_block(*block))
+    return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
+
+
+def _attention_of_block(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    """q [B, T, N, H] over k, v [B, S, K, H] where mask [B, T, S] allows."""
     B, T, N, H = q.shape
     K = k.shape[2]
     # Plain batched matrix products with the contracted axis where a CPU wants it: twice as fast

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +48,17 @@ def _weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: 
 
 def _bias(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
     return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
+
+
+def dense(x: jax.Array, weight: jax.Array, axes: int = 1) -> jax.Array:
+    """Contracts x's last `axes` axes with the weight's first ones, in x's dtype.
+
+    One product of two matrices: the weight's gradient then contracts one axis, not the batch's
+    and time's two, for which XLA on a CPU would transpose both operands (half of a step's time).
+    """
+    rows, width = x.shape[: x.ndim - axes], math.prod(weight.shape[:axes])
+    y = x.reshape(-1, width) @ weight.astype(x.dtype).reshape(width, -1)
+    return y.reshape(*rows, *weight.shape[axes:])
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -86,27 +98,39 @@ class Layers(nnx.Module):
         self.up = _weight(rngs, (L, D, F), ("layers", "embed", "mlp"), narrow)
         self.down = _weight(rngs, (L, F, D), ("layers", "mlp", "embed"), residual * F**-0.5)
 
-    def __call__(self, x: jax.Array, angles: jax.Array, attend) -> tuple[jax.Array, Any]:
-        """One block on x [B, T, D]; `attend(q, k, v)` returns ([B, T, N, H], what to keep)."""
+    def __call__(self, x: jax.Array, angles: jax.Array, attend, beside) -> tuple[jax.Array, Any]:
+        """One block on x [B, T, D]; `attend(q, k, v)` returns ([B, T, N, H], what to keep).
+
+        Args:
+          beside: what `models/lora.py` keeps beside a matrix W: the scales of one in 8 bits, an
+            adapter; by names like "q_scale", "q_lora_a", "q_lora_b".
+        """
         c, dtype = self.config, x.dtype
 
-        def project(h, weight, bias_name):
-            y = jnp.einsum("btd,dnh->btnh", h, weight[...].astype(dtype))
-            return y + getattr(self, bias_name)[...].astype(dtype) if c.qkv_bias else y
+        def linear(name, h, axes=1):
+            y = dense(h, getattr(self, name)[...], axes)
+            if (scale := beside.get(f"{name}_scale")) is not None:
+                y = (y * scale).astype(dtype)
+            if (a := beside.get(f"{name}_lora_a")) is not None:
+                y = y + dense(dense(h, a, axes), beside[f"{name}_lora_b"])
+            return y
+
+        def project(name, h):
+            y = linear(name, h)
+            return y + getattr(self, f"{name}_bias")[...].astype(dtype) if c.qkv_bias else y
 
         h = rms_norm(x, self.attention_norm[...], c.norm_eps)
-        q, k = project(h, self.q, "q_bias"), project(h, self.k, "k_bias")
-        v = project(h, self.v, "v_bias")
+        q, k, v = project("q", h), project("k", h), project("v", h)
         if c.qk_norm:
             q = rms_norm(q, self.q_norm[...], c.norm_eps)
             k = rms_norm(k, self.k_norm[...], c.norm_eps)
         mixed, kept = attend(rotate(q, angles), rotate(k, angles), v)
-        x = x + jnp.einsum("btnh,nhd->btd", mixed, self.o[...].astype(dtype))
+        x = x + linear("o", mixed, axes=2)
         x = constrain(x, "batch", "time", "width")
 
         h = rms_norm(x, self.mlp_norm[...], c.norm_eps)
-        h = jax.nn.silu(h @ self.gate[...].astype(dtype)) * (h @ self.up[...].astype(dtype))
-        x = x + h @ self.down[...].astype(dtype)
+        h = jax.nn.silu(linear("gate", h)) * linear("up", h)
+        x = x + linear("down", h)
         return constrain(x, "batch", "time", "width"), kept
 
 
@@ -298,8 +322,7 @@ class Model:
             queries = position.reshape(piece.positions.shape[0], -1)
             at = queries, jnp.ones_like(queries), piece.positions, piece.segment_ids
             masks.append(visible(*at, self.config.sliding_window))
-        graph, layers = _split(self.config)[0], params["layers"]
-        angles = self._angles(column)
+        layers, angles = params["layers"], self._angles(column)
 
         def block(x, weights, past_kv, written, layer=None):
             """One layer; `written` is the last piece's (k, v), of all layers where one is given."""
@@ -310,7 +333,7 @@ class Model:
                 pieces = [(*kv, mask) for kv, mask in zip((*past_kv, own), masks, strict=True)]
                 return attention_over_pieces(q[:, 0], pieces)[:, None], kv
 
-            return nnx.merge(graph, weights)(x, angles, attend)
+            return self._block(x, weights, angles, attend)
 
         x = self._embed(params, token[:, None])
         if isinstance(layers, tuple):
@@ -336,7 +359,9 @@ class Model:
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] float32."""
         head = params["head"] if "head" in params else params["embed"].T
-        return jnp.matmul(hidden, head.astype(hidden.dtype), preferred_element_type=jnp.float32)
+        flat = hidden.reshape(-1, hidden.shape[-1])  # as in `dense`
+        logits = jnp.matmul(flat, head.astype(flat.dtype), preferred_element_type=jnp.float32)
+        return logits.reshape(*hidden.shape[:-1], -1)
 
     def _embed(self, params: Params, tokens: jax.Array) -> jax.Array:
         table = constrain(params["embed"], "vocab", "width")  # gathered over fsdp, as XLA cannot
@@ -348,12 +373,19 @@ class Model:
         frequencies = rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
         return positions[:, :, None].astype(jnp.float32) * frequencies
 
+    def _block(self, x, weights, angles, attend):
+        """One layer, given its weights and what stands beside them."""
+        graph, shapes, _ = _split(self.config)
+        own = {name: weights[name] for name in shapes["layers"]}
+        beside = {name: weight for name, weight in weights.items() if name not in own}
+        return nnx.merge(graph, own)(x, angles, attend, beside)
+
     def _run(self, params, x, angles, attend):
         """All layers, scanned if stacked and looped over if unstacked, then the final norm."""
-        graph, layers = _split(self.config)[0], params["layers"]
+        layers = params["layers"]
 
         def block(x, weights):
-            return nnx.merge(graph, weights)(x, angles, attend)
+            return self._block(x, weights, angles, attend)
 
         if self.remat:
             block = jax.checkpoint(block)
