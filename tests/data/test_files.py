@@ -2,11 +2,15 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from decimal import Decimal
 
 import pytest
 
+from caugym_jax.causal.reading import read
+from caugym_jax.causal.solving import solve
 from caugym_jax.data import files
-from caugym_jax.data.files import problem_record, read_problems, task_of, write_jsonl
+from caugym_jax.data.files import problem_record, read_problems, write_jsonl
+from caugym_jax.data.layouts import task_of
 from caugym_jax.errors import UserError
 from caugym_jax.types import TASKS, VARIANTS, Problem
 from tests.shared import shared_path
@@ -239,3 +243,88 @@ def test_reading_needs_no_heavy_import():
     assert "caugym_jax" in done.stdout
     loaded = {name.split(".")[0].strip("'") for name in done.stdout.strip("[]\n").split(", ")}
     assert not loaded & {"jax", "flax", "transformers", "datasets", "pyarrow", "torch"}
+
+
+def test_a_folder_is_a_hub_data_set_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for split in ("train", "test"):
+        row = GOOD | {"problem": f"Is it {split}?"}
+        (folder / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    assert [p.text for p in read_problems(f"hf:{folder}")] == ["Is it train?"]
+    assert [p.text for p in read_problems(f"hf:{folder}:test")] == ["Is it test?"]
+    with pytest.raises(UserError, match="cannot load hf:.*:dev"):
+        read_problems(f"hf:{folder}:dev")
+
+
+def messages(*contents):
+    roles = ("user", "assistant")
+    return [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+
+
+def test_preference_rows_are_problems(tmp_path):
+    asked = "If A is changed to be x, ok?\nLet's think step by step."
+    right, wrong = f"So\n{GOOD['answer']}", "So\nLACK_CONDITION"
+    rows = [
+        {"prompt": messages(asked), "chosen": messages(None, right)[1:], "rejected": wrong},
+        {"chosen": messages(asked, right), "rejected": messages(asked, wrong)},
+        {"prompt": asked, "completion": right, "label": True},
+        {"prompt": asked, "completion": wrong, "label": False, "answer": GOOD["answer"]},
+    ]
+    problems = read_problems(save(tmp_path / "mine.json", rows))
+    assert {(p.text, p.answer, p.task) for p in problems} == {
+        ("If A is changed to be x, ok?", GOOD["answer"], "ATE")
+    }
+    assert [p.solution for p in problems] == [right, right, right, wrong]
+    assert [p.extra for p in problems] == [
+        *[{"rejected": wrong}] * 2,
+        {"label": True},
+        {"label": False},
+    ]
+    rows = [{"prompt": asked, "completion": wrong, "label": False}]
+    with pytest.raises(UserError, match="no answer is given and the engine finds none"):
+        read_problems(save(tmp_path / "mine.json", rows))
+
+
+CALM = {
+    "index": 4,
+    "Background": {
+        "graph": "Given a causal graph with 2 nodes A, B, and 1 edges A->B.",
+        "data_info": "For those with rain being low, the probability of fog being high is 0.3000. "
+        "For those with rain being high, the probability of fog being high is 0.1000. ",
+    },
+    "Instruction": "Consider the effect of treatment on the treated (ETT) of rain on fog.",
+    "Question": "For those with rain being low, if their rain had been high, would the fog have "
+    "been more likely to be high?",
+    "Reason": {"Step 1": "so"},
+    "Type": "ETT",
+    "Mode": "RANDOM",
+    "gt_answer": 0.19999999999999998,
+    "given_info": "Imagine a self-contained, hypothetical world with only the following "
+    "conditions, and without any unmentioned factors or causal relationships: Rain has a direct "
+    "effect on fog.",
+}
+
+
+def test_calm_rows_one_a_line(tmp_path):
+    unlabelled = {k: v for k, v in CALM.items() if k != "gt_answer"}
+    lines = [json.dumps(row) for row in (CALM, unlabelled)]
+    (tmp_path / "ETT-P_ETT-hard_EN.json").write_text("\n".join(lines) + "\n")
+    problems = read_problems(tmp_path / "ETT-P_ETT-hard_EN.json")
+    for problem in problems:
+        assert problem.answer == '{"ANSWER": "No", "PROB": "0.2"}'  # the engine says the same
+        assert (problem.task, problem.variant, problem.reason) == ("ETT", "base", {"Step 1": "so"})
+        assert solve(read(problem.text)).value == Decimal("0.2")
+        start, *middle, question, form = problem.text.split("\n")
+        assert start.startswith("Input Info: Imagine") and start.endswith("effect on fog.")
+        assert middle == [CALM["Background"]["data_info"], "Instruction: " + CALM["Instruction"]]
+        assert question == "Question: " + CALM["Question"]
+        assert form.startswith("Provide the calculation result to four decimal places and a final")
+    assert problems[0].extra["gt_answer"] == CALM["gt_answer"]
+    natural = CALM | {"gt_answer": "No"}
+    with pytest.raises(UserError, match="item 0 .*'gt_answer' must be a number, found 'No'"):
+        read_problems(save(tmp_path / "natural.json", [natural]))
+    nothing = {k: v for k, v in CALM.items() if k != "Question"}
+    with pytest.raises(UserError, match="no 'Question'"):
+        read_problems(save(tmp_path / "mine.json", [nothing]))
