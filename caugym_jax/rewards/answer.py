@@ -250,3 +250,17 @@ def is_right(answer: Answer, truth: Expected) -> bool:
 def answer_reward(text: str, problem: Problem, truncated: bool = False) -> float:
     """1 where the completion is right under the strict rule, else 0."""
     return float(is_right(extract(text, truncated), expected(problem)))
+
+
+def verdict_reward(text: str, problem: Problem, truncated: bool = False) -> float | None:
+    """1 where the stated Yes or No is right, whatever the number beside it, else 0.
+
+    None where no verdict is asked for or known: PN, PS, a missing condition, and the questions of
+    which `expected` has no verdict. The answer must be one (not hedged, not LACK_CONDITION). Either
+    verdict is right where |PROB| < 0.001.
+    """
+    verdicts = expected(problem).verdicts
+    if verdicts is None:
+        return None
+    answer = extract(text, truncated)
+    return float(not answer.hedged and answer.verdict in verdicts)

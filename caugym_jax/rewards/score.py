@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from caugym_jax.errors import UserError
-from caugym_jax.rewards.answer import answer_reward
+from caugym_jax.rewards.answer import answer_reward, verdict_reward
 from caugym_jax.rewards.form import form_reward
+from caugym_jax.rewards.steps import steps_reward
 from caugym_jax.types import Problem
 
 Reward = Callable[[list[str], list[Problem], list[bool]], Sequence[float | None]]
@@ -29,6 +30,13 @@ def answer(
 ) -> list[float | None]:
     """1 where the completion is right under the strict rule, else 0."""
     return list(map(answer_reward, completions, problems, truncated))
+
+
+def verdict(
+    completions: list[str], problems: list[Problem], truncated: list[bool]
+) -> list[float | None]:
+    """1 where Yes or No is right, else 0; None where the question asks for neither."""
+    return list(map(verdict_reward, completions, problems, truncated))
 
 
 def form(
@@ -48,8 +56,34 @@ def thinking_form(
     ]
 
 
+def steps(
+    completions: list[str], problems: list[Problem], truncated: list[bool]
+) -> list[float | None]:
+    """The share of the numbers needed from which sound arithmetic leads to the answer (`steps`)."""
+    return list(map(steps_reward, completions, problems, truncated))
+
+
 _LARGEST = float(np.finfo(np.float32).max)
-_OWN = {"answer": answer, "form": form, "thinking_form": thinking_form}
+_OWN = {
+    "answer": answer,
+    "verdict": verdict,
+    "form": form,
+    "thinking_form": thinking_form,
+    "steps": steps,
+}
+ON_ERROR = ("stop", "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A reward function's failure on one item, which was therefore skipped."""
+
+    name: str  # of the function
+    item: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"reward {self.name!r} skipped item {self.item}: {self.why}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +93,11 @@ class Scores:
     names: tuple[str, ...]  # R names
     values: np.ndarray  # [B, R] float32, unweighted; NaN where a function returned None
     total: np.ndarray  # [B] float32: weighted sum over what is not NaN; NaN if nothing is
+    failures: tuple[Failure, ...] = ()  # with on_error="skip": what failed, each as None
 
 
 def find(name: str) -> Reward:
-    """The reward function of a name: answer, form, thinking_form or "package.module:function"."""
+    """The reward function of a name: one of `_OWN`, or "package.module:function"."""
     if name in _OWN:
         return _OWN[name]
     module, colon, attribute = name.partition(":")
@@ -102,74 +137,94 @@ def score(
     problems: Sequence[Problem],
     truncated: Sequence[bool],
     weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+    on_error: str = "stop",
 ) -> Scores:
     """Applies every reward function named in `weights` and adds them up.
 
         total_b = sum_r weight_r * value_{b,r}   over the r whose value is not None
 
     By hand: weights {answer: 1, form: 0.1}, a right answer in a wrong form: 1 * 1 + 0.1 * 0 = 1.
-    Raises UserError naming the function and the item where one raises, or returns a wrong length
-    or something that is neither None nor a finite number.
+
+    A function fails on an item where it raises or returns something that is neither None nor a
+    finite number, and on all items where it does not return a list of their length. With
+    on_error="stop" the first failure is a UserError that names the function and the item; with
+    "skip" each counts as None and is told in `Scores.failures`. Where a function raises, the items
+    on which it does so alone have failed, and it is applied once more to the others together.
     """
+    if on_error not in ON_ERROR:
+        raise UserError(f"on_error={on_error!r}: use {' or '.join(ON_ERROR)}")
     if not weights:
         raise UserError("no reward function is named: give at least one weight")
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise UserError(f"the weight of reward {name!r} is {weight}: it must be finite")
-    batch = list(completions), list(problems), [bool(cut) for cut in truncated]
-    if len({len(part) for part in batch}) != 1:
-        lengths = ", ".join(str(len(part)) for part in batch)
-        raise ValueError(f"completions, problems and truncated differ in length: {lengths}")
-    columns = [_column(name, find(name), batch) for name in weights]
-    values = np.array(columns, np.float32).reshape(len(columns), len(batch[0])).T
+    rows = list(zip(completions, problems, map(bool, truncated), strict=True))
+    columns, failures = [], []
+    for name in weights:
+        column, failed = _column(find(name), rows)
+        if failed and on_error == "stop":
+            item, why = min(failed.items())
+            raise UserError(f"reward {name!r} failed at item {item}: {why}")
+        columns.append(column)
+        failures += [Failure(name, item, why) for item, why in sorted(failed.items())]
+    values = np.array(columns, np.float32).reshape(len(columns), len(rows)).T
     total = np.nansum(values * np.array(list(weights.values()), np.float32), axis=1)
     total = np.where(np.isnan(values).all(axis=1), np.float32(np.nan), total)
-    return Scores(tuple(weights), values, total.astype(np.float32))
+    return Scores(tuple(weights), values, total.astype(np.float32), tuple(failures))
 
 
-def _column(
-    name: str, function: Reward, batch: tuple[list[str], list[Problem], list[bool]]
-) -> list[float]:
-    size = len(batch[0])
+Row = tuple[str, Problem, bool]
+
+
+def _column(function: Reward, rows: list[Row]) -> tuple[list[float], dict[int, str]]:
+    """The function's values, NaN for None; on which items it failed, and why."""
+    items, failed = list(range(len(rows))), {}
+    values, why = _called(function, rows)
+    if values is None:
+        for item in items:
+            alone, told = _called(function, [rows[item]])
+            if alone is None:
+                failed[item] = told
+        items = [item for item in items if item not in failed]
+        if failed and items:
+            values, why = _called(function, [rows[item] for item in items])
+        if values is None:
+            failed |= {
+                item: f"in a batch of {len(items)}, though not alone: {why}" for item in items
+            }
+    column = [math.nan] * len(rows)
+    for item, value in zip(items, values or (), strict=False):
+        try:
+            column[item] = math.nan if value is None else _finite(value)
+        except ValueError as error:
+            failed[item] = str(error)
+    return column, failed
+
+
+def _called(function: Reward, rows: list[Row]) -> tuple[list[float | None] | None, str]:
+    """What the function returns for these rows as a list; or None and what was wrong."""
+    completions, problems, truncated = ([row[i] for row in rows] for i in range(3))
     try:
-        values = function(*(list(part) for part in batch))
-    except Exception as error:
-        item, told = _first_failure(function, batch, error)
-        raise UserError(f"reward {name!r} raised at {item}: {told}") from error
+        values = function(completions, problems, truncated)
+    except Exception as error:  # whatever a user's function raises
+        return None, f"it raised {_told(error)}"
     try:
         values = list(values)
     except TypeError:
-        kind = type(values).__name__
-        raise UserError(f"reward {name!r} returned a {kind}: it must return a list") from None
-    if len(values) != size:
-        raise UserError(f"reward {name!r} returned {len(values)} values for {size} completions")
-    return [_finite(name, item, value) for item, value in enumerate(values)]
+        return None, f"it returned a {type(values).__name__}: must be a list"
+    if len(values) != len(rows):
+        return None, f"it returned {len(values)} values for {len(rows)} completions"
+    return values, ""
 
 
-def _finite(name: str, item: int, value: float | None) -> float:
-    if value is None:
-        return math.nan
+def _finite(value: float) -> float:
     try:
         result = float(value)
     except (TypeError, ValueError, OverflowError):
         result = math.nan
     if not math.isfinite(result) or abs(result) > _LARGEST:
-        raise UserError(
-            f"reward {name!r} returned {value!r:.80} for item {item}: it must be finite or None"
-        )
+        raise ValueError(f"it returned {value!r:.80}: must be finite or None")
     return result
-
-
-def _first_failure(
-    function: Reward, batch: tuple[list[str], list[Problem], list[bool]], error: Exception
-) -> tuple[str, str]:
-    """Which item a function fails on, by calling it on one at a time."""
-    for item, row in enumerate(zip(*batch, strict=True)):
-        try:
-            function(*([field] for field in row))
-        except Exception as alone:
-            return f"item {item}", _told(alone)
-    return f"a batch of {len(batch[0])} (on no item alone)", _told(error)
 
 
 def _told(error: Exception) -> str:

@@ -46,6 +46,12 @@ def empties_its_arguments(completions, problems, truncated):
     return result
 
 
+def share_of_the_batch(completions, problems, truncated):
+    if "" in completions:
+        raise ValueError("empty")
+    return [1 / len(completions)] * len(completions)
+
+
 def not_finite(completions, problems, truncated):
     return [math.nan if text == "x" else 1e39 if text == "y" else 0.5 for text in completions]
 
@@ -96,12 +102,20 @@ def test_functions_get_copies():
 @pytest.mark.parametrize(
     ("function", "texts", "message"),
     [
-        ("raises_on_empty", ["ab", "c", ""], "'.*raises_on_empty' raised at item 2: ZeroDivision"),
-        ("raises_on_two", ["ab", "c"], "raised at a batch of 2 .*ValueError: one at a time"),
-        ("too_few", ["ab", "c"], "'.*too_few' returned 1 values for 2 completions"),
-        ("nothing", ["ab"], "'.*nothing' returned a NoneType"),
-        ("not_finite", ["ab", "x"], "'.*not_finite' returned nan for item 1"),
-        ("not_finite", ["y"], "returned 1e\\+39 for item 0"),
+        (
+            "raises_on_empty",
+            ["ab", "c", ""],
+            "'.*raises_on_empty' failed at item 2: it raised Zero",
+        ),
+        (
+            "raises_on_two",
+            ["ab", "c"],
+            "item 0: in a batch of 2, though not alone: .*one at a time",
+        ),
+        ("too_few", ["ab", "c"], "'.*too_few' .*it returned 1 values for 2 completions"),
+        ("nothing", ["ab"], "'.*nothing' .*it returned a NoneType: must be a list"),
+        ("not_finite", ["ab", "x"], "'.*not_finite' failed at item 1: it returned nan"),
+        ("not_finite", ["y"], "item 0: it returned 1e\\+39"),
     ],
 )
 def test_a_faulty_function_is_named_with_the_item(function, texts, message):
@@ -110,9 +124,53 @@ def test_a_faulty_function_is_named_with_the_item(function, texts, message):
 
 
 @pytest.mark.parametrize(
+    ("function", "texts", "values", "why"),
+    [
+        ("raises_on_empty", ["ab", "c", ""], [0.5, 1, None], ["it raised ZeroDivisionError"]),
+        ("raises_on_empty", ["", ""], [None, None], ["it raised Zero", "it raised Zero"]),
+        ("not_finite", ["ab", "x", "y"], [0.5, None, None], ["returned nan", "returned 1e+39"]),
+        ("too_few", ["ab", "c"], [None, None], ["though not alone: it returned 1 values"] * 2),
+        ("nothing", ["ab"], [None], ["returned a NoneType"]),
+        ("share_of_the_batch", ["ab", "ab", ""], [0.5, 0.5, None], ["it raised ValueError: empty"]),
+    ],
+)
+def test_a_failure_may_be_skipped_and_is_named(function, texts, values, why):
+    name = HERE + function
+    weights = {name: 2.0, HERE + "length": 1.0}
+    scores = score(texts, [PROBLEM] * len(texts), [False] * len(texts), weights, on_error="skip")
+    expected = np.array([[math.nan if v is None else v for v in values], [len(t) for t in texts]])
+    np.testing.assert_array_equal(scores.values, expected.T)
+    np.testing.assert_array_equal(scores.total, np.nansum(expected * [[2], [1]], axis=0))
+    assert [f.item for f in scores.failures] == [i for i, v in enumerate(values) if v is None]
+    for failure, told in zip(scores.failures, why, strict=True):
+        assert failure.name == name and told in failure.why
+        assert str(failure).startswith(f"reward {name!r} skipped item {failure.item}: ")
+
+
+def test_nothing_fails_where_nothing_fails():
+    assert score([RIGHT], [PROBLEM], [False], on_error="skip").failures == ()
+    assert score_texts(["ab", "abcdef"], {HERE + "only_short": 2.0}).failures == ()  # None is none
+    with pytest.raises(UserError, match="on_error='go on': use stop or skip"):
+        score([RIGHT], [PROBLEM], [False], on_error="go on")
+
+
+def test_verdict():
+    no = RIGHT.replace("Yes", "No")
+    hedged = RIGHT + RIGHT.replace("0.3847", "0.1")
+    wrong_number = RIGHT.replace("0.3847", "0.9")
+    texts = [RIGHT, no, wrong_number, hedged, "Yes", "LACK_CONDITION"]
+    np.testing.assert_array_equal(score_texts(texts, {"verdict": 1.0}).total, [1, 0, 1, 0, 0, 0])
+    assert score([RIGHT], [PROBLEM], [True], {"verdict": 1.0}).total == 0  # truncated
+    bound = Problem(text="", answer='{"PROB": "0.5"}', task="PN")
+    lacking = Problem(text="", answer="LACK_CONDITION", task="ATE")
+    for problem in (bound, lacking):
+        assert np.isnan(score([RIGHT], [problem], [False], {"verdict": 1.0}).total).all()
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("anwser", "unknown reward 'anwser': use answer, form"),
+        ("anwser", "unknown reward 'anwser': use answer, verdict, form"),
         ("no.such.module:f", "cannot be imported: ModuleNotFoundError"),
         (HERE + "absent", "cannot be imported: AttributeError"),
         (HERE + "HERE", "is a str, not a function"),
