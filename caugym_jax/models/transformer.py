@@ -252,12 +252,14 @@ class Model:
         segment_ids: jax.Array,
         *,
         keep_kv: bool = False,
+        added: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Final-norm hidden states of whole rows.
 
         Args:
           tokens, positions, segment_ids: [B, T] int32; segment 0 is padding.
           keep_kv: also return every layer's keys and values (prefill).
+          added: [B, T, D] added to the tokens' embeddings (noise in training).
 
         Returns:
           ([B, T, D] in the compute dtype, None or (k, v) each [L, B, T, K, H] / tuple of L).
@@ -268,6 +270,7 @@ class Model:
             return attention(q, k, v, mask), ((k, v) if keep_kv else None)
 
         x = self._embed(params, tokens)
+        x = x if added is None else x + added.astype(x.dtype)
         return self._run(params, x, self._angles(positions), attend)
 
     def empty_piece(self, rows: int, width: int, *, stacked: bool) -> Piece:
