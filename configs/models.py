@@ -22,11 +22,13 @@ def pretrained(config, name: str, max_completion_length: int | None = None) -> b
     config.data.update(
         tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),
         adjusters=(0, 1),
+        max_mediators=1,
         zero_fraction=1 / 7,
     )
     config.evaluation.update(
         tasks=config.data.tasks,
         adjusters=(0, 1),
+        max_mediators=1,
         zero_fraction=1 / 7,
         n=128 if thinks else 16,
         max_new_tokens=room,

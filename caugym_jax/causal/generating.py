@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -21,8 +22,10 @@ from caugym_jax.causal.estimands import (
     printed_probability,
 )
 from caugym_jax.causal.finishing import finished
-from caugym_jax.causal.graph import MAX_NODES, draw_graph
+from caugym_jax.causal.graph import MAX_NODES, Graph, draw_graph
+from caugym_jax.causal.hard import TWINS, Block, draw_block
 from caugym_jax.causal.identifying import determined
+from caugym_jax.causal.rephrasing import rephrased_text
 from caugym_jax.causal.scm import SCM, draw_scm, joint, probability
 from caugym_jax.causal.variants import EXTRA_SENTENCES, RELEASED, distractors
 from caugym_jax.causal.wording import Story, problem_text
@@ -30,6 +33,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.types import BOUND_TASKS, TASKS, VARIANTS, Problem
 
 GENERATED_VARIANTS = tuple(RELEASED)
+WORDINGS = ("train", "test")  # the halves of the grammar of `rephrased`
 MIN_EFFECT = 0.001  # below it the verdict is a matter of rounding: such problems are skipped
 TOLERANCE = 0.0005  # the printed numbers must give the exact truth within this
 ATTEMPTS = 100_000  # graphs tried for one problem
@@ -48,6 +52,7 @@ class Settings:
     zero_fraction: float
     codes: bool
     instruction: bool
+    wordings: str
 
 
 def settings(
@@ -57,10 +62,11 @@ def settings(
     nodes: tuple[int, int] | None = None,
     names: Sequence[str] = words.KINDS,
     adjusters: Sequence[int] | None = None,
-    max_mediators: int = 1,
+    max_mediators: int | None = None,
     zero_fraction: float | None = None,
     codes: bool | None = None,
     instruction: bool | None = None,
+    wordings: str = "train",
 ) -> Settings:
     """Checks the options of `generate_problems`; a UserError names the first bad one.
 
@@ -69,11 +75,15 @@ def settings(
         variant decides (variants.RELEASED).
     nodes: smallest and largest graph.
     names: kinds of names ("real", "random", "fake"), equally often.
-    adjusters: sizes of the smallest valid adjustment set of non-zero problems, equally often.
-    max_mediators: of NDE (0 to this many) and NIE (1 to this many).
-    zero_fraction: share of problems whose effect the graph makes 0 (never PN and PS).
-    codes: whether states carry codes such as "(A=0)".
-    instruction: whether the line that names the task is there (None: but for "omitted").
+    adjusters: sizes of the smallest valid adjustment set of non-zero problems, equally often
+        (hard: all sizes that occur).
+    max_mediators: of NDE (0 to this many) and NIE (1 to this many); None: 1, hard 2.
+    zero_fraction: share of problems whose effect the graph makes 0 (never PN and PS). hard: one in
+        six, whatever is said here.
+    codes: whether states carry codes such as "(A=0)" (never in "rephrased").
+    instruction: whether the line that names the task is there (None: but for "omitted";
+        "rephrased" has its own way).
+    wordings: "rephrased" alone: the half of the grammar to use, "train" or "test".
     """
     for task in tasks:
         _known("task", task, TASKS, TASKS)
@@ -84,21 +94,26 @@ def settings(
     low, high = nodes or released["nodes"]
     adjusters = tuple(released["adjusters"] if adjusters is None else adjusters)
     zero_fraction = released["zero_fraction"] if zero_fraction is None else zero_fraction
+    max_mediators = released.get("mediators", 1) if max_mediators is None else max_mediators
+    if wordings not in WORDINGS:
+        raise UserError(f"unknown wordings {wordings!r}: choose from {', '.join(WORDINGS)}")
     if not (tasks and names and adjusters):
         raise UserError("tasks, names and adjusters must each hold at least one value")
     if not all(0 <= size <= 2 for size in adjusters):
         raise UserError(f"adjusters {adjusters}: give sizes of adjustment sets from 0 to 2")
-    if not 1 <= max_mediators <= 2:
-        raise UserError(f"max_mediators {max_mediators}: give 1 or 2")
+    if not int("NIE" in tasks) <= max_mediators <= 2:
+        raise UserError(f"max_mediators {max_mediators}: give 1 or 2, or 0 where no task is NIE")
     if not 0 <= zero_fraction <= 1:
         raise UserError(f"zero_fraction {zero_fraction} is not between 0 and 1")
-    through = max_mediators if set(tasks) & set(WITH_MEDIATORS) else 0
+    through = max(1, max_mediators) if set(tasks) & set(WITH_MEDIATORS) else 0
     least = max(3, 2 + max(adjusters) + through)
     if not 3 <= low <= high <= MAX_NODES or high < least:
         raise UserError(
             f"nodes {low}..{high}: give a range within 3..{MAX_NODES}, low end first, that reaches "
             f"{least} (these tasks with {max(adjusters)} adjusters need as many)"
         )
+    if variant == "hard" and not (low >= 5 and max(adjusters) and max_mediators):
+        raise UserError("hard needs at least 5 nodes, and adjusters and mediators of 1 or more")
     return Settings(
         tuple(tasks),
         variant,
@@ -109,6 +124,7 @@ def settings(
         zero_fraction,
         released["codes"] if codes is None else codes,
         variant != "omitted" if instruction is None else instruction,
+        wordings,
     )
 
 
@@ -129,6 +145,8 @@ def generate_problem(seed: int, index: int, tasks: Sequence[str], **options: Any
 
 
 def _problem(chosen: Settings, seed: int, index: int) -> Problem:
+    if chosen.variant == "hard":
+        return _hard_problem(chosen, seed, index)
     block, place = divmod(index, len(chosen.tasks))
     order = np.random.default_rng((seed, 0, block)).permutation(len(chosen.tasks))
     task = chosen.tasks[order[place]]
@@ -151,18 +169,51 @@ def _problem(chosen: Settings, seed: int, index: int) -> Problem:
         if world is not None:
             names, states = words.draw_names(rng, kind, n)
             story = Story(names, states, graph.edges, world.given, query)
-            text = problem_text(
-                story,
-                codes=chosen.codes,
-                instruction=chosen.instruction,
-                stop=chosen.variant != "insufficient",
-            )
+            text = _text(chosen, story, np.random.default_rng((seed, 5, index)))
             return finished(
                 graph, story, text, world.value, world.exact, variant=chosen.variant, kind=kind
             )
     raise UserError(
         f"no {task} problem with {size} adjusters on {n} nodes after {ATTEMPTS} graphs: widen nodes"
     )
+
+
+def _text(chosen: Settings, story: Story, rng: np.random.Generator) -> str:
+    if chosen.variant == "rephrased":
+        return rephrased_text(story, rng, chosen.wordings)
+    stop = chosen.variant != "insufficient"
+    return problem_text(story, codes=chosen.codes, instruction=chosen.instruction, stop=stop)
+
+
+def _hard_problem(chosen: Settings, seed: int, index: int) -> Problem:
+    """Twins are spread: problems come in groups of one block for each task, in random order."""
+    size = TWINS * len(chosen.tasks)
+    group, place = divmod(index, size)
+    slot = np.random.default_rng((seed, 2, group)).permutation(size)[place]
+    number, i = divmod(group * size + int(slot), TWINS)
+    block, names, states, kind = _hard_block(chosen, seed, number)
+    graph, query, exact, lacks = block.twins[i]
+    rng = np.random.default_rng((seed, 4, index))
+    edges = tuple(graph.edges[i] for i in rng.permutation(len(graph.edges)))
+    given = tuple(block.given[i] for i in rng.permutation(len(block.given)))
+    story = Story(names, states, edges, given, query)
+    value = None if lacks else Decimal(exact)
+    text = _text(chosen, story, rng)
+    graph = Graph(graph.n, edges)
+    return finished(graph, story, text, value, exact, variant="hard", kind=kind, block=number)
+
+
+@functools.lru_cache(maxsize=128)
+def _hard_block(
+    chosen: Settings, seed: int, number: int
+) -> tuple[Block, tuple[str, ...], tuple[tuple[str, str], ...], str]:
+    """A block, and what its nodes are called."""
+    rng = np.random.default_rng((seed, 3, number))
+    task = chosen.tasks[number % len(chosen.tasks)]
+    kind = str(rng.choice(chosen.names))
+    block = draw_block(rng, task, chosen.nodes, chosen.adjusters, chosen.max_mediators)
+    names, states = words.draw_names(rng, kind, block.twins[0].graph.n)
+    return block, names, states, kind
 
 
 class World(NamedTuple):

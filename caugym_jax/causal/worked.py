@@ -1,7 +1,7 @@
 """Worked arithmetic: a solution a very small decoder can learn to write, and a person can check.
 
-For ATE and ETT without adjustment the problem prints two conditional probabilities and asks for
-their difference. The worked text cites both in printed order, each with its condition, says which
+For ATE, CDE and ETT without adjustment, and for NDE where nothing mediates either, the problem
+prints two conditional probabilities and asks for their difference. The worked text cites both in printed order, each with its condition, says which
 is subtracted from which, and then subtracts *both ways* digit by digit from the right, marking
 every borrow with `*`. Nothing has to be guessed before it is computed: exactly the direction whose
 last column borrows is the negative one, so that sign and verdict follow from the last column.
@@ -33,6 +33,7 @@ _SUBTRACT = ".\nDigits from the right, first - second | second - first, * marks 
 FIRST_MINUS_SECOND = ". The effect is the first minus the second" + _SUBTRACT
 SECOND_MINUS_FIRST = ". The effect is the second minus the first" + _SUBTRACT
 NO_PATH = "No probability is needed: the treatment is not a cause of the outcome."
+NO_EDGE = "No probability is needed: the treatment has no direct effect on the outcome."
 ANSWER = '.\n{"ANSWER": "'
 ANSWER_PROB = '", "PROB": "'
 ANSWER_END = '"}'
@@ -41,10 +42,14 @@ _CODE = re.compile(r" \([A-Z]=[01]\)")
 _CONDITIONAL = re.compile(
     r"For those with (.+?), the probability of .+? is (\d(?:\.\d+)?)(?=[.\s])"
 )
-_VALUE = re.compile(r" being (.+)$")
+# The treatment and its value in the minuend, from the question.
 _ASKED = {
-    "ATE": re.compile(r"Question: If .+? is changed to be (.+?), will "),
-    "ETT": re.compile(r"Question: For those with .+? being (.+?), if their "),
+    "ATE": re.compile(r"Question: If (.+?) is changed to be (.+?), will "),
+    "CDE": re.compile(r"Question: Conditioned on .+?, if the (.+?) had been (.+?), would the "),
+    "ETT": re.compile(r"Question: For those with (.+?) being (.+?), if their "),
+    "NDE": re.compile(
+        r"Question: Suppose the mediator keeps constant when (.+?) is changed to be (.+?), would "
+    ),
 }
 
 
@@ -74,9 +79,9 @@ def format_columns(cells: list[tuple[int, bool, int, bool]]) -> str:
 
 
 def verdict(task: str, effect: int) -> str:
-    """The question's answer. ATE asks whether the named value raises the outcome's chance (effect
-    above zero); ETT prints actual - counterfactual and asks about the counterfactual (below)."""
-    return "Yes" if (effect > 0 if task == "ATE" else effect < 0) else "No"
+    """The question's answer: whether the named value raises the outcome's chance (effect above
+    zero); ETT prints actual - counterfactual and asks about the counterfactual (below)."""
+    return "Yes" if (effect < 0 if task == "ETT" else effect > 0) else "No"
 
 
 def work_difference(
@@ -87,7 +92,7 @@ def work_difference(
     Args:
       first, second: decimal numbers in [0, 1) as printed, in printed order.
       first_given, second_given: the treatment's value in each sentence.
-      asked: the value whose probability is the minuend: the named value in ATE, the actual value
+      asked: the value whose probability is the minuend: the named value , the actual one
         in ETT. Must be one of the two.
     """
     if asked not in (first_given, second_given) or first_given == second_given:
@@ -108,25 +113,38 @@ def work_difference(
 
 
 def work(problem: Problem) -> str:
-    """The worked solution of an ATE or ETT problem in the official wording, no adjustment.
+    """The worked solution of an ATE, CDE, ETT or NDE problem in the official wording.
 
-    Raises UserError where the text asks for anything else (another task, an adjustment).
+    Raises UserError where the answer is not the difference of two printed probabilities (another
+    task, an adjustment, an NDE with a mediator).
     """
     if problem.task not in _ASKED:
         raise UserError(f"worked solutions cover {', '.join(_ASKED)}, not {problem.task}")
     text = _CODE.sub("", problem.text)
     given = _CONDITIONAL.findall(text)
     if not given:
-        return f"{NO_PATH}{ANSWER[1:]}No{ANSWER_PROB}0{ANSWER_END}"
+        return f"{no_effect(problem.task)}{ANSWER[1:]}No{ANSWER_PROB}0{ANSWER_END}"
     asked = _ASKED[problem.task].search(text)
-    values = [_VALUE.search(condition) for condition, _ in given]
-    if len(given) != 2 or asked is None or None in values:
+    values = [asked and _value(condition, asked[1]) for condition, _ in given]
+    if len(given) != 2 or None in values:
         raise UserError(
             f"{problem.task}: expected two conditional probabilities and the official question, "
             f"found {len(given)} probabilities; use problems without adjustment"
         )
     (_, first), (_, second) = given
-    return work_difference(problem.task, first, values[0][1], second, values[1][1], asked[1])
+    return work_difference(problem.task, first, values[0], second, values[1], asked[2])
+
+
+def no_effect(task: str) -> str:
+    """Why the graph makes the effect zero."""
+    return NO_EDGE if task in ("CDE", "NDE") else NO_PATH
+
+
+def _value(condition: str, name: str) -> str | None:
+    """The treatment's value in a condition, whose first event it is."""
+    if not condition.startswith(f"{name} being "):
+        return None
+    return re.split(", | and ", condition.removeprefix(f"{name} being "), maxsplit=1)[0]
 
 
 def effect_of(solution: str) -> dict[str, str]:

@@ -69,6 +69,12 @@ PHRASES = (
     ".\nQuestion: For those with ",
     "\n\nQuestion: If ",
     "\n\nQuestion: For those with ",
+    *(
+        f"{gap}\nQuestion: {opening}"
+        for gap in (".", "\n")
+        for opening in ("Conditioned on ", "Suppose the mediator keeps constant when ")
+    ),
+    ", if the ",
     " is changed to",
     ", will ",
     ", will the ",
@@ -92,6 +98,7 @@ SOLUTION = (
     worked.FIRST_MINUS_SECOND,
     worked.SECOND_MINUS_FIRST,
     worked.NO_PATH,
+    worked.NO_EDGE,
     worked.ANSWER,
     worked.ANSWER[1:],
     worked.ANSWER[2:],

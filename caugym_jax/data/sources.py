@@ -35,6 +35,7 @@ def problem_source(
     nodes: tuple[int, int] = (3, 5),
     names: Sequence[str] = ("real", "random", "fake"),
     adjusters: Sequence[int] = (0,),
+    max_mediators: int = 1,
     zero_fraction: float = 0.2,
 ) -> Source:
     """The problems of `path`, or, where it is None, item i = generate_problem(seed, i, ...).
@@ -44,8 +45,8 @@ def problem_source(
       solutions: generated problems carry a solution to imitate.
       direct_fraction: the share of those that only state the answer, the others being worked; one
         number, or one for each task.
-      tasks, variant, nodes, names, adjusters, zero_fraction: what to generate; not used with a
-        path.
+      tasks, variant, nodes, names, adjusters, max_mediators, zero_fraction: what to generate; not
+        used with a path.
     """
     if path is not None:
         return read_problems(path)
@@ -59,6 +60,7 @@ def problem_source(
             nodes=tuple(nodes),
             names=tuple(names),
             adjusters=tuple(adjusters),
+            max_mediators=max_mediators,
             zero_fraction=zero_fraction,
         )
         if not solutions:

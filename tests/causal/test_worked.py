@@ -37,18 +37,19 @@ def test_columns_are_the_digits_of_both_differences(a, b):
 
 
 @settings(deadline=None)
-@given(NUMBERS, NUMBERS, st.booleans(), st.sampled_from(("ATE", "ETT")))
+@given(NUMBERS, NUMBERS, st.booleans(), st.sampled_from(("ATE", "CDE", "ETT", "NDE")))
 def test_answer_is_the_difference_of_the_asked_value(a, b, swap, task):
     asked = "high" if swap else "low"
     text = work_difference(task, f"0.{a:04d}", "low", f"0.{b:04d}", "high", asked)
     effect = (b - a if swap else a - b) / 10_000
     answer = effect_of(text)
     assert float(answer["PROB"]) == pytest.approx(effect, abs=1e-12)
-    assert answer["ANSWER"] == ("Yes" if (effect > 0 if task == "ATE" else effect < 0) else "No")
+    assert answer["ANSWER"] == ("Yes" if (effect < 0 if task == "ETT" else effect > 0) else "No")
 
 
 def test_generated_problems_are_answered_exactly():
-    for problem in generate_problems(("ATE", "ETT"), 300, 5, nodes=(3, 5), adjusters=(0,)):
+    tasks = ("ATE", "CDE", "ETT", "NDE")
+    for problem in generate_problems(tasks, 400, 5, adjusters=(0,), max_mediators=0):
         answer = effect_of(work(problem))
         assert abs(float(answer["PROB"]) - problem.prob) < 0.0005
         assert answer["ANSWER"] == problem.verdict
@@ -58,7 +59,7 @@ def test_official_items_without_adjustment():
     items = json.loads(shared_path("data/caugym/test_dev/base_dataset.json").read_text())
     solved = 0
     for item in items:
-        if item["Type"] not in ("ATE", "ETT"):
+        if item["Type"] not in ("ATE", "CDE", "ETT", "NDE"):
             continue
         problem = Problem(item["problem"], item["answer"], item["Type"])
         try:
@@ -68,13 +69,13 @@ def test_official_items_without_adjustment():
             continue
         assert abs(float(answer["PROB"]) - problem.prob) < 0.0005
         solved += 1
-    assert solved > 15
+    assert solved > 30
 
 
 @pytest.mark.parametrize(
     ("task", "text"),
     [
-        ("NDE", "Question: whatever"),
+        ("NIE", "Question: whatever"),
         ("ATE", "For those with a being low, the probability of b being low is 0.5. "),
     ],
 )

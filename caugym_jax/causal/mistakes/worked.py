@@ -26,12 +26,12 @@ from caugym_jax.causal.worked import (
     ANSWER_END,
     ANSWER_PROB,
     FIRST_MINUS_SECOND,
-    NO_PATH,
     PLACES,
     SECOND_MINUS_FIRST,
     columns,
     effect_of,
     format_columns,
+    no_effect,
     work_difference,
 )
 from caugym_jax.errors import UserError
@@ -46,7 +46,10 @@ _WORKED = re.compile(
     r"With the treatment being (.+?) the probability is 0\.(\d+), with it being (.+?) "
     r"the probability is 0\.(\d+)\. The effect is the (first|second) minus "
 )
-_SET_TO = re.compile(r"(?:changed to be (.+?), will |being (.+?), if their .+? had been )")
+_SET_TO = re.compile(
+    r"changed to be (.+?), w(?:ill|ould) |being (.+?), if their .+? had been |"
+    r"if the .+? had been (.+?), would "
+)
 _OPPOSITES = {"low": "high", "high": "low"}
 
 
@@ -75,7 +78,7 @@ class _Worked(NamedTuple):
 def mistaken_work(
     problem: Problem, rng: random.Random, kinds: Sequence[str] | None = None
 ) -> tuple[str, str]:
-    """(kind, text): a wrong worked solution of an ATE or ETT problem without adjustment.
+    """(kind, text): a wrong worked solution of a problem that `worked.work` solves.
 
     Args:
       problem: what `worked.work` solves.
@@ -173,7 +176,7 @@ def _wrong_verdict(problem: Problem, parts: _Worked | None, rng: random.Random) 
 
 
 def _false_zero(problem: Problem, parts: _Worked | None, rng: random.Random) -> str | None:
-    return None if parts is None else f"{NO_PATH}{_object(problem.task, 0, '0')}"
+    return None if parts is None else f"{no_effect(problem.task)}{_object(problem.task, 0, '0')}"
 
 
 def _invented_number(problem: Problem, parts: _Worked | None, rng: random.Random) -> str | None:
@@ -217,7 +220,7 @@ def _states(problem: Problem) -> tuple[str, str] | None:
     found = _SET_TO.search(problem.text.rpartition("Question: ")[2])
     if found is None:
         return None
-    minuend = found[1] or found[2]
+    minuend = found[1] or found[2] or found[3]
     structure = problem.extra
     pair = structure["states"][structure["x"]] if "states" in structure else ()
     other = [state for state in pair if state != minuend] or [_OPPOSITES.get(minuend)]

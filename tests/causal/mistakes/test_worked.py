@@ -26,7 +26,9 @@ COLUMN = re.compile(r"\((\d)(\*?)\|(\d)(\*?)\)")
 @pytest.fixture(scope="module")
 def samples():
     """(problem, kind, wrong text) of two mistakes in each of 400 problems."""
-    problems = generate_problems(("ATE", "ETT"), 400, 8, nodes=(3, 5), adjusters=(0,))
+    problems = generate_problems(
+        ("ATE", "CDE", "ETT", "NDE"), 400, 8, adjusters=(0,), max_mediators=0
+    )
     return [
         (problem, *mistaken_work(problem, random.Random(f"{i} {k}")))
         for i, problem in enumerate(problems)
@@ -60,7 +62,7 @@ def test_kinds_are_what_their_names_say(samples):
         effect, truth = float(said(wrong)["PROB"]), float(said(right)["PROB"])
         yes = said(wrong)["ANSWER"] == "Yes"
         if kind != "wrong_verdict":  # the verdict follows from the number
-            assert yes == (effect > 0 if problem.task == "ATE" else effect < 0)
+            assert yes == (effect < 0 if problem.task == "ETT" else effect > 0)
         if kind == "sign_flip":
             assert effect == -truth and printed(wrong) == printed(right)
         elif kind == "wrong_verdict":
