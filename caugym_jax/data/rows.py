@@ -47,6 +47,11 @@ def make_row(
     return _ROWS[purpose](problem, index, seed, split)
 
 
+def wording_options(purpose: str) -> dict[str, bool]:
+    """Options of `generate_problems` with which a purpose's released rows are worded."""
+    return {"codes": True, "instruction": False} if purpose == "rl" else {}
+
+
 # Rows -----------------------------------------------------------------------------------------
 
 
