@@ -6,91 +6,182 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from caugym_jax.causal.reworded.words import Words
+from caugym_jax.causal.reworded.words import Words, negated
 from caugym_jax.causal.vocabulary import Named, Unread
 
 NUMBER = re.compile(r"(?<![\d.])[01]\.\d+|(?<![\d.])\d+(?:\.\d+)?%")
-_FORMULA = re.compile(r"P\((?P<target>[^()|]*)(?:\|(?P<given>[^()]*))?\)")
-_CHANCE = r"(?:probability|probabilities|likelihood|chance)\b"
+
+_CHANCE = r"(?:probability|probabilities|likelihood|chances?|proportion|percentage|fraction)\b"
 _PROBABLE = re.compile(
-    r"(?:(?:the|a|an|its|their) )?(?:[a-z]+ )?"
-    r"(?:joint |combined |overall |general |baseline |marginal |simultaneous )*"
-    rf"{_CHANCE}(?: of| that| for)?",
+    r"(?:(?:the|a|an|its|their|'s|base|baseline|joint|combined|overall|general|marginal|concurrent"
+    rf"|simultaneous|#)\s+)*{_CHANCE}(?:\s*(?:of|that|for)\b)?",
     re.I,
 )
-_GOES = r"(?:rises|drops|falls|increases|decreases|changes|declines|climbs|shifts|jumps|reduces)"
 _SAME = re.compile(
-    rf"\bit(?= (?:is|becomes|{_GOES}))"
-    rf"|(?:this|that|the|such|same)(?: same)? {_CHANCE}(?! of| that| for)",
+    r"(?<!of )\b(?:it|this figure|this value)(?= (?:becomes|(?:is|was|[a-z]+s)(?: \w+)?(?: to| at)?\s+#))"
+    rf"|\b(?:this|that|such|same|the same) {_CHANCE}(?! of| that| for)",
     re.I,
 )
-_VERB = re.compile(
-    rf"\b(?:is|becomes|equals|stands at|{_GOES}(?: \w+)? to|reaches|was|are|of|at|=)\s*$", re.I
+_IF = (
+    r"(?:given(?: that)?|when(?:ever)?|if|where|assuming(?: that)?|provided(?: that)?|conditional on"
+    r"|conditioned on|under|among|within|amongst|once|in (?:the )?(?:cases?|instances?|situations?"
+    r"|scenarios?|groups?|the (?:presence|context) of)|(?:for|in) (?:those|individuals|people|cases"
+    r"|instances|subjects|students|persons|someone|anyone)|for)\b"
 )
-_LEAD = re.compile(
-    r"^(?:and|while|whereas|conversely|but|however|additionally|similarly|in contrast"
-    r"|given (?:the|these) [^:]*:)[, ]*",
+_CONDITION = re.compile(rf"[\s,]*\b{_IF}", re.I)
+_GOES_ON = re.compile(
+    rf"\s*(?:{_IF}|with\b|(?:[a-z-]+ )?{_CHANCE}|(?:to|of)\b|(?:have|has|show|exhibit|experience|is"
+    r"|are) )",
     re.I,
 )
-_WHATEVER = re.compile(r"\b(?:across|regardless of|irrespective of)\b[^,]*", re.I)
-_CONDITION = re.compile(
-    r",? (?:given(?: that)?|when|if|for (?:those|individuals|cases)|among|conditional on)\b", re.I
+_PARTS = re.compile(r"[;,]?\s+(?:and|while|whereas|but|versus|compared (?:to|with))\b|[;,]")
+_JOINT = re.compile(
+    r"\b(?:joint|jointly|both|together|combined|combination|simultaneous(?:ly)?|concurrent(?:ly)?"
+    r"|co-?occur\w*|coupled|conjunction)\b",
+    re.I,
 )
-_TOGETHER = re.compile(r"\b(?:together|jointly|simultaneously|concurrently)\b", re.I)
-_AFTER = re.compile(r"[ ,]*((?:when|if|for|given|under|with|among)\b[^.]*)\.?$", re.I)
-_CHANCE_AFTER = re.compile(
-    r"\s*((?!and |the |while |with )(?:[a-z]+ )?(?:chance|probability|likelihood)\b[^,;.]*)", re.I
-)
+_HAVING = re.compile(r"\b(?:having|to have|experiencing|achieving|attaining)\b", re.I)
+_FORMULA = re.compile(r"\bP\s*\((?P<target>[^()|]*)(?:\|(?P<given>[^()]*))?\)")
+_WHATEVER = re.compile(r"\b(?:across|regardless of|irrespective of)\b[^,#]*", re.I)
+_VERB = re.compile(r"\b(?:is|are|was|equals?|at|of|to be|=|:|with)?\s*#", re.I)
 
 
 def probabilities(sentences: list[str], words: Words) -> Iterator[tuple[Named, Named, str]]:
     """(target, given, number) for each number, in order. Raises Unread where one is not clear."""
     target: Named = ()
     for sentence in sentences:
-        start = 0
-        for number in NUMBER.finditer(sentence):
-            clause = sentence[start : number.start()].strip(" ,;.:")
-            start = number.end()
-            if chance := _CHANCE_AFTER.match(sentence, start):  # "a 0.5 chance that ..."
-                clause = f"{clause}, the {chance[1]}"
-                start = chance.end()
-            elif (after := _AFTER.match(sentence[start:])) and not NUMBER.search(after[1]):
-                clause = f"{after[1]}, {clause}"  # "... is 0.5 when ..."
+        if both := _respectively(sentence, words):
+            yield from both
+            continue
+        for clause, number in _clauses(sentence):
             target, given = _term(_WHATEVER.sub("", clause), target, words)
             if {v for v, _ in target} & {v for v, _ in given}:
                 raise Unread(f"one variable as condition and as target in {clause[:80]!r}")
-            yield target, given, _decimal(number[0])
+            yield target, given, _decimal(number)
 
 
 def _decimal(number: str) -> str:
-    return str(Decimal(number[:-1]) / 100) if number.endswith("%") else number
+    return f"{Decimal(number[:-1]).scaleb(-2):f}" if number.endswith("%") else number
+
+
+def _respectively(sentence: str, words: Words) -> list[tuple[Named, Named, str]]:
+    """ "The probabilities of low and high talent are 0.1 and 0.9, respectively." """
+    numbers = NUMBER.findall(sentence)
+    if not (re.search(r"\brespectively\b", sentence) and len(numbers) == 2):
+        return []
+    nodes, states = set(words.nodes(sentence)), words.states(sentence)
+    if len(nodes) != 1 or sorted(states) != ["high", "low"]:
+        raise Unread(f"cannot tell the numbers apart in {sentence[:80]!r}")
+    (node,) = nodes
+    return [(((node, s),), (), _decimal(p)) for s, p in zip(states, numbers, strict=True)]
+
+
+def _clauses(sentence: str) -> Iterator[tuple[str, str]]:
+    """The part of a sentence that belongs to each number, with "#" in its place; the number."""
+    numbers = list(NUMBER.finditer(sentence))
+    start = 0
+    for i, number in enumerate(numbers):
+        last = i + 1 == len(numbers)
+        end = len(sentence) if last else number.end()
+        if not last and _GOES_ON.match(sentence, number.end()):
+            between = sentence[number.end() : numbers[i + 1].start()]
+            breaks = list(_PARTS.finditer(between))
+            if breaks:
+                strong = [b for b in breaks if _starts_anew(between[b.end() :])]
+                end += (strong or breaks)[0 if strong else -1].start()
+        clause = f"{sentence[start : number.start()]} # {sentence[number.end() : end]}"
+        yield re.sub(r"^[\s,;.:-]+|[\s,;.:]+$", "", clause), number[0]
+        start = end
+
+
+def _starts_anew(text: str) -> bool:
+    """Whether what follows a break speaks of the next number: "when ...", "the ...", nothing."""
+    return re.match(rf"\s*(?:$|{_IF}|with\b|the\b|it\b|this\b|that\b)", text, re.I) is not None
 
 
 def _term(clause: str, previous: Named, words: Words) -> tuple[Named, Named]:
-    """Target and condition of the number that follows a clause; `previous`: the last target."""
+    """Target and condition of a clause's number; `previous`: the last target."""
     if formula := _FORMULA.search(clause):
         before = clause[: formula.start()]
         given = formula["given"] or (before if words.states(before) else "")
         return words.events(formula["target"]), words.events(given) if given else ()
-    clause = _LEAD.sub("", clause)
     if same := _SAME.search(clause):
         if not previous:
             raise Unread(f"no earlier probability for {clause[:80]!r}")
-        rest = clause[: same.start()] + " " + _VERB.sub("", clause[same.end() :])
+        rest = clause[: same.start()] + " , " + clause[same.end() :]
         return previous, words.events(rest)
-    places = list(_PROBABLE.finditer(clause))
+    places = [p for p in _PROBABLE.finditer(clause) if not _names(p, clause, words)]
     if not places:
-        raise Unread(f"no probability in {clause[:80]!r}")
+        return _without_word(clause, previous, words)
     stated = (p for p in reversed(places) if words.states(clause[p.end() :]))
     place = next(stated, places[-1])
-    head, body = clause[: place.start()], _VERB.sub("", clause[place.end() :].strip())
-    if not words.items(body) and _TOGETHER.search(head):
-        return words.events(head), ()
-    if not words.items(body) and not words.nodes(place[0]) and previous and words.states(head):
-        return previous, words.events(head)  # "for those with ..., the probability is"
-    if condition := _CONDITION.search(body):
-        body, head = body[: condition.start()], f"{head} {body[condition.start() :]}"
-    if words.nodes(head) and not words.states(head):
-        raise Unread(f"a condition without a state in {head[:80]!r}")
-    given = words.events(head) if words.states(head) else ()
-    return words.affirmed(body or place[0]), given
+    head, body = clause[: place.start()], clause[place.end() :]
+    joint = _JOINT.search(place[0]) or _JOINT.search(body)
+    number = _VERB.search(body)
+    tail = body[number.end() :] if number else ""
+    body = body[: number.start()] if number else body
+    if not joint and (condition := _CONDITION.search(body)):
+        body, tail = body[: condition.start()], f"{body[condition.start() :]} , {tail}"
+    if not words.items(body) and tail and not _CONDITION.match(tail):
+        body, tail = tail, ""  # "a probability of 0.1 that ...", "a probability of 0.1 to be high"
+        if condition := _CONDITION.search(body):
+            body, tail = body[: condition.start()], body[condition.start() :]
+    if not words.nodes(body):
+        states = bool(words.states(body))
+        head, subject = _subject(head, words, states)
+        body = f"{subject} {body}" if subject or states else ""
+    given = f"{head} , {tail}".replace("#", " ")
+    if words.nodes(given) and not words.states(given) and not negated(given):
+        raise Unread(f"a condition without a state in {given[:80]!r}")
+    conditions = words.events(given) if words.nodes(given) or words.states(given) else ()
+    if body.strip() and words.nodes(body):
+        return words.affirmed(body), conditions
+    if previous and conditions:
+        return previous, conditions  # "for those with ..., the probability is"
+    if previous and re.search(r"\bit\b", body) and len(previous) == 1 and words.states(body):
+        return ((previous[0][0], words.states(body)[0]),), ()  # "the probability of it being high"
+    raise Unread(f"no event in {clause[:80]!r}")
+
+
+def _names(place: re.Match, clause: str, words: Words) -> bool:
+    """Whether a word for probability is part of a name: "flooding probability is high"."""
+    if not re.match(r"\s*(?:is|being|was|occurring)\b(?!\s*#)", clause[place.end() :], re.I):
+        return False
+    return place[0].split()[-1].lower() not in ("of", "that", "for") and bool(
+        _name_at_end(clause[: place.start()], words)
+    )
+
+
+def _name_at_end(text: str, words: Words) -> str:
+    """The words at a text's end that are a name and nothing else, or ""."""
+    text = text.rpartition(",")[2]
+    for count in (3, 2, 1):
+        name = " ".join(text.split()[-count:])
+        if [item.kind for item in words.items(name)] == ["node"]:
+            return name
+    return ""
+
+
+def _subject(head: str, words: Words, has_state: bool) -> tuple[str, str]:
+    """What stands before a probability: the conditions, and what it is the probability of.
+
+    has_state: the state follows, as in "ice has a chance of being high"; else the state is there,
+    as in "ice is high with a probability of", or the name is affirmed: "the employment chance".
+    """
+    if not has_state and (name := _name_at_end(head, words)):
+        return head.rstrip()[: -len(name)], name
+    before, _, last = head.rpartition(",")
+    if not words.nodes(last) or _CONDITION.match(last) or bool(words.states(last)) == has_state:
+        return head, ""  # "those with low talent have a probability of high stress": a condition
+    return before, last
+
+
+def _without_word(clause: str, previous: Named, words: Words) -> tuple[Named, Named]:
+    """No word for probability: "and 0.2 for high talent"; "among those ..., 10% have high stress"."""
+    before, _, after = clause.partition("#")
+    if re.match(r"\s*(?:have|has|show|exhibit|experience|are|is)\b", after) and words.states(after):
+        return words.events(after), words.events(before)
+    text = f"{before} , {after}"
+    if not (previous and words.nodes(text)):
+        raise Unread(f"no probability in {clause[:80]!r}")
+    return previous, words.events(text)

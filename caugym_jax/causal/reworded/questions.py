@@ -8,9 +8,8 @@ import re
 from caugym_jax.causal.graph import mediators
 from caugym_jax.causal.reworded.words import HIGH, LOW, Words, negated
 from caugym_jax.causal.vocabulary import Asked, Unread, graph_of
+from caugym_jax.causal.wording import EFFECTS
 from caugym_jax.types import BOUND_TASKS, TASKS
-
-Setting = list[tuple[int, str | None]]  # variables with their states, None where not told
 
 _OTHER = {LOW: HIGH, HIGH: LOW}
 _NAMED = re.compile(r"\((" + "|".join(TASKS) + r")\)")
@@ -25,6 +24,7 @@ _MOST = re.compile(
     rf"\b(?:maximum|maximal|most|greatest|largest|highest){_LIMIT}|\bupper (?:bound|limit)\b", re.I
 )
 _CHANCE = re.compile(r"\b(?:probability|likelihood|chances?|odds)\b(?: of| that| for)?", re.I)
+_CHANCE_OF = re.compile(r"\b(?:probability|likelihood|chances?|odds) (?:of|that|for)\b", re.I)
 _LIKELY = re.compile(
     r"\b(?:more|less) (?:likely|probable|frequent(?:ly)?|often|prevalent|common)\b", re.I
 )
@@ -62,9 +62,10 @@ _AGAINST = re.compile(
 )
 _FROM = re.compile(r"\bfrom (?:a |its )?(?:\w+ ){1,3}?to\b", re.I)
 _END = re.compile(
-    r",|\?|\b(?:if|had|were|when|would|should|than|provided|assuming|given|under"
-    r"|be (?:higher|lower|greater|reduced)|increases?|decreases?|rises?|have|compared|as a result)"
-    r"\b",
+    r",|\?|\b(?:if|had|were|when|would|should|than|provided|assuming|given|under|with|while"
+    r"|be (?:higher|lower|greater|reduced)|increases?|decreases?|rises?|goe?s? up|compared"
+    r"|as a result|have\b(?! (?:a |an )?(?:poor|low|bad|high|good))"
+    r"|(?:increased|raised|reduced|lowered|decreased|elevated) by)\b",
     re.I,
 )
 _CLAUSES = re.compile(
@@ -73,19 +74,29 @@ _CLAUSES = re.compile(
     re.I,
 )
 _OPENS = re.compile(r",|\b(?:would|will|does|do|makes?|if|had)\b", re.I)
+_MEDIATOR = re.compile(
+    r"\b(?:mediat|intermedia|intermediate|intervening (?:variable|factor))", re.I
+)
 _ADJUSTS = re.compile(
-    r"\b(?:value|state|level)s? (?:that )?(?:it|they|which) would"
-    r"|would (?:have )?(?:take|taken|reach|reached|attain|attained|assume|assumed)\b"
-    r"|mediat\w+[^,.?]{0,40}\b(?:adjusts?|shifts?|changes?|varies|adapts?|responds?)\b"
+    r"\b(?:value|state|level|status)s? (?:that )?(?:it|they|which) (?:would|will|takes?)"
+    r"|\bwould (?:have )?(?:take|taken|reach|reached|attain|attained|assume|assumed)\b"
+    r"|\b(?:mediat\w+|intermedia\w+)(?: (?:variable|factor|value|level)s?)?(?: (?:is|are|was|were|then"
+    r"|to|instead|also|would|will|has|had|have|been|be|itself|naturally|being|can|could|freely"
+    r"|alone|only|may|might)){0,3} (?:adjust|shift|chang|vary|varies|varied|adapt|respond|tak|adopt|mov|transition"
+    r"|assum|attain|reach|alter|behav|acquir|switch|modif|react|follow|set\b)\w*",
+    re.I,
 )
 _HELD = re.compile(
     r"\b(?:held|holding|maintained|maintaining|kept|keeping|remains?|remained|fixed|fixing|constant"
-    r"|conditioned|conditional)\b"
+    r"|conditioned|conditional|conditioning|controlling|controlled)\b",
+    re.I,
 )
-_TREATED = re.compile(
-    r"^(?:for|among|focusing on|considering|in (?:individuals|cases|families))\b|\bcurrently\b"
+_CONTRARY = re.compile(r"\b(?:had|if|were|instead|would|but|been|supposing|contrary)\b", re.I)
+_ACTUAL = re.compile(
+    r"\b(?:those|individuals|people|persons|subjects|cases|group|subgroup|currently|actually"
+    r"|observed|whose|who|among|instances|population)\b",
+    re.I,
 )
-_INSTEAD = re.compile(r"\b(?:had|if|were|instead|would|but)\b", re.I)
 _UNLESS = re.compile(r"\b(?:had|if|were|under|with|given|assuming|should|when)\b", re.I)
 _TURNED = {
     **dict.fromkeys(("increasing", "raising", "increased", "raised", "boosting"), HIGH),
@@ -97,9 +108,9 @@ def read_question(
     question: str, instruction: str, words: Words, edges: tuple[tuple[int, int], ...]
 ) -> Asked:
     """What is asked, with states as LOW and HIGH. Raises Unread where it is not clear."""
-    question = re.sub(r"\([^()]*\)", " ", question)  # the mediator's name, most often
+    question = re.sub(r"\s*\([^()]*\)\s*", " ", question)  # the mediator's name, most often
     said = _NAMED.search(instruction)
-    task = said[1] if said else None
+    task = said[1] if said else _named(instruction)
     if _LEAST.search(question) or _MOST.search(question):
         if task not in (None, *BOUND_TASKS):
             raise Unread(f"a bound of {task}")
@@ -116,6 +127,12 @@ def read_question(
     return dataclasses.replace(asked, polarity=_polarity(question))
 
 
+def _named(instruction: str) -> str | None:
+    """The task that an instruction names in full."""
+    words = instruction.casefold()
+    return next((task for task, name in EFFECTS.items() if name in words), None)
+
+
 def _polarity(question: str) -> int | None:
     """1: more likely? -1: less likely? None: neither, or both."""
     more, less = _MORE.search(question), _LESS.search(question)
@@ -125,12 +142,10 @@ def _polarity(question: str) -> int | None:
 
 
 def _task(question: str) -> str:
-    """The task of a question that is not named."""
-    if "mediat" in question or "intermedia" in question:
+    """The task of a question that is not named, but for ETT, which is known by its two states."""
+    if _MEDIATOR.search(question):
         return "NIE" if _ADJUSTS.search(question) else "NDE"
-    if _HELD.search(question):
-        return "CDE"
-    return "ETT" if _TREATED.search(question) else "ATE"
+    return "CDE" if _HELD.search(question) else "ATE"
 
 
 # Effects --------------------------------------------------------------------------------------
@@ -139,13 +154,15 @@ def _task(question: str) -> str:
 def _effect(
     question: str, named: str | None, words: Words, edges: tuple[tuple[int, int], ...]
 ) -> Asked:
-    task = named or _task(question.casefold())
+    task = named or _task(question)
     y, outcome, rest = _outcome(_FROM.sub("to", _AGAINST.sub("", question)), words)
-    if task == "ETT":
-        return _treated(y, outcome, rest, words)
-    pairs = [(node, state) for node, state in _settings(rest, words) if node != y]
+    pairs = [(node, state) for node, state, _ in _settings(rest, words) if node != y]
     states = {node: {s for n, s in pairs if n == node and s} for node, _ in pairs}
     stated = [node for node in states if states[node]]
+    if task == "ETT" or (named is None and task == "ATE" and len(stated) == 1):
+        treated = _treated(y, outcome, rest, words)
+        if treated or task == "ETT":
+            return _sure(treated, "the question about the treated does not contrast two states")
     if task == "ATE" and not named and len(stated) > 1:
         task = "CDE"  # something is set and something else held, whatever the words
     if task != "CDE":
@@ -164,6 +181,12 @@ def _effect(
     raise Unread("what is held is not what lies between two variables")
 
 
+def _sure(asked: Asked | None, why_not: str) -> Asked:
+    if asked is None:
+        raise Unread(why_not)
+    return asked
+
+
 def _outcome(question: str, words: Words) -> tuple[int, str, str]:
     """The outcome, the state asked about, and the question without them."""
     place = next(reversed(list(_CHANCE.finditer(question))), None)
@@ -173,15 +196,16 @@ def _outcome(question: str, words: Words) -> tuple[int, str, str]:
     head, tail = question[: (place or likely).start()], question[(place or likely).end() :]
     end = _END.search(tail)
     body, rest = (tail[: end.start()], tail[end.start() :]) if end else (tail, "")
-    if likely or (not words.nodes(body) and words.states(body)):
+    nodes, states = words.nodes(body), words.states(body)
+    if not nodes and (likely or states):
         # "make their mood more likely to be low", "their mood have a higher probability of ..."
         opens = [m.end() for m in _OPENS.finditer(head)]
         start = next((at for at in reversed(opens) if words.nodes(head[at:])), 0)
-        nodes = words.nodes(f"{head[start:]} , {body}")
-        states = words.states(f"{head[start:]} , {body}" if likely else body)
+        nodes = words.nodes(head[start:])
+        states = states or words.states(head[start:])
+        if len(set(nodes)) > 1 and states:  # "causes the stress to be more likely high"
+            start = head.rindex(" ", 0, head.rindex(" ")) if " " in head else 0
         head = head[:start]
-    else:
-        nodes, states = words.nodes(body), words.states(body)
     if not states and not negated(body):
         states = [HIGH]  # "the probability of being employed"
     if len(set(nodes)) != 1 or len(set(states)) != 1:
@@ -189,35 +213,51 @@ def _outcome(question: str, words: Words) -> tuple[int, str, str]:
     return nodes[0], states[0], _DIRECTION.sub(" , ", f"{head} , {rest}")
 
 
-def _treated(y: int, outcome: str, rest: str, words: Words) -> Asked:
-    """ETT: first the actual state, then the other one."""
-    instead = _INSTEAD.search(rest)
-    place = instead.start() if instead else len(rest)
-    actual = {(v, s) for v, s in _settings(rest[:place], words) if s and v != y}
-    other = {(v, s) for v, s in _settings(rest[place:], words) if s and v != y}
-    if len(actual) == 1:
-        ((x, state),) = actual
-        states = {s for _, s in other} or set(words.states(rest[place:]))
-        if states == {_OTHER[state]} and {v for v, _ in other} <= {x}:
-            return Asked("ETT", x, y, states.pop(), outcome)
-    raise Unread("the question about the treated does not contrast two states")
+def _treated(y: int, outcome: str, rest: str, words: Words) -> Asked | None:
+    """ETT: one variable in its actual state and in the other; None where that is not so."""
+    told = [(v, s, clause) for v, s, clause in _settings(rest, words) if s and v != y]
+    if len({v for v, _, _ in told}) != 1:
+        return None
+    x, actual, first = told[0]
+    others = [clause for _, s, clause in told if s == _OTHER[actual]]
+    loose = [
+        clause
+        for clause in _CLAUSES.split(rest)
+        if not words.nodes(clause) and set(words.states(clause)) == {_OTHER[actual]}
+    ]
+    if not (others or loose):
+        return None
+    if others and _turned_round(first, others[0]):
+        actual = _OTHER[actual]
+    return Asked("ETT", x, y, _OTHER[actual], outcome)
 
 
-def _settings(text: str, words: Words) -> Setting:
-    """Variables with the state that stands beside them, clause by clause."""
-    found: Setting = []
-    for clause in _CLAUSES.split(text):
+def _turned_round(first: str, second: str) -> bool:
+    """Whether the first of two clauses is the one that is contrary to fact."""
+    return bool(_CONTRARY.search(first) and _ACTUAL.search(second) and not _ACTUAL.search(first))
+
+
+def _settings(text: str, words: Words) -> list[tuple[int, str | None, str]]:
+    """Variables with the state that stands beside them, clause by clause, with the clause."""
+    found: list[tuple[int, str | None, str]] = []
+    before = 0
+    for end in (*(m for m in _CLAUSES.finditer(text)), None):
+        clause = text[before : end.start() if end else len(text)]
+        context = text[max(0, before - 6) : end.start() if end else len(text)]
+        before = end.end() if end else len(text)
         nodes, states = words.nodes(clause), words.states(clause)
         if len(set(nodes)) == len(nodes) == len(states) > 1:
-            found += words.events(clause)
+            found += [(*event, context) for event in words.events(clause)]
         elif len(set(states)) == 1:
-            found += [(node, states[0]) for node in nodes]
+            found += [(node, states[0], context) for node in nodes]
+        elif len(set(nodes)) == 1 and len(states) == 2 and len(nodes) == 2:
+            found += [(nodes[0], state, context) for state in states]
         elif nodes and states:
             raise Unread(f"unclear states in {clause[:80]!r}")
         else:
             turned = (_TURNED[w] for w in clause.casefold().split() if w in _TURNED)
             state = next(turned, None)
-            found += [(node, state) for node in nodes]
+            found += [(node, state, context) for node in nodes]
     return found
 
 
@@ -231,19 +271,21 @@ def _bound(question: str, words: Words) -> Asked:
     place = _CHANCE.search(question, extreme.start())
     if (least and most) or not place:
         raise Unread("the bound is not clear")
-    again = _CHANCE.search(question, place.end())
+    again = _CHANCE_OF.search(question, place.end())
     if again and again.start() - place.end() < 40:  # "the maximum probability for the chance of"
         place = again
     actual, would = question[: extreme.start()], question[place.end() :]
     later = re.search(r",? (?:given|knowing|assuming) that\b", would)
     if later and not words.states(actual):
         actual, would = would[later.end() :], would[: later.start()]
-    was = {v: s for v, s in _settings(actual, words) if s}
+    was = {v: s for v, s, _ in _settings(actual, words) if s}
     unless = _UNLESS.search(would)
     if len(was) != 2 or not unless:
         raise Unread("the bound's actual world is not two variables with their states")
-    asked = {(v, s) for v, s in _settings(would[: unless.start()].replace("would", ""), words) if s}
-    cause = {(v, s) for v, s in _settings(would[unless.start() :], words) if s}
+    asked = {
+        (v, s) for v, s, _ in _settings(would[: unless.start()].replace("would", ""), words) if s
+    }
+    cause = {(v, s) for v, s, _ in _settings(would[unless.start() :], words) if s}
     if len(asked) != 1 or len(cause) != 1:
         raise Unread("the bound's other world is not clear")
     ((y, outcome),), ((x, to),) = asked, cause

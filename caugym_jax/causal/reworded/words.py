@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from caugym_jax.causal.reworded.synonyms import AKIN, SAME
 from caugym_jax.causal.vocabulary import Named, Unread
 
 LOW, HIGH = "low", "high"
@@ -18,148 +21,220 @@ def _list(text: str) -> list[str]:
 _FILLER = frozenset(
     _list(
         """
-        a an the of in on to for with by at from and or both their its his her your this that
-        these those it level amount quantity degree state status overall general total
-        individual person people subject one someone who whose which is are be being been was
-        were value current currently same quality condition rate extent volume outcome observed
-        given any also receive received get gets certain variable factor either each such as
-        whether if how has have attainment content function functioning system student pattern
-        reading measurement experiencing
-        """
+    a an the of in on to for with by at from and or both their its his her your this that
+    these those it level amount quantity degree state status overall general total
+    individual person people subject one someone who whose which is are be being been was
+    were value current currently same quality condition rate extent volume outcome observed
+    given any also receive received get gets certain variable factor either each such as
+    whether if how has have having had attainment content function functioning system student
+    pattern reading measurement experiencing number count frequency they them he she we you our
+    maintain sustain remain stay become generate bring carry take hold possess exhibit
+    experience undertake produce happen sustaining maintaining particular specific own cumulative
+    personal subjective individual's someone's there will can may might could does do did not no
+    existence presence occurrence actual risk chance
+    likelihood probability impact type kind resulting associated
+    """
     )
 )
 # Of these, the ones that name a variable where nothing else does.
-_LAST_RESORT = frozenset(("quality", "condition", "status"))
-# Dropped where the phrase says more: "exam results" and "exam performance" are one variable.
-_WEAK = frozenset(("perform", "result", "achiev", "attain", "succ", "productiv"))
-_SYNONYMS = {  # by stem; also the misspellings of the released names
-    "earn": "incom",
-    "atmospher": "air",
-    "accessibil": "availabil",
-    "wellb": "health",
-    "school": "educ",
-    "rainfall": "rain",
-    "rainfull": "rain",
-    "precipit": "rain",
-    "wheather": "weather",
-    "apear": "appear",
-    "vehicul": "car",
-    "vehicl": "car",
-    "automobil": "car",
-    "transit": "transport",
-    "happi": "happ",
-    "predict": "forecast",
-}
+_LAST_RESORT = frozenset(("quality", "condition", "status", "outcome", "system", "function"))
 _SUFFIXES = tuple(
     _list(
         """
-        ational ations ation ional ions ion ments ment ances ance ings ing ities ity ies ness
-        ally al ly ed es s e y ic
-        """
+    ational ations ation ional ions ion ments ment ances ance ings ing ities ity ies ness
+    ally al ly ed es s e y ic
+    """
     )
 )
-_WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
+_WORD = re.compile(r"[a-z]+(?:'[a-z]+|'(?= ))*")
 _LITTLE = frozenset(
     _list(
         """
-        low lower poor bad weak limited scarce minimal little insufficient small few fewer cold
-        worsened unavailable inaccessible inclement minimally poorly irregularly unhealthily
-        insufficiently unhealthy inadequate unfavorable reduced decreased diminished negative
-        ineffective inefficient unreliable deficient lacking sparse short slow light young
-        substandard subpar worse rare shallow unsuccessful irregular inaccurate narrow thin dim
-        infrequent unfavourable adverse unsatisfactory inferior meager
-        """
+    low lower lowest poor bad weak limited scarce minimal little insufficient small few fewer cold
+    worsened unavailable inaccessible inclement minimally poorly irregularly unhealthily
+    insufficiently unhealthy inadequate unfavorable reduced decreased diminished negative
+    ineffective inefficient unreliable deficient lacking sparse short slow light young
+    substandard subpar worse worst rare shallow unsuccessful irregular inaccurate narrow thin dim
+    infrequent unfavourable adverse unsatisfactory inferior meager meagre modest scant less lesser
+    unproductive declining restricted unimpressive disappointing underwhelming compromised
+    impaired lackluster mediocre severe-free unprepared unemployed jobless unhappy dissatisfied
+    barely rarely infrequently seldom sparsely inefficiently ineffectively slight feeble cool
+    chilly lighter smaller shorter slower weaker poorer colder tiny minor depressed suppressed
+    untalented uneducated untrained inactive sedentary calm unfit deteriorated degraded
+    """
     )
 )
 _MUCH = frozenset(
     _list(
         """
-        high higher good available accessible optimal extensively amply regularly healthily
-        sufficiently adequately strong abundant substantial ample adequate large many hot
-        healthy favorable elevated increased positive effective efficient reliable sufficient
-        excellent extensive robust heavy long fast old warm improved productive rich plentiful
-        successful regular accurate better outstanding greater dense wide frequent favourable
-        considerable significant great satisfactory superior
-        """
+    high higher highest good available accessible optimal extensively amply regularly healthily
+    sufficiently adequately strong abundant substantial ample adequate large many hot
+    healthy favorable elevated increased positive effective efficient reliable sufficient
+    excellent extensive robust heavy long fast old warm improved productive rich plentiful
+    successful regular accurate better best outstanding greater dense wide frequent favourable
+    considerable significant great satisfactory superior widely numerous exceptional superb
+    enhanced boosted heightened intense severe consistent consistently thorough thoroughly
+    frequently efficiently effectively generous sizable sizeable big larger stronger warmer hotter
+    heavier longer faster older wealthy affluent impressive stellar top well-off pleasant sunny
+    ideal beneficial nutritious balanced active fit happier busy crowded copious profuse well
+    """
     )
 )
+
+
+_NOT = frozenset(("not", "non", "never", "without"))
+_JOINING = frozenset(("and", "with", "but", "while", "is", "are", "being", "was", "were"))
 
 
 class Item(NamedTuple):
     """One meaningful word or run of words of a clause."""
 
-    kind: str  # "node", "state" or "word"
+    kind: str  # "node", "state", "epithet" (a state that is part of a name) or "word"
     value: int | str  # the variable; LOW or HIGH; the word
 
 
 class Words:
     """Finds the variables of a graph, and their states, in clauses."""
 
-    def __init__(self, cores: list[frozenset[str]]) -> None:
-        self.cores = cores  # by variable: its stems
+    def __init__(self, names: Sequence[Sequence[str]]) -> None:
+        """names: for each variable the phrases that name it."""
+        self.variants = [{stems(phrase) for phrase in phrases} for phrases in names]
+        self.cores = [frozenset().union(*variants) for variants in self.variants]
         self._having: dict[str, set[int]] = {}
-        for node, core in enumerate(cores):
+        for node, core in enumerate(self.cores):
             for stem in core:
                 self._having.setdefault(stem, set()).add(node)
+        self._epithets = [
+            {word for phrase in phrases for word in words_of(phrase) if word in _LITTLE | _MUCH}
+            for phrases in names
+        ]
+        self._akin = self._kindred()
+
+    def _kindred(self) -> dict[str, int]:
+        """Words that are in no name but akin to a word of one variable, with that variable."""
+        found: dict[str, int] = {}
+        for group in _akin_groups():
+            nodes = set().union(*(self._having.get(stem, ()) for stem in group))
+            if len(nodes) == 1:
+                for stem in group - self._having.keys():
+                    found[stem] = -1 if found.get(stem, min(nodes)) != min(nodes) else min(nodes)
+        return {stem: node for stem, node in found.items() if node >= 0}
 
     def items(self, clause: str) -> list[Item]:
         """What a clause mentions, in its order; fillers are left out.
 
-        A run of words that fits several variables, none exactly, counts as words.
+        A run of words that fits several variables, none exactly, counts as words. What is only
+        akin to a name, or a part of one, does not count beside a name that is whole. "Not" turns
+        the state that follows round, and says little of a name: "not employed".
         """
         found: list[Item] = []
+        weak: set[int] = set()  # places of items that are only akin to a name or part of one
+        owners: set[int] = set()  # places of possessives, "the plant's"
         run: list[str] = []
+        no = False
 
         def flush() -> None:
             if run:
                 node = self._resolve(run)
                 found.append(Item("word", " ".join(run)) if node is None else Item("node", node))
+                if node is not None and frozenset(run) not in self.variants[node]:
+                    weak.add(len(found) - 1)
                 run.clear()
 
-        for word in _WORD.findall(clause.casefold()):
-            stem = _stem(word)
-            if stem in self._having:
+        for word in words_of(clause):
+            stem = self._known(word)
+            if word in _NOT or word.endswith("n't"):
+                flush()
+                no = True
+            elif word in _LITTLE or word in _MUCH:
+                flush()
+                found.append(Item("state", LOW if (word in _LITTLE) != no else HIGH))
+                no = False
+            elif stem in self._having or (stem in self._akin and not run and not _is_filler(word)):
                 if run and not self._nodes([*run, stem]):
                     if stem == "health":
                         continue  # "respiratory health" where the text has health as well
                     flush()
-                run.append(stem)
-            elif word in _LITTLE or word in _MUCH:
-                flush()
-                found.append(Item("state", LOW if word in _LITTLE else HIGH))
-            elif not _is_filler(word) or word in ("and", "is", "are", "being", "was", "were"):
+                if no:
+                    found.append(Item("state", LOW))
+                    no = False
+                if stem in self._having:
+                    run.append(stem)
+                else:
+                    weak.add(len(found))
+                    found.append(Item("node", self._akin[stem]))
+                if word.endswith(("'s", "s'")) and not no:
+                    flush()
+                    owners.add(len(found) - 1)
+            elif not _is_filler(word) or word in _JOINING:
                 flush()
                 found.append(Item("word", word))
+                no = no and word in _JOINING
         flush()
-        return found
+        return self._with_epithets(_without_needless(found, weak, owners))
+
+    def _known(self, word: str) -> str:
+        """A word's stem, or the stem of the name that it is a compound of ("beachgoers")."""
+        stem = stem_of(word)
+        if stem in self._having or len(word) < 8:
+            return stem
+        return next((s for s in self._having if len(s) > 4 and word.startswith(s)), stem)
+
+    def _with_epithets(self, items: list[Item]) -> list[Item]:
+        """The items; a state right before a name that it is part of, in some phrase, is marked."""
+        for i, (item, after) in enumerate(zip(items, items[1:], strict=False)):
+            if item.kind == "state" and after.kind == "node":
+                values = {LOW if w in _LITTLE else HIGH for w in self._epithets[after.value]}
+                if item.value in values:
+                    items[i] = Item("epithet", item.value)
+        return items
 
     def nodes(self, clause: str) -> list[int]:
         return [value for kind, value in self.items(clause) if kind == "node"]
 
     def states(self, clause: str) -> list[str]:
-        return [value for kind, value in self.items(clause) if kind == "state"]
+        items = self.items(clause)
+        found = [value for kind, value in items if kind == "state"]
+        return found or [value for kind, value in items if kind == "epithet"]
 
     def events(self, clause: str) -> Named:
         """The (variable, state) pairs of a clause. Raises Unread where one lacks the other.
 
-        "a and b are low", "low a and high b", "a is low and b high"
+        "a and b are low", "low a and high b", "a is low and b high", "does not study"
         """
         pairs: list[tuple[int, str]] = []
         waiting: list[int] = []  # variables without a state so far
         state: str | None = None  # a state without its variable so far
-        for kind, value in self.items(clause):
+        tentative = loose = False  # the last pair's state, the state at hand: part of the name?
+        items = self.items(clause)
+        for i, (kind, value) in enumerate(items):
+            last_kind = items[i - 1].kind if i else ""
+            before_node = i + 1 < len(items) and items[i + 1].kind == "node"
             if kind == "node" and state is not None:
                 pairs.append((value, state))
-                state = None
+                state, tentative, loose = None, loose, False
             elif kind == "node":
+                if pairs and pairs[-1][0] == value and not waiting:
+                    continue  # named again
                 waiting.append(value)
+                tentative = False
+            elif kind == "epithet":
+                if state is None:
+                    state, loose = value, True
+            elif kind == "state" and tentative and not waiting and not before_node:
+                pairs[-1] = (pairs[-1][0], value)
+                tentative = False
             elif kind == "state" and waiting:
                 pairs += [(node, value) for node in waiting]
                 waiting = []
             elif kind == "state":
-                if state is not None:
+                if last_kind == "state" and state is None and pairs and pairs[-1][1] == value:
+                    continue  # "widely available"
+                if state is not None and state != value and not loose:
                     raise Unread(f"two states in a row in {clause[:80]!r}")
-                state = value
+                state, loose = value, False
+            elif value in ("and", "with", "but", "while"):
+                tentative = False
         if waiting or state is not None or not pairs:
             raise Unread(f"a variable without a state, or a state without one, in {clause[:80]!r}")
         if len(dict(pairs)) < len(set(pairs)):
@@ -169,7 +244,7 @@ class Words:
     def affirmed(self, clause: str) -> Named:
         """As `events`, but a single variable without a state is affirmed: "of being employed"."""
         nodes = self.nodes(clause)
-        if len(nodes) == 1 and not self.states(clause) and not negated(clause):
+        if len(set(nodes)) == 1 and not self.states(clause) and not negated(clause):
             return ((nodes[0], HIGH),)
         return self.events(clause)
 
@@ -179,8 +254,20 @@ class Words:
     def _resolve(self, run: list[str]) -> int | None:
         nodes = self._nodes(run)
         if len(nodes) > 1:
-            nodes = {node for node in nodes if self.cores[node] == set(run)}
+            nodes = {node for node in nodes if frozenset(run) in self.variants[node]}
         return nodes.pop() if len(nodes) == 1 else None
+
+
+def _without_needless(items: list[Item], weak: set[int], owners: set[int]) -> list[Item]:
+    """The items without owners of the next one, and without weak ones beside a name that is not."""
+
+    def is_node(i: int) -> bool:
+        return 0 <= i < len(items) and items[i].kind == "node"
+
+    needless = {i for i in owners if is_node(i) and is_node(i + 1)}
+    kept = {i for i in range(len(items)) if is_node(i)} - weak - needless
+    needless |= {i for i in weak if i - 1 in kept or i + 1 in kept}
+    return [item for i, item in enumerate(items) if i not in needless]
 
 
 def negated(clause: str) -> bool:
@@ -189,20 +276,61 @@ def negated(clause: str) -> bool:
 
 def stems(phrase: str) -> frozenset[str]:
     """The stems of a phrase's content words; they make the variable."""
-    words = _WORD.findall(phrase.casefold())
-    found = frozenset(_stem(word) for word in words if not _is_filler(word))
-    return found - _WEAK or found or frozenset(_stem(w) for w in words if w in _LAST_RESORT)
+    words = [word for word in words_of(phrase) if word not in _LITTLE and word not in _MUCH]
+    found = frozenset(stem_of(word) for word in words if not _is_filler(word))
+    if found:
+        return found
+    words = words_of(phrase)
+    return frozenset(stem_of(w) for w in words if not _is_filler(w)) or frozenset(
+        stem_of(w) for w in words if w in _LAST_RESORT
+    )
 
 
-def _stem(word: str) -> str:
-    word = word.removesuffix("'s").removesuffix("'").replace("-", "")
+def words_of(phrase: str) -> list[str]:
+    """The words in small letters; hyphens part them, but for well-being."""
+    phrase = re.sub(r"\bwell[- ]being", "wellbeing", phrase.casefold())
+    phrase = re.sub(r"\bas well\b", "and", phrase.replace("or not", ""))
+    phrase = phrase.replace("physical activity", "exercise")
+    phrase = re.sub(r"\bresult(?:s|ed|ing)? in\b|\byields?(?= (?:an?|the) )", "make", phrase)
+    return _WORD.findall(phrase)
+
+
+@functools.cache
+def stem_of(word: str) -> str:
+    """A word without its endings; the first word of its class where it has synonyms."""
+    stem = _cut(word)
+    return _classes().get(stem, stem)
+
+
+def _cut(word: str) -> str:
+    word = word.removesuffix("'s").removesuffix("'")
     while suffix := next((s for s in _SUFFIXES if len(word) - len(s) > 3 and word.endswith(s)), ""):
         word = word.removesuffix(suffix)
-    return _SYNONYMS.get(word, word)
+    return word
 
 
+@functools.cache
+def _classes() -> dict[str, str]:
+    lines = [[_cut(word) for word in line.split()] for line in SAME.strip().splitlines()]
+    return {word: line[0] for line in lines for word in line}
+
+
+@functools.cache
+def _akin_groups() -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(map(stem_of, line.split())) for line in AKIN.strip().splitlines())
+
+
+@functools.cache
+def akin(stem: str) -> frozenset[str]:
+    """The stems akin to one."""
+    return frozenset().union(*(group for group in _akin_groups() if stem in group))
+
+
+@functools.cache
 def _is_filler(word: str) -> bool:
-    return word in _FILLER or _stem(word) in _FILLER_STEMS
+    return word in _FILLER or _cut(word) in _filler_stems()
 
 
-_FILLER_STEMS = frozenset(map(_stem, _FILLER))
+@functools.cache
+def _filler_stems() -> frozenset[str]:
+    return frozenset(map(_cut, _FILLER))
