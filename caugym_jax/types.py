@@ -67,6 +67,25 @@ class Example:
     completion: list[int]
 
 
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """One DPO pair as tokens: of two completions of a prompt, the better and the worse."""
+
+    prompt: list[int]
+    chosen: list[int]  # ends with its end token, as does the other
+    rejected: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """One KTO example as tokens: a completion, whether it is good, and another prompt's one."""
+
+    prompt: list[int]
+    completion: list[int]  # ends with its end token
+    label: bool  # True: desirable
+    other: list[int]  # the completion of an example with another prompt
+
+
 class Batch(NamedTuple):
     """Rows of packed or padded tokens for SFT. Everything at place t is about tokens[t]."""
 

@@ -17,7 +17,7 @@ from caugym_jax.algorithms.step import (
 )
 from caugym_jax.data.packing import width_for
 from caugym_jax.models.transformer import Model
-from caugym_jax.objectives.logprobs import score_hidden
+from caugym_jax.objectives.logprobs import Scores, score_hidden
 from caugym_jax.objectives.sft import nll
 from caugym_jax.optim import Optimizer
 from caugym_jax.sharding import put, row_count, rows
@@ -47,6 +47,15 @@ def find_targets(batch: Batch) -> Targets:
     return Targets(batch, places, mask.astype(np.float32))
 
 
+def score_targets(model: Model, params: Any, t: Targets) -> Scores:
+    """Teacher-forced scores of the targets, [B, N]; they carry a meaning where the mask is 1."""
+    b = t.batch
+    hidden, _ = model.hidden(params, b.tokens, b.positions, b.segment_ids)
+    hidden = jnp.take_along_axis(hidden, t.places[..., None] - 1, axis=1)
+    targets = jnp.take_along_axis(b.tokens, t.places, axis=1)
+    return score_hidden(model, params, hidden, targets)
+
+
 def sft(
     model: Model,
     optimizer: Optimizer,
@@ -63,11 +72,7 @@ def sft(
     """
 
     def loss(params, t: Targets):
-        b = t.batch
-        hidden, _ = model.hidden(params, b.tokens, b.positions, b.segment_ids)
-        hidden = jnp.take_along_axis(hidden, t.places[..., None] - 1, axis=1)
-        targets = jnp.take_along_axis(b.tokens, t.places, axis=1)
-        scores = score_hidden(model, params, hidden, targets)
+        scores = score_targets(model, params, t)
         weight = t.mask.sum()
         sums = {
             "entropy": ((scores.entropy * t.mask).sum(), weight),

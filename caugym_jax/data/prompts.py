@@ -7,7 +7,7 @@ template: templates of reasoning models (R1, Qwen3) strip `<think>` from finishe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
@@ -16,6 +16,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.types import Example, Problem
 
 LackHint = Literal["insufficient", "all", "none"]
+Message = Mapping[str, str]  # {"role": ..., "content": ...}
 
 
 def user_message(problem: Problem, lack_hint: LackHint = "insufficient") -> str:
@@ -41,7 +42,7 @@ def prompt_tokens(
 
     Plain text is the message and a newline, after a beginning token where the tokenizer adds one.
     """
-    return _encode(_prompt_text(user_message(problem, lack_hint), tokenizer), tokenizer)
+    return chat_tokens(_asked(problem, lack_hint), tokenizer)
 
 
 def completion_tokens(
@@ -50,22 +51,36 @@ def completion_tokens(
     tokenizer: Tokenizer,
     lack_hint: LackHint = "insufficient",
 ) -> list[int]:
-    """The tokens of `completion` behind the problem's prompt, then one end token.
+    """The tokens of `completion` behind the problem's prompt, as `reply_tokens`."""
+    return reply_tokens(_asked(problem, lack_hint), completion, tokenizer)
 
-    Where the prompt already opened `<think>`, the completion's own opening is dropped, and a
-    completion without reasoning closes the block first.
+
+def chat_tokens(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """The tokens of a conversation, open for the assistant's next turn.
 
     Raises:
-      UserError: tokens(prompt) + tokens(completion) differs from tokens(prompt + completion), so
-        that training would teach a split that sampling never meets; or an end or beginning token
-        inside the completion.
+      UserError: more than one message, where there is no chat template to tell them apart.
     """
-    prompt = _prompt_text(user_message(problem, lack_hint), tokenizer)
-    completion = _after_opened_think(prompt, completion)
-    before, ids = _encode(prompt, tokenizer), tokenizer.encode(completion)
-    if _encode(prompt + completion, tokenizer) != before + ids:
+    return _encode(_prompt_text(messages, tokenizer), tokenizer)
+
+
+def reply_tokens(messages: Sequence[Message], reply: str, tokenizer: Tokenizer) -> list[int]:
+    """The tokens of `reply` behind a conversation, then one end token.
+
+    Where the prompt already opened `<think>`, the reply's own opening is dropped, and a reply
+    without reasoning closes the block first.
+
+    Raises:
+      UserError: tokens(prompt) + tokens(reply) differs from tokens(prompt + reply), so that
+        training would teach a split that sampling never meets; or an end or beginning token
+        inside the reply.
+    """
+    prompt = _prompt_text(messages, tokenizer)
+    reply = _after_opened_think(prompt, reply)
+    before, ids = _encode(prompt, tokenizer), tokenizer.encode(reply)
+    if _encode(prompt + reply, tokenizer) != before + ids:
         raise UserError(
-            f"the completion starting {completion[:20]!r} merges with the prompt's last token "
+            f"the completion starting {reply[:20]!r} merges with the prompt's last token "
             f"({prompt[-20:]!r}): change how the completion begins"
         )
     if ids and ids[-1] in tokenizer.end_ids:
@@ -111,10 +126,16 @@ def sft_examples(
     return examples, dropped
 
 
-def _prompt_text(message: str, tokenizer: Tokenizer) -> str:
+def _asked(problem: Problem, lack_hint: LackHint) -> list[Message]:
+    return [{"role": "user", "content": user_message(problem, lack_hint)}]
+
+
+def _prompt_text(messages: Sequence[Message], tokenizer: Tokenizer) -> str:
     if tokenizer.has_chat_template:
-        return tokenizer.render_chat([{"role": "user", "content": message}])
-    return message + "\n"
+        return tokenizer.render_chat(messages)
+    if len(messages) > 1:
+        raise UserError("a conversation of several messages needs a tokenizer with a chat template")
+    return messages[0]["content"] + "\n"
 
 
 def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
