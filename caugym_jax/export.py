@@ -2,9 +2,11 @@
 
     python -m caugym_jax.export --workdir=runs/grpo --out=my-model
     python -m caugym_jax.export --workdir=runs/grpo --out=my-model --step=40 --dtype=bfloat16
+    python -m caugym_jax.export --workdir=runs/lora --out=my-adapter --adapter
 
 OUT holds sharded safetensors, config.json, generation_config.json, the tokenizer and its chat
-template. It appears whole or not at all and must not exist yet (or be empty).
+template; adapters (config.lora) are merged into their base. With --adapter OUT holds them alone,
+as `peft` stores them. It appears whole or not at all and must not exist yet (or be empty).
 """
 
 from __future__ import annotations
@@ -26,13 +28,25 @@ def main(argv: Sequence[str]) -> None:
     import jax
 
     from caugym_jax.models.hub import load_config
+    from caugym_jax.models.peft import save_adapter
     from caugym_jax.models.save import save_pretrained
-    from caugym_jax.runs import open_model
+    from caugym_jax.runs import base_of, lora_of, open_adapters, open_model
     from caugym_jax.sharding import make_mesh
 
     # Spread over all devices: the model may be larger than the memory of one.
-    width = load_config(args.workdir / "model").d_model
-    mesh = make_mesh(data=-1, fsdp=math.gcd(jax.device_count(), width))
+    config = load_config(args.workdir / "model")
+    mesh = make_mesh(data=-1, fsdp=math.gcd(jax.device_count(), config.d_model))
+    if args.adapter:
+        lora = lora_of(args.workdir)
+        if lora is None:
+            raise UserError(f"{args.workdir} trained the whole model: export it without --adapter")
+        base = base_of(args.workdir)
+        adapters = open_adapters(args.workdir, mesh, args.step)
+        save_adapter(args.out, config, lora, adapters, base)
+        if jax.process_index() == 0:
+            print(f"wrote {args.out}: an adapter of rank {lora.rank} for {base}")
+            print(f'load it with peft.PeftModel.from_pretrained(base_model, "{args.out}")')
+        return
     model, params, tokenizer = open_model(str(args.workdir), mesh, step=args.step)
     save_pretrained(args.out, model.config, params, tokenizer=tokenizer, dtype=args.dtype)
     if jax.process_index() == 0:
@@ -48,6 +62,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="folder to write")
     add("--step", type=int, help="which checkpoint (default: the newest)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default float32)")
+    add("--adapter", action="store_true", help="the trained adapter alone, in PEFT's format")
     return parser.parse_args(argv)
 
 

@@ -18,9 +18,12 @@ from caugym_jax.data.loader import make_loader
 from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
+from caugym_jax.models.lora import Lora, adapter_layout, attach, init_adapters
+from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.optim import Optimizer, make_optimizer
-from caugym_jax.sharding import row_count
+from caugym_jax.runs import merging, open_frozen, open_model
+from caugym_jax.sharding import Layout, put, row_count, shardings
 from caugym_jax.types import TrainState
 
 
@@ -29,9 +32,12 @@ class Run(NamedTuple):
 
     config: ml_collections.ConfigDict
     model: Model
-    params: Params | None  # the first model's weights; None where neither init nor method needs it
+    # The first model's weights, for `Model`; below adapters: the frozen ones (perhaps in 8 bits).
+    # None where neither the first state nor the method needs them.
+    params: Params | None
     tokenizer: Tokenizer
     mesh: jax.sharding.Mesh
+    trained: Layout  # what is trained: all weights, or the adapters
     adapter: Adapter = WHOLE
 
 
@@ -49,6 +55,31 @@ def needs_reference(config: ml_collections.ConfigDict) -> bool:
     return bool(config.get(config.method, {}).get("beta"))
 
 
+def open_run(
+    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, resuming: bool
+) -> tuple[Run, Any]:
+    """(what a method starts from, the first state's trained weights or, on resuming, None)."""
+    options = configs.check_section("model", config.model, open_model) | {"seed": config.seed}
+    lora = Lora(**configs.check_section("lora", config.lora, Lora))
+    if not lora.rank:
+        weights = not resuming or needs_reference(config)
+        model, params, tokenizer = open_model(mesh=mesh, weights=weights, **options)
+        return Run(config, model, params, tokenizer, mesh, layout(model.config)), params
+    model, frozen, tokenizer = open_frozen(mesh=mesh, kept=lora.base_dtype, **options)
+    adapter = Adapter(
+        frozen,
+        lambda trained, frozen: attach(trained, frozen, lora.scale),
+        merging(model.config, frozen, lora, mesh, model.dtype),
+    )
+    trained = adapter_layout(model.config, lora)
+    first = None
+    if not resuming and lora.init:
+        first = put(load_adapter(lora.init, model.config, lora), shardings(trained, mesh))
+    elif not resuming:
+        first = init_adapters(trained, jax.random.key(config.seed), mesh)
+    return Run(config, model, frozen, tokenizer, mesh, trained, adapter), first
+
+
 def open_method(run: Run) -> Method:
     """The algorithm, its loader and its state's shape, as the configuration says."""
     openers = {"sft": _sft, "grpo": _grpo}
@@ -64,7 +95,7 @@ def _section(run: Run, name: str, function: Callable) -> dict[str, Any]:
 
 def _optimizer(run: Run, updates_a_step: int = 1) -> Optimizer:
     return make_optimizer(
-        layout(run.model.config),
+        run.trained,
         run.config.steps * updates_a_step,
         **_section(run, "optim", make_optimizer),
     )
@@ -94,11 +125,12 @@ def _loader(run: Run, items: Any, batch_size: int, transform: Callable) -> Any:
 
 
 def _method(run: Run, algorithm: Algorithm, loader: Any, optimizer: Optimizer) -> Method:
+    mesh, adapter = run.mesh, run.adapter  # not the run: it holds the first model's weights
     return Method(
         algorithm,
         loader,
-        lambda: state_template(optimizer, run.mesh),
-        lambda state: run.adapter.merge(state.params),
+        lambda: state_template(optimizer, mesh),
+        lambda state: adapter.merge(state.params),
     )
 
 

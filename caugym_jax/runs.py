@@ -24,8 +24,11 @@ from caugym_jax.metrics import write_text
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import to_hf_config
 from caugym_jax.models.hub import load_config, load_pretrained, locate
-from caugym_jax.models.transformer import Model, Params, abstract_params, layout
-from caugym_jax.sharding import shardings
+from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
+from caugym_jax.models.presets import ALIASES, PRESETS, preset
+from caugym_jax.models.transformer import Model, Params, cast, layout
+from caugym_jax.programs import Program
+from caugym_jax.sharding import Layout, shardings
 
 EMBEDDED = Path(__file__).parent / "models" / "embedded"
 
@@ -48,16 +51,22 @@ def open_model(
     seed: int = 0,
     step: int | None = None,
     weights: bool = True,
+    kept: str = "float32",
 ) -> Opened:
     """Opens a model with its tokenizer.
 
     Args:
       name: "embedded" (the tiny model in the package), a run's workdir, a Hugging Face folder, a
-        GGUF file, a preset's name or a hub id.
+        GGUF file, a preset's name or a hub id. Of a run that trained adapters, its base is opened
+        too, and the adapters are merged into it.
       init: "pretrained", or "random": only the shape and the tokenizer are taken from `name`.
       dtype: compute type; None: bfloat16 on accelerators, float32 on a CPU.
       step: which checkpoint of a workdir (the newest).
       weights: False leaves the parameters out.
+      kept: the parameters' type, "float32" or "bfloat16" (norms are float32).
+
+    Raises:
+      UserError: there is no such model, or a run's base is gone.
     """
     if init not in ("pretrained", "random"):
         raise UserError(f"model.init={init!r}: use pretrained or random")
@@ -73,20 +82,107 @@ def open_model(
     model = Model(config, dtype, remat)
     places = shardings(layout(config), mesh)
     if not weights:
-        params = None
-    elif init == "random":
-        params = jax.jit(model.init, out_shardings=places)(jax.random.key(seed))
-    elif is_run:
-        abstract = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-            abstract_params(config),
-            places,
-        )
-        with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
-            params = checkpoints.restore_params(abstract, step)
-    else:
-        _, params = load_pretrained(path, mesh=mesh)
-    return Opened(model, params, tokenizer)
+        return Opened(model, None, tokenizer)
+    if init == "random":
+        return Opened(model, _random(model, seed, kept, places), tokenizer)
+    if not is_run:
+        _, params = load_pretrained(path, mesh=mesh, dtype=kept)
+        return Opened(model, params, tokenizer)
+    if (lora := lora_of(name)) is None:
+        params = _trained(name, frozen_layout(config, kept), mesh, step)
+        return Opened(model, params, tokenizer)
+    adapters = _trained(name, adapter_layout(config, lora), mesh, step)
+    merge = merging(config, _base(name, config, lora, mesh), lora, mesh, kept)
+    return Opened(model, merge(adapters), tokenizer)
+
+
+def open_frozen(name: str, mesh: jax.sharding.Mesh, kept: str, **options: Any) -> Opened:
+    """`open_model` with the weights as `models.lora.freeze(params, kept)` leaves them."""
+    if kept != "int8":
+        return open_model(name, mesh, kept=kept, **options)
+    opened = open_model(name, mesh, kept="bfloat16", **options)
+    places = shardings(frozen_layout(opened.model.config, kept), mesh)
+    whole = jax.jit(lambda params: freeze(params, kept), out_shardings=places)
+    return opened._replace(params=whole(opened.params))
+
+
+def merging(
+    config: ModelConfig, frozen: Params, lora: Lora, mesh: jax.sharding.Mesh, dtype: str
+) -> Program:
+    """The program adapters -> a plain model's weights of this type."""
+    return Program(
+        "merge",
+        lambda adapters, frozen: merge(adapters, frozen, lora.scale, dtype),
+        "the model's size: a smaller preset, or more devices with mesh.fsdp",
+        last=(frozen,),
+        out_shardings=shardings(layout(config), mesh),
+    )
+
+
+def settings_of(workdir: str | Path) -> dict[str, Any]:
+    """A run's flattened configuration; empty where there is none."""
+    path = Path(workdir) / "config.json"
+    if not path.exists():
+        return {}
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or "method" not in found:
+        raise UserError(f"{path} is not a run's: choose another --workdir")
+    return found
+
+
+def lora_of(workdir: str | Path) -> Lora | None:
+    """The adapters that a run trained; None where it trained the whole model."""
+    section = {k.removeprefix("lora."): v for k, v in settings_of(workdir).items() if "lora." in k}
+    return Lora(**section) if section.get("rank") else None
+
+
+def base_of(workdir: str | Path) -> str:
+    """What others call the model that a run started from: its hub id or path."""
+    name = settings_of(workdir)["model.name"]
+    if name == "embedded":
+        return str(EMBEDDED)
+    known = name.lower() in PRESETS or name.lower() in ALIASES
+    return preset(name).hub_id if known else name
+
+
+def open_adapters(workdir: str | Path, mesh: jax.sharding.Mesh, step: int | None = None) -> Params:
+    """The adapters that a run trained, without its base."""
+    where = adapter_layout(load_config(Path(workdir) / "model"), lora_of(workdir))
+    return _trained(workdir, where, mesh, step)
+
+
+def _trained(name: str | Path, where: Layout, mesh: jax.sharding.Mesh, step: int | None) -> Params:
+    """What a run trained, from one of its checkpoints."""
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        where.shapes,
+        shardings(where, mesh),
+    )
+    with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
+        return checkpoints.restore_params(abstract, step)
+
+
+def _base(name: str, config: ModelConfig, lora: Lora, mesh: jax.sharding.Mesh) -> Params:
+    """The frozen weights below a run's adapters."""
+    stored = settings_of(name)
+    base, options = stored["model.name"], {k: stored[f"model.{k}"] for k in ("init", "step")}
+    try:
+        opened = open_frozen(base, mesh, lora.base_dtype, seed=stored["seed"], **options)
+    except UserError as error:
+        raise UserError(
+            f"{name} holds adapters of the model {base}, which cannot be opened: {error}"
+        ) from error
+    if opened.model.config != config:
+        raise UserError(f"{name} holds adapters of {base}, which has another shape by now")
+    return opened.params
+
+
+def _random(model: Model, seed: int, kept: str, places: Any) -> Params:
+    draw = jax.jit(lambda key: cast(model.init(key), kept), out_shardings=places)
+    return draw(jax.random.key(seed))
 
 
 def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -97,6 +193,18 @@ def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
         config, eos=list(tokenizer.end_ids), bos=tokenizer.bos_id, pad=tokenizer.pad_id
     )
     write_text(folder / "config.json", json.dumps(hf, indent=2) + "\n")
+
+
+def pinned_step(workdir: Path, name: str, step: int | None) -> int | None:
+    """The checkpoint that a run starts from: of another run the one that was the newest when this
+    one began, so that it stays the same model if that one trains on."""
+    stored = settings_of(workdir)
+    if step is not None or stored.get("model.name") == name:
+        return stored.get("model.step") if step is None else step
+    if not (Path(name) / "checkpoints").is_dir():
+        return None
+    with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
+        return checkpoints.latest
 
 
 def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
@@ -112,13 +220,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, 
     except OSError as error:
         raise UserError(f"cannot make the workdir {workdir}: {error.strerror}") from error
     stored = workdir / "config.json"
-    if stored.exists():
-        try:
-            old = json.loads(stored.read_text())
-        except (ValueError, OSError):
-            old = None
-        if not isinstance(old, dict) or "method" not in old:
-            raise UserError(f"{stored} is not a run's: choose another --workdir")
+    if old := settings_of(workdir):
         found = differences(old, config, may_change)
         if found and not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
             for name in ("before.json", "after.json", "summary.json"):

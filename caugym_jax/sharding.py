@@ -31,6 +31,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "head_dim": None,
     "mlp": "tensor",
     "norm": None,
+    "rank": None,
     # activations and batches
     "batch": ("data", "fsdp"),
     "time": None,
@@ -43,6 +44,21 @@ class Layout(NamedTuple):
 
     shapes: Any  # jax.ShapeDtypeStructs
     axes: Any  # tuples of logical axis names
+
+
+def matrix_axes(axes: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Which of a weight's axes are a matrix's inputs and which its outputs; None: it is no matrix.
+
+    A layer's matrices are stacked over "layers", "head_dim" belongs to the heads before it, and
+    what has a vocabulary is a table: ("layers", "heads", "head_dim", "embed") gives (1, 2), (3,).
+    """
+    sides: list[tuple[int, ...]] = []
+    for i, name in enumerate(axes):
+        if name == "head_dim":
+            sides[-1] += (i,)
+        elif name != "layers":
+            sides.append((i,))
+    return None if len(sides) != 2 or "vocab" in axes else (sides[0], sides[1])
 
 
 def make_mesh(

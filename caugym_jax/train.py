@@ -55,13 +55,14 @@ def train(config: Any, workdir: Path) -> None:
     from caugym_jax import config as configs
     from caugym_jax.checkpoints import Checkpoints
     from caugym_jax.evals import probe
-    from caugym_jax.methods import Run, needs_reference, open_method
+    from caugym_jax.methods import open_method, open_run
     from caugym_jax.metrics import Log, Progress, alarms, write_text
-    from caugym_jax.runs import claim_workdir, open_model, save_shape
+    from caugym_jax.runs import claim_workdir, pinned_step, save_shape
     from caugym_jax.sharding import fetch, make_mesh
 
     configs.check_counts(config, COUNTS)
     jax.config.update("jax_threefry_partitionable", True)
+    config.model.step = pinned_step(workdir, config.model.name, config.model.step)
     claim_workdir(workdir, configs.flat(config), MAY_CHANGE)
     finished = workdir / "summary.json"
     if finished.exists() and (done := json.loads(finished.read_text()))["steps"] >= config.steps:
@@ -76,26 +77,22 @@ def train(config: Any, workdir: Path) -> None:
             workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
         )
         resuming = checkpoints.latest is not None
-        model, params, tokenizer = open_model(
-            mesh=mesh,
-            seed=config.seed,
-            weights=not resuming or needs_reference(config),
-            **configs.check_section("model", config.model, open_model),
-        )
+        run, first_weights = open_run(config, mesh, resuming)
+        model, tokenizer = run.model, run.tokenizer
         save_shape(workdir / "model", model.config, tokenizer)
-        method = open_method(Run(config, model, params, tokenizer, mesh))
+        method = open_method(run)
         algorithm, loader = method.algorithm, method.loader
         held_out, ask = _evaluation(config, model, tokenizer, mesh)
 
         skipped_steps = 0
         if not resuming:
-            state = algorithm.init(params)
+            state = algorithm.init(first_weights)
         else:
             state, position = checkpoints.restore(method.template())
             skipped_steps = position.pop("steps_without_signal", 0)
             loader.set_state(position)
             print(f"resumed from step {int(state.step)} of {workdir}", file=sys.stderr)
-        del params
+        del run, first_weights
         first = int(state.step)
         log = Log(workdir, first, tensorboard=config.log.tensorboard)
         progress = Progress(first, config.steps, config.log.every)

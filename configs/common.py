@@ -4,9 +4,9 @@ import ml_collections
 
 
 def base(method: str) -> ml_collections.ConfigDict:
-    """Sections and their functions: mesh (sharding.make_mesh), model (runs.open_model), data and
-    evaluation (data.sources.problem_source), optim (optim.make_optimizer), checkpoint
-    (checkpoints.Checkpoints), and the method's own."""
+    """Sections and their functions: mesh (sharding.make_mesh), model (runs.open_model), lora
+    (models.lora.Lora), data and evaluation (data.sources.problem_source), optim
+    (optim.make_optimizer), checkpoint (checkpoints.Checkpoints), and the method's own."""
     config = ml_collections.ConfigDict()
     config.method = method
     config.seed = 0
@@ -18,6 +18,14 @@ def base(method: str) -> ml_collections.ConfigDict:
         dtype=ml_collections.config_dict.placeholder(str),  # None: by the machine
         remat=False,
         step=ml_collections.config_dict.placeholder(int),  # of a workdir; None: the newest
+    )
+    config.lora = dict(  # rank 0: no adapter, all weights are trained
+        rank=0,
+        alpha=16.0,
+        rslora=False,
+        targets="all",
+        base_dtype="float32",
+        init=ml_collections.config_dict.placeholder(str),  # a folder in PEFT's format
     )
     config.data = dict(
         path=ml_collections.config_dict.placeholder(str),  # None: generated without end

@@ -61,8 +61,13 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_tensors(folder: Path, tensors: Sequence[Tensor], max_bytes: float = 5e9) -> None:
-    """Writes model.safetensors, or several shards of at most `max_bytes` and their index.
+def write_tensors(
+    folder: Path,
+    tensors: Sequence[Tensor],
+    max_bytes: float = 5e9,
+    whole: str = "model.safetensors",
+) -> None:
+    """Writes one file called `whole`, or several shards of at most `max_bytes` and their index.
 
     One shard is in memory at a time. A tensor larger than `max_bytes` gets a shard of its own.
 
@@ -85,9 +90,7 @@ def write_tensors(folder: Path, tensors: Sequence[Tensor], max_bytes: float = 5e
         shards[-1].append(tensor)
         room -= size
     names = [
-        "model.safetensors"
-        if len(shards) == 1
-        else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        whole if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         for i in range(1, len(shards) + 1)
     ]
     for name, shard in zip(names, shards, strict=True):

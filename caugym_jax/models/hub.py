@@ -81,7 +81,7 @@ def load_pretrained(
     Args:
       model: as in `locate`.
       mesh: where the parameters live, by the table in `sharding.py`; None is one device.
-      dtype: the type they are kept in.
+      dtype: the type they are kept in (norms: float32).
 
     Raises:
       UserError: a weight is missing, unexpected or of the wrong shape or type (named), a file is
@@ -275,7 +275,8 @@ def _read(
 
     def part(row: weights.Weight, block: tuple[slice, ...]) -> np.ndarray:
         """The block of one parameter (its layers stacked), as the device will hold it."""
-        out = np.empty([s.stop - s.start for s in block], dtype)
+        kept = np.float32 if row.hf.endswith("norm.weight") else dtype
+        out = np.empty([s.stop - s.start for s in block], kept)
         if not row.stacked:
             out[...] = weights.from_hf(lambda box: stored[row.hf](row.hf, box), row, config, block)
             return out

@@ -1,0 +1,194 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) beside frozen weights.
+
+    y = h W + scale (h A) B,    scale = alpha / rank, with rslora alpha / sqrt(rank)
+
+A and B are stacked over layers like the weight W they belong to, and are all that is trained:
+
+    layers: q_lora_a [L, D, r]  q_lora_b [L, r, N, H]  ...  down_lora_a [L, F, r]
+            down_lora_b [L, r, D]
+
+`Model` adds the second term where a layer's weights hold an adapter, so that no gradient of W and
+no product A B is ever formed in training. The frozen weights are kept in float32, bfloat16, or as
+8-bit integers with one scale for each output channel (of the layers' matrices; the rest bfloat16).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from caugym_jax.errors import UserError
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.transformer import Params, cast, layout
+from caugym_jax.sharding import Layout, matrix_axes, shardings
+
+MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+GROUPS = {"attention": MATRICES[:4], "mlp": MATRICES[4:], "all": MATRICES}
+BASE_DTYPES = ("float32", "bfloat16", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """Settings of the adapters. A rank of 0: none, all weights are trained.
+
+    Attributes:
+      rank: r, the width of the adapters.
+      alpha: the adapters' strength, see `scale`.
+      rslora: divide alpha by sqrt(rank), not by rank (Kalajdzievski 2023, arXiv 2312.03732).
+      targets: which matrices get one: names among q, k, v, o, gate, up, down, or "attention",
+        "mlp", "all"; several by commas.
+      base_dtype: what the frozen weights are kept in: "float32", "bfloat16" or "int8".
+      init: a folder in PEFT's format to start from; its settings must be these.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    rslora: bool = False
+    targets: str = "all"
+    base_dtype: str = "float32"
+    init: str | None = None
+
+    def __post_init__(self):
+        if self.rank < 0:
+            raise UserError(f"lora.rank={self.rank}: at least 1, or 0 for no adapter")
+        if self.init and not self.rank:
+            raise UserError(f"lora.init={self.init}: set lora.rank to that adapter's")
+        if self.base_dtype not in BASE_DTYPES:
+            raise UserError(f"lora.base_dtype={self.base_dtype!r}: use {', '.join(BASE_DTYPES)}")
+        known = (*MATRICES, *GROUPS)
+        wrong = [name for name in self._named if name not in known]
+        if wrong or not self._named:
+            raise UserError(f"lora.targets={self.targets!r}: use {', '.join(known)}")
+
+    @property
+    def _named(self) -> list[str]:
+        return [name.strip() for name in self.targets.split(",") if name.strip()]
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The names of the weights that have an adapter, in the layer's order."""
+        wanted = {matrix for name in self._named for matrix in GROUPS.get(name, (name,))}
+        return tuple(name for name in MATRICES if name in wanted)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+def adapter_layout(config: ModelConfig, lora: Lora) -> Layout:
+    """Shapes and logical axes of the adapters: their weight's, with the rank between."""
+    shapes, axes = {}, {}
+    for name, shape, names in _matrices(config):
+        if name not in lora.matrices:
+            continue
+        inputs, outputs = matrix_axes(names)
+        for kind, kept in (("a", (*inputs, None)), ("b", (None, *outputs))):
+            at = f"{name}_lora_{kind}"
+            size = tuple(lora.rank if i is None else shape[i] for i in (0, *kept))
+            shapes[at] = jax.ShapeDtypeStruct(size, jnp.float32)
+            axes[at] = tuple("rank" if i is None else names[i] for i in (0, *kept))
+    return Layout({"layers": shapes}, {"layers": axes})
+
+
+def init_adapters(adapters: Layout, key: jax.Array, mesh: jax.sharding.Mesh) -> Params:
+    """A uniform within 1 / sqrt(fan-in), as `peft` draws it; B zero: the model is as it was."""
+
+    def draw(key):
+        made = {}
+        for i, (name, leaf) in enumerate(sorted(adapters.shapes["layers"].items())):
+            if name.endswith("_a"):
+                limit = math.prod(leaf.shape[1:-1]) ** -0.5
+                place = jax.random.fold_in(key, i)
+                made[name] = jax.random.uniform(place, leaf.shape, leaf.dtype, -limit, limit)
+            else:
+                made[name] = jnp.zeros(leaf.shape, leaf.dtype)
+        return {"layers": made}
+
+    return jax.jit(draw, out_shardings=shardings(adapters, mesh))(key)
+
+
+def attach(adapters: Params, frozen: Params, scale: float) -> Params:
+    """Frozen weights with adapters beside them, for `Model`; B carries the scale."""
+    scaled = {
+        name: scale * weight if name.endswith("_b") else weight
+        for name, weight in adapters["layers"].items()
+    }
+    return {**frozen, "layers": {**frozen["layers"], **scaled}}
+
+
+def merge(adapters: Params, frozen: Params, scale: float, dtype: Any = jnp.float32) -> Params:
+    """A plain model's weights W + scale A B, in float32 and then rounded to `dtype`."""
+    frozen = thaw(frozen, None)
+    layers = dict(frozen["layers"])
+    for name in MATRICES:
+        if f"{name}_lora_a" not in adapters["layers"]:
+            continue
+        a, b = (adapters["layers"][f"{name}_lora_{kind}"] for kind in "ab")
+        product = jax.vmap(functools.partial(jnp.tensordot, axes=1, precision="highest"))(a, b)
+        layers[name] = layers[name].astype(jnp.float32) + scale * product
+    return cast({**frozen, "layers": layers}, dtype)
+
+
+def frozen_layout(config: ModelConfig, dtype: str) -> Layout:
+    """Shapes, types and logical axes of `freeze(params, dtype)`."""
+    shapes, axes = layout(config)
+    shapes = jax.eval_shape(lambda params: freeze(params, dtype), shapes)
+    axes = {**axes, "layers": dict(axes["layers"])}
+    if dtype == "int8":
+        for name, _, names in _matrices(config):
+            _, outputs = matrix_axes(names)
+            axes["layers"][f"{name}_scale"] = tuple(names[i] for i in (0, *outputs))
+    return Layout(shapes, axes)
+
+
+def freeze(params: Params, dtype: str) -> Params:
+    """Weights as they are kept frozen; norms stay float32.
+
+    int8: W is rounded to `scale` times a whole number in [-127, 127], where an output channel's
+    scale is its largest |W| / 127; so each weight is off by at most half its scale. Worked by hand:
+    a channel (0.5, -1.27, 0.004) has scale 0.01 and becomes (50, -127, 0).
+    """
+    if dtype != "int8":
+        return cast(params, dtype)
+    kept = cast(params, "bfloat16")
+    layers = dict(kept["layers"])
+    for name in MATRICES:
+        inputs = _inputs(name)
+        weight = params["layers"][name].astype(jnp.float32)
+        scale = jnp.max(jnp.abs(weight), inputs, keepdims=True) / 127
+        whole = jnp.round(weight / jnp.where(scale > 0, scale, 1))
+        layers[name] = jnp.clip(whole, -127, 127).astype(jnp.int8)
+        layers[f"{name}_scale"] = jnp.squeeze(scale, inputs)
+    return {**kept, "layers": layers}
+
+
+def thaw(frozen: Params, dtype: Any = jnp.float32) -> Params:
+    """The plain weights that frozen ones stand for; a `dtype` of None: as wide as each is exact."""
+    layers = {}
+    for name, weight in frozen["layers"].items():
+        if name.endswith("_scale"):
+            continue
+        scale = frozen["layers"].get(f"{name}_scale")
+        if scale is not None:
+            weight = weight.astype(jnp.float32) * jnp.expand_dims(scale, _inputs(name))
+        layers[name] = weight
+    plain = {**frozen, "layers": layers}
+    return plain if dtype is None else cast(plain, dtype)
+
+
+def _inputs(name: str) -> tuple[int, ...]:
+    """A stacked matrix's input axes: o [L, N, H, D] reads heads and head size."""
+    return (1, 2) if name == "o" else (1,)
+
+
+def _matrices(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], tuple[str, ...]]]:
+    """(name, shape, logical axes) of a layer's matrices."""
+    shapes, axes = layout(config)
+    for name in MATRICES:
+        yield name, shapes["layers"][name].shape, axes["layers"][name]

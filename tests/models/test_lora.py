@@ -1,0 +1,232 @@
+"""Adapters against merged weights, gradients by the chain rule, 8-bit weights by their bound."""
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from caugym_jax.errors import UserError
+from caugym_jax.models.lora import (
+    MATRICES,
+    Lora,
+    adapter_layout,
+    attach,
+    freeze,
+    frozen_layout,
+    init_adapters,
+    merge,
+    thaw,
+)
+from caugym_jax.models.transformer import Model, abstract_params, layout
+from caugym_jax.sharding import make_mesh, matrix_axes, shardings
+from tests.models.tiny import FAMILIES, random_params
+
+LORA = Lora(rank=4, alpha=8.0)
+TOKENS = np.random.default_rng(0).integers(1, 200, (2, 23)).astype(np.int32)
+AT = np.broadcast_to(np.arange(23, dtype=np.int32), TOKENS.shape), np.ones_like(TOKENS)
+
+
+def random_adapters(config, lora=LORA, seed=1):
+    """Adapters that matter: neither side is zero."""
+    rng = np.random.default_rng(seed)
+    draw = lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32)  # noqa: E731
+    return jax.tree.map(draw, adapter_layout(config, lora).shapes)
+
+
+def logits(config, params, dtype="float32"):
+    model = Model(config, dtype)
+
+    @jax.jit
+    def run(params):
+        hidden, _ = model.hidden(params, TOKENS, *AT)
+        return model.logits(params, hidden)
+
+    return np.asarray(run(params))
+
+
+@pytest.mark.parametrize("name", ["qwen2-tied", "qwen3"])
+def test_an_adapter_beside_is_an_adapter_merged(name):
+    config = FAMILIES[name]
+    base, adapters = random_params(config), random_adapters(config)
+    beside = logits(config, attach(adapters, base, LORA.scale))
+    merged = merge(adapters, base, LORA.scale)
+    assert jax.tree.structure(merged) == jax.tree.structure(abstract_params(config))
+    np.testing.assert_allclose(beside, logits(config, merged), atol=1e-4)
+    assert np.abs(beside - logits(config, base)).max() > 0.5
+
+
+def test_merged_weights_by_hand():
+    """W + alpha / r * A B for one layer, and alpha / sqrt(r) with rslora."""
+    config, adapters = FAMILIES["llama"], random_adapters(FAMILIES["llama"])
+    base = random_params(config)
+    for lora, scale in ((LORA, 2.0), (Lora(rank=4, alpha=8.0, rslora=True), 4.0)):
+        merged = merge(adapters, base, lora.scale)["layers"]
+        a, b = (adapters["layers"][f"o_lora_{kind}"].astype(np.float64) for kind in "ab")
+        for layer in range(config.num_layers):
+            product = np.einsum("nhr,rd->nhd", a[layer], b[layer])
+            wanted = base["layers"]["o"][layer] + scale * product
+            np.testing.assert_allclose(merged["o"][layer], wanted, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(merged["mlp_norm"], base["layers"]["mlp_norm"])
+
+
+def test_a_new_adapter_changes_nothing():
+    config = FAMILIES["qwen3"]
+    base = random_params(config)
+    adapters = init_adapters(adapter_layout(config, LORA), jax.random.key(0), make_mesh(8))
+    np.testing.assert_array_equal(
+        logits(config, attach(adapters, base, LORA.scale)), logits(config, base)
+    )
+    # peft draws A uniformly within 1 / sqrt(fan-in); o reads 6 heads of 16
+    for name, fan_in in (("q", 48), ("o", 96), ("down", 80)):
+        a = np.abs(adapters["layers"][f"{name}_lora_a"])
+        assert 0.9 * fan_in**-0.5 < a.max() <= fan_in**-0.5
+        assert not np.any(adapters["layers"][f"{name}_lora_b"])
+
+
+def test_gradients_follow_the_chain_rule():
+    """dA = scale dW B', dB = scale A' dW, where dW is the gradient of the merged weight."""
+    config = FAMILIES["qwen2"]
+    model, base, adapters = Model(config), random_params(config), random_adapters(config)
+
+    def loss(params):
+        hidden, _ = model.hidden(params, TOKENS, *AT)
+        return jax.nn.log_softmax(model.logits(params, hidden))[..., 7].sum() / 100
+
+    ours = jax.jit(jax.grad(lambda a: loss(attach(a, base, LORA.scale))))(adapters)["layers"]
+    full = jax.jit(jax.grad(loss))(merge(adapters, base, LORA.scale))["layers"]
+    for name in MATRICES:
+        a, b = (adapters["layers"][f"{name}_lora_{kind}"] for kind in "ab")
+        L, r = b.shape[:2]
+        a, b = a.reshape(L, -1, r).astype(np.float64), b.reshape(L, r, -1).astype(np.float64)
+        dw = np.asarray(full[name], np.float64).reshape(L, a.shape[1], b.shape[2])
+        for kind, wanted in (
+            ("a", LORA.scale * dw @ b.swapaxes(1, 2)),
+            ("b", LORA.scale * a.swapaxes(1, 2) @ dw),
+        ):
+            found = np.asarray(ours[f"{name}_lora_{kind}"]).reshape(wanted.shape)
+            error = np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
+            assert error < 1e-4, (name, kind, error)
+
+
+def dots(jaxpr):
+    """The shapes that matrix products have, in whatever is called or scanned over."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation.outvars[0].aval.shape
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from dots(inner)
+
+
+def test_no_gradient_of_a_full_matrix_is_formed():
+    config = FAMILIES["llama"]
+    model, base, adapters = Model(config), random_params(config), random_adapters(config)
+
+    def loss(adapters, base):
+        hidden, _ = model.hidden(attach(adapters, base, LORA.scale), TOKENS, *AT)
+        return jnp.square(hidden).sum()
+
+    def formed(argument):
+        gradient = jax.make_jaxpr(jax.grad(loss, argument))(adapters, base)
+        return {tuple(sorted(shape[-2:])) for shape in dots(gradient.jaxpr)}
+
+    full = (config.d_model, config.d_ff)
+    assert full in formed(1)  # the test sees it where it is
+    assert full not in formed(0)
+
+
+def test_targets_are_chosen_by_name():
+    config = FAMILIES["llama"]
+
+    def chosen(targets):
+        names = adapter_layout(config, Lora(rank=2, targets=targets)).shapes["layers"]
+        return {name.split("_")[0] for name in names}
+
+    assert chosen("all") == set(MATRICES)
+    assert chosen("attention") == {"q", "k", "v", "o"}
+    assert chosen("mlp, q") == {"gate", "up", "down", "q"}
+    layers = adapter_layout(config, Lora(rank=2, targets="o")).axes["layers"]
+    assert layers == {
+        "o_lora_a": ("layers", "heads", "head_dim", "rank"),
+        "o_lora_b": ("layers", "rank", "embed"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(rank=-1), "lora.rank=-1"),
+        (dict(targets="q,w"), "lora.targets='q,w': use q, k, v, o, gate, up, down, attention"),
+        (dict(targets=""), "lora.targets=''"),
+        (dict(base_dtype="int4"), "lora.base_dtype='int4': use float32, bfloat16, int8"),
+    ],
+)
+def test_settings_that_cannot_work(options, told):
+    with pytest.raises(UserError, match=told):
+        Lora(**options)
+
+
+def test_eight_bits_by_hand():
+    config = FAMILIES["qwen3-tied"]
+    base = random_params(config)
+    base["layers"]["gate"][0, :, 5] = 0.0
+    base["layers"]["gate"][0, :3, 5] = (0.5, -1.27, 0.004)
+    base["layers"]["up"][1, :, 0] = 0.0  # a channel of zeros
+    frozen = freeze(base, "int8")
+    assert frozen["layers"]["gate"].dtype == jnp.int8
+    np.testing.assert_array_equal(frozen["layers"]["gate"][0, :3, 5], (50, -127, 0))
+    np.testing.assert_allclose(frozen["layers"]["gate_scale"][0, 5], 0.01, rtol=1e-6)
+    assert frozen["layers"]["o_scale"].shape == (3, 48)
+    assert frozen["layers"]["q_scale"].shape == (3, 6, 16)
+    assert frozen["embed"].dtype == jnp.bfloat16 and frozen["final_norm"].dtype == np.float32
+    plain = thaw(frozen)
+    assert not np.any(plain["layers"]["up"][1, :, 0])
+    for name in MATRICES:
+        weight = base["layers"][name]
+        inputs, _ = matrix_axes(layout(config).axes["layers"][name])
+        half = np.abs(weight).max(inputs, keepdims=True) / 127 / 2
+        error = np.abs(plain["layers"][name] - weight)
+        assert np.all(error <= half * (1 + 1e-5))
+        assert error.max() > 0.9 * half.min()  # and it does round
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_eight_bits_are_scaled_after_the_product(dtype):
+    """The layer's product with whole numbers is the product with the weights they stand for."""
+    config = FAMILIES["qwen2"]
+    frozen = freeze(random_params(config), "int8")
+    ours, plain = logits(config, frozen, dtype), logits(config, thaw(frozen), dtype)
+    size = lambda x: np.sqrt(np.mean(x**2))  # noqa: E731
+    assert size(ours - plain) < (1e-5 if dtype == "float32" else 3e-2) * size(plain)
+    if dtype == "float32":
+        exact = logits(config, random_params(config))
+        assert 1e-3 * size(exact) < size(ours - exact) < 0.05 * size(exact)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_frozen_weights_and_adapters_on_a_mesh(dtype):
+    config, mesh = FAMILIES["qwen2"], make_mesh(2, 2, 2)
+    base, adapters = random_params(config), random_adapters(config)
+    frozen = freeze(base, dtype)
+    described = frozen_layout(config, dtype)
+    for x, s in zip(jax.tree.leaves(frozen), jax.tree.leaves(described.shapes), strict=True):
+        assert (x.shape, x.dtype) == (s.shape, s.dtype)
+    alone = logits(config, attach(adapters, frozen, LORA.scale))
+    merged = merge(adapters, frozen, LORA.scale, "bfloat16")
+    with jax.set_mesh(mesh):
+        places = shardings(adapter_layout(config, LORA), mesh)
+        assert places["layers"]["q_lora_b"].spec[2] == "tensor"
+        spread = jax.device_put(adapters, places)
+        held = jax.jit(lambda p: freeze(p, dtype), out_shardings=shardings(described, mesh))(base)
+        np.testing.assert_allclose(
+            logits(config, attach(spread, held, LORA.scale)), alone, atol=5e-5
+        )
+        whole = jax.jit(
+            lambda a, f: merge(a, f, LORA.scale, "bfloat16"),
+            out_shardings=shardings(layout(config), mesh),
+        )(spread, held)
+    for one, other in zip(jax.tree.leaves(whole), jax.tree.leaves(merged), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_allclose(
+            np.asarray(one, np.float32), np.asarray(other, np.float32), rtol=2**-7, atol=1e-6
+        )
