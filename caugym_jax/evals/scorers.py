@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from caugym_jax.rewards.answer import expected, extract, is_right
 from caugym_jax.types import LACK, Problem
 
-SCORER_VERSION = "2"  # of both rules; raised whenever a verdict changes
+SCORER_VERSION = "3"  # of both rules; raised whenever a verdict changes
 
 # `{"ANSWER":` or `{"PROB":`, white space anywhere. Linear: a run of it holds no other brace.
 _SPACE = r"\s*+"

@@ -13,8 +13,9 @@ occurs, nothing where a `<think>` is left open. In it
   differs from it by 0.0005 or more, or where the text also ends in LACK_CONDITION.
 * its verdict is the object's `ANSWER`, "Yes" or "No" in any case.
 * the final answer *is* LACK_CONDITION if no `PROB` and no `\boxed{}` in the final text states a
-  number, and either the last line that holds more than decoration is LACK_CONDITION alone or after
-  a plain lead-in ("Final answer:", "Therefore, the answer is"), or the last marked answer (a JSON
+  number, and either the last sentence of the last line that holds more than decoration is
+  LACK_CONDITION, alone or concluded by a plain lead-in ("Final answer:", "so we output", "..., so
+  the answer is") that supposes nothing ("if", "unless", "would"), or the last marked answer (a JSON
   object with ANSWER or PROB, or a `\boxed{}`) holds exactly LACK_CONDITION. Quoting the instruction
   is neither.
 
@@ -77,36 +78,62 @@ def near(a: Decimal, b: Decimal, tolerance: Decimal = TOLERANCE) -> bool:
 
 _BOXED = re.compile(r"\\boxed\s{0,4}\{\s{0,4}(?:\\(?:text|mathrm)[a-z]{0,2}\{)?([^{}]{0,80})\}")
 _DECORATION = str.maketrans("", "", "*`\"'“”‘’$#{}()[]>\\")
-_LINE_COMMAND = re.compile(r"\\(?:boxed|text[a-z]{0,2}|mathrm|quad|[,;!])")
-_LACK_LINE = re.compile(
-    r"(?:(?:so|thus|hence|therefore|consequently|in conclusion)[,:]?\s+)?"
-    r"(?:(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?(?:answer|output|result|conclusion)"
-    r"\s*(?:is\s*:?|:|=|->|→)\s*|final answer\s+)?" + LACK,
-    re.IGNORECASE,
+_MARKUP = re.compile(r"\\(?:boxed|text[a-z]{0,2}|mathrm|quad|[,;!])|</?answer>")
+_SENTENCE_END = re.compile(r"[.!?][*_\"')\]]{0,3}\s+")
+_SUPPOSED = re.compile(
+    r"\b(?:if|unless|when|whether|otherwise|assuming|were|would|could|might|may)\b", re.IGNORECASE
 )
+_THUS = r"(?:so|thus|hence|therefore|consequently|accordingly|in conclusion)"
+_LEAD_IN = (
+    rf"(?:(?:and\s+)?(?:{_THUS}[,:]?\s+)?(?:(?:the|my|our)\s+)?(?:(?:final|correct)\s+)?"
+    r"(?:answer|output|result|conclusion)\s*"
+    rf"(?:(?:is|must be|should be)(?:\s+{_THUS},?)?\s*:?|:|=|->|→)\s*"
+    rf"|(?:{_THUS}[,:]?\s+)?(?:i|we)\s+(?:{_THUS}\s+|must\s+)?"
+    r"(?:answer|output|return|conclude)\s*:?\s+"
+    rf"|(?:and\s+)?{_THUS}[,:]?\s+|final answer\s+)"
+)
+_ANSWERED = re.compile(rf"{_LEAD_IN}?{LACK}", re.IGNORECASE)
+_CONCLUDED = re.compile(rf".*[,;:]\s+{_LEAD_IN}{LACK}", re.IGNORECASE)
 
 
 def _last_line(text: str) -> str:
-    """The last line that holds more than decoration (fences, dollar signs, brackets)."""
+    """The last line that holds more than decoration (fences, dollar signs, brackets, tags)."""
     end = len(text)
     while end > 0:
         start = text.rfind("\n", 0, end) + 1
         line = text[start:end]
-        if line.translate(_DECORATION).strip(" \t\r._-"):
-            return line.strip()
+        if _bare(line[-2 * _LONGEST_LINE :]):
+            return line
         end = start - 1
     return ""
+
+
+_LONGEST_LINE = 1000
+
+
+def _bare(line: str) -> str:
+    """A line without its decoration."""
+    return _MARKUP.sub("", line).translate(_DECORATION).strip(" \t\r._-")
+
+
+def _concludes_lack(line: str) -> bool:
+    """Whether the last sentence of a line is LACK_CONDITION, alone or as its conclusion."""
+    if LACK not in line.replace("\\_", "_"):
+        return False
+    sentence = _bare(_SENTENCE_END.split(line[-_LONGEST_LINE:].strip())[-1])
+    if LACK not in sentence:
+        return False
+    if _ANSWERED.fullmatch(sentence):
+        return True
+    return bool(_CONCLUDED.fullmatch(sentence)) and not _SUPPOSED.search(sentence)
 
 
 def _ends_in_lack(text: str, objects: Sequence[Stated]) -> bool:
     """Whether the last line, or the last marked answer, is LACK_CONDITION."""
     if "LACK" not in text:
         return False
-    line = _last_line(text)
-    if len(line) <= 200:
-        bare = _LINE_COMMAND.sub("", line).translate(_DECORATION).strip(" \t\r._-")
-        if LACK in bare and _LACK_LINE.fullmatch(bare):
-            return True
+    if _concludes_lack(_last_line(text)):
+        return True
     boxes = list(_BOXED.finditer(text))
     last = objects[-1] if objects else None
     if boxes and (last is None or boxes[-1].end() > last.end):
