@@ -1,6 +1,7 @@
 """Preferences: pairs of completions (DPO) and completions judged one by one (KTO), as tokens.
 
-Rows have TRL's columns, from a file (.json, .jsonl, .parquet, hf:owner/name) or generated:
+Rows have TRL's columns, from a file (.json, .jsonl, .parquet, hf:owner/name) or generated
+(`preference_sources`):
 
     DPO   prompt, chosen, rejected
     KTO   prompt, completion, label (true: desirable)
@@ -15,24 +16,17 @@ A row that cannot be learnt from is never cut and never passed over silently: se
 from __future__ import annotations
 
 import dataclasses
-import functools
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from caugym_jax.causal.mistakes import WORK_KINDS, mistaken_work
-from caugym_jax.causal.worked import work
 from caugym_jax.data.files import read_rows
-from caugym_jax.data.prompts import Message, chat_tokens, reply_tokens, user_message
-from caugym_jax.data.rows import make_row
-from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE
+from caugym_jax.data.prompts import Message, chat_tokens, reply_tokens
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.types import Judged, Preference, Problem
+from caugym_jax.types import Judged, Preference
 
 Row = Mapping[str, Any]
 Made = TypeVar("Made")
-SOLUTIONS = ("worked", "steps")
 LISTED = 5  # of the dropped rows of a kind, these many are named
 
 
@@ -173,110 +167,14 @@ def with_others(items: Sequence[Judged], max_length: int) -> list[Judged]:
     for block in blocks.values():
         for k, i in enumerate(block):
             other = order[(start - 1 - k % (len(items) - len(block))) % len(items)]
-            paired[i] = _mismatched(items[i], items[other], max_length)
+            paired[i] = mismatched(items[i], items[other], max_length)
         start += len(block)
     return paired
 
 
-def generated_rows(
-    problems: Callable[[int], Problem],
-    seed: int = 0,
-    solutions: str = "worked",
-    rejected: Mapping[str, float] | None = None,
-) -> Callable[[int], Row]:
-    """Rows of DPO without end: problem i, a right solution, and a wrong one.
-
-    Args:
-      solutions: "worked" arithmetic (ATE and ETT without adjustment; `causal.worked`), or the
-        "steps" of the released data (all tasks).
-      rejected: the share of each kind of mistake, of `causal.mistakes.WORK_KINDS`; None: all
-        evenly. A kind that does not fit a problem gives way to another of them, and a problem that
-        none of them fits to another problem. Worked ones only.
-    """
-    if solutions not in SOLUTIONS:
-        raise UserError(f"data.solutions={solutions!r}: use {' or '.join(SOLUTIONS)}")
-    if solutions == "steps":
-        if rejected is not None:
-            raise UserError("data.rejected goes with data.solutions=worked")
-        return lambda index: make_row("dpo", problems(index), index, seed=seed)
-    shares = dict.fromkeys(WORK_KINDS, 1.0) if rejected is None else dict(rejected)
-    wrong = [f"{k}={v}" for k, v in shares.items() if k not in WORK_KINDS or v < 0]
-    if wrong or not any(shares.values()):
-        raise UserError(
-            f"data.rejected={', '.join(wrong) or 'nothing'}: give shares, not all of them 0, to "
-            f"kinds of {', '.join(WORK_KINDS)}"
-        )
-
-    def row(index: int) -> Row:
-        problem = problems(index)
-        rng = random.Random(f"rejected {seed} {index}")
-        return {
-            "prompt": user_message(problem),
-            "chosen": work(problem),
-            "rejected": _mistake(problem, rng, shares),
-        }
-
-    return row
-
-
-def one_of_each(pairs: Callable[[int], Row]) -> Callable[[int], Row]:
-    """Rows of KTO from rows of DPO: of even ones the chosen completion, else the rejected."""
-
-    def row(index: int) -> Row:
-        pair, label = pairs(index), index % 2 == 0
-        return {
-            "prompt": pair["prompt"],
-            "completion": pair["chosen" if label else "rejected"],
-            "label": label,
-        }
-
-    return row
-
-
-def generated(
-    rows: Callable[[int], Row],
-    make: Callable[[Row, Tokenizer], Made],
-    tokenizer: Tokenizer,
-    max_length: int,
-) -> Callable[[int], Made]:
-    """Item i as tokens; a row that is too long or unusable gives way to another.
-
-    Raises:
-      UserError: on making or at any item, where none is found.
-    """
-
-    @functools.lru_cache(maxsize=64)  # an item is asked for again as its neighbour's `other`
-    def fresh(index: int) -> Made:
-        for attempt in range(ATTEMPTS):
-            try:
-                item = make(rows(index + attempt * ELSEWHERE), tokenizer)
-            except Unusable as kind:
-                why = str(kind)
-                continue
-            if longest(item) <= max_length:
-                return item
-            why = f"{longest(item)} tokens, where data.max_length={max_length} are allowed"
-        raise UserError(
-            f"generated row {index} and {ATTEMPTS - 1} in its place: the last has {why}"
-        )
-
-    fresh(0)  # an impossible request fails here
-    return fresh
-
-
-def generated_with_others(
-    items: Callable[[int], Judged], max_length: int
-) -> Callable[[int], Judged]:
-    """Gives item i the completion of the next item with another prompt."""
-
-    def fresh(index: int) -> Judged:
-        item = items(index)
-        for later in range(index + 1, index + 1 + ATTEMPTS):
-            if items(later).prompt != item.prompt:
-                return _mismatched(item, items(later), max_length)
-        raise UserError(f"generated problem {index} and the {ATTEMPTS} after it are all the same")
-
-    return fresh
+def mismatched(item: Judged, other: Judged, max_length: int) -> Judged:
+    """`item` with the completion of `other`, as much of it as max_length tokens hold."""
+    return dataclasses.replace(item, other=other.completion[: max_length - len(item.prompt)])
 
 
 def longest(item: Preference | Judged) -> int:
@@ -289,22 +187,6 @@ def _made(row: Any, make: Callable[[Row, Tokenizer], Made], tokenizer: Tokenizer
     if not isinstance(row, Mapping):
         raise TypeError(f"expected a JSON object, found {type(row).__name__}")
     return make(row, tokenizer)
-
-
-def _mismatched(item: Judged, other: Judged, max_length: int) -> Judged:
-    return dataclasses.replace(item, other=other.completion[: max_length - len(item.prompt)])
-
-
-def _mistake(problem: Problem, rng: random.Random, shares: Mapping[str, float]) -> str:
-    """A wrong worked solution, of a kind drawn by `shares` among those that fit the problem."""
-    left = {kind: share for kind, share in shares.items() if share}
-    while left:
-        (kind,) = rng.choices(list(left), list(left.values()))
-        try:
-            return mistaken_work(problem, rng, [kind])[1]
-        except UserError:  # it does not fit
-            del left[kind]
-    raise Unusable("no fitting mistake")
 
 
 def _conversation(value: Any, key: str) -> list[Message]:
