@@ -91,7 +91,6 @@ def test_a_failure_leaves_the_old_file_whole(tmp_path, monkeypatch):
     "flags, status, message",
     [
         (["--tasks=ATE,EET"], 1, "error: unknown task 'EET': did you mean 'ETT'?"),
-        (["--variant=hard"], 1, "error: variant 'hard' is not generated yet"),
         (["--out=x.csv"], 1, "error: --out=x.csv: end the name in .json, .jsonl, .parquet"),
         (["--out=no/such/folder/x.json"], 1, "error: cannot write no/such/folder/x.json"),
         (["--n=0"], 1, "error: --n=0"),
@@ -112,6 +111,15 @@ def test_the_engine_imports_no_jax():
     code = "import sys, caugym_jax.generate; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_all_prompts_of_a_variant_that_may_lack_say_so(tmp_path):
+    """Whether a prompt of the hard variant has the hint must not tell its answer."""
+    run(tmp_path / "h.jsonl", "--for=sft", "--variant=hard", "--n=21")
+    rows = [json.loads(line) for line in (tmp_path / "h.jsonl").read_text().splitlines()]
+    lacking = [row["completion"][0]["content"].endswith("LACK_CONDITION") for row in rows]
+    assert any(lacking) and not all(lacking)
+    assert all(row["prompt"][0]["content"].endswith("as final answer.") for row in rows)
 
 
 def solutions(path, *flags):

@@ -7,18 +7,19 @@ from collections import defaultdict
 
 import pytest
 
-from caugym_jax.causal.generating import generate_problem, generate_problems
+from caugym_jax.causal.generating import GENERATED_VARIANTS, generate_problem, generate_problems
 from caugym_jax.causal.mistakes import KINDS, mistaken
+from caugym_jax.data.files import read_problems
+from caugym_jax.data.rows import make_row, write_rows
 from caugym_jax.errors import UserError
 from caugym_jax.evals.scorers import strict
 from caugym_jax.types import BOUND_TASKS, TASKS, Problem
 
 DIFFERENCES = [task for task in TASKS if task not in BOUND_TASKS]
 SETS = [  # variant, options
-    ("base", {}),
+    *((variant, {}) for variant in GENERATED_VARIANTS),
     ("base", {"adjusters": (2,), "max_mediators": 2, "nodes": (6, 8), "zero_fraction": 0.0}),
-    ("redundant", {}),
-    ("insufficient", {"adjusters": (0, 1, 2), "max_mediators": 2}),
+    ("insufficient", {"adjusters": (1, 2), "max_mediators": 2}),
 ]
 APPLIES = {  # the tasks in which a kind must occur
     "sign_flip": TASKS,
@@ -45,7 +46,7 @@ def samples():
     """kind -> [(problem, mistake)]: every kind that applies to each of many problems."""
     made = defaultdict(list)
     for variant, options in SETS:
-        problems = generate_problems(TASKS, 105, 11, variant=variant, **options)
+        problems = generate_problems(TASKS, 49, 11, variant=variant, **options)
         for i, problem in enumerate(problems):
             for kind in KINDS:
                 try:
@@ -288,6 +289,15 @@ def test_an_adjusted_direct_effect_by_hand():
     assert made("missing_step") == {'{"ANSWER": "Yes", "PROB": "0.8"}'}
     assert made("sign_flip") == {'{"ANSWER": "No", "PROB": "-0.35"}'}
     assert made("wrong_verdict") == {'{"ANSWER": "No", "PROB": "0.35"}'}
+
+
+def test_a_problem_read_from_a_file_can_be_mistaken(tmp_path):
+    problem = generate_problem(0, 3, TASKS)
+    for suffix in (".jsonl", ".parquet"):
+        path = tmp_path / f"base{suffix}"
+        write_rows(path, [make_row("problems", problem, 3)])
+        (again,) = read_problems(path)
+        assert mistaken(again, random.Random(1)) == mistaken(problem, random.Random(1))
 
 
 def test_the_same_seed_makes_the_same_mistake():
