@@ -103,7 +103,7 @@ def test_settings_that_cannot_work(refused, options, told):
         (["--config.grpo.microbatches=2"], "= 2 x 8"),
         (["--config.grpo.max_completion_length=600"], "tokens"),
         (["--config.grpo.temprature=1"], "did you mean 'temperature'?"),
-        (["--config.grpo.loss_type=gspo"], "use grpo, dapo, dr_grpo, cispo"),
+        (["--config.grpo.loss_type=gspo"], "use grpo, bnpo, dapo, dr_grpo, cispo"),
         (["--config.grpo.scale_rewards=goup"], "use group, batch, none"),
         (["--config.grpo.temperature=-1"], "temperature"),
         (["--config.grpo.top_p=0"], "top_p"),
@@ -257,7 +257,7 @@ def test_as_a_real_command(tmp_path, environment, options, status, told):
     assert "Traceback" not in done.stderr and told in done.stderr.splitlines()[-1], done.stderr
 
 
-def test_grpo_compiles_once_per_width(tiny_model, monkeypatch):  # noqa: F811
+def test_t23_grpo_compiles_once_per_width(tiny_model, monkeypatch):  # noqa: F811
     """Prompts of many lengths make as many programs as there are widths (16, 24, 32, 48), and a
     second pass over them makes none."""
     made = []

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,8 @@ from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.rewards.score import score as reward_score
 from caugym_jax.sharding import fetch
 from caugym_jax.types import Experience, Problem, Rollout
+
+TOLD = 3  # failures of reward functions told of a rollout
 
 
 class Prompt(NamedTuple):
@@ -69,11 +73,13 @@ class Judged(NamedTuple):
     """A rollout's rewards and what is logged about it."""
 
     total: np.ndarray  # [B] float32; NaN = not judged
+    names: tuple[str, ...]  # R, of the parts
     values: np.ndarray  # [B, R]
     lengths: np.ndarray  # [B] of completions
     prompt_tokens: int  # of all rows
     ended: np.ndarray  # [B] bool
     rows: list[dict[str, Any]]  # prompt, completion, reward parts: the sample table
+    failures: int = 0  # values that reward functions failed to give, each taken as None
 
 
 def judge(
@@ -82,8 +88,16 @@ def judge(
     tokenizer: Tokenizer,
     group_size: int,
     weights: Mapping[str, float],
+    overlong: Callable[[np.ndarray], np.ndarray] | None = None,
+    on_error: str = "stop",
 ) -> Judged:
-    """Decodes completions and applies the reward functions."""
+    """Decodes completions and applies the reward functions.
+
+    Args:
+      on_error: what a reward function's failure does, see `rewards.score.score`; what is skipped
+        is told on stderr.
+      overlong: what is added to the reward for a completion's length, logged as a part of its own.
+    """
     P = rollout.prompt_width
     tokens, lengths, ended = map(
         np.asarray, (rollout.tokens, rollout.completion_length, rollout.ended)
@@ -92,21 +106,39 @@ def judge(
         tokenizer.decode_completion(row[P : P + n]) for row, n in zip(tokens, lengths, strict=True)
     ]
     problems = [p.problem for p in prompts for _ in range(group_size)]
-    scores = reward_score(texts, problems, list(~ended), weights)
+    scores = reward_score(texts, problems, list(~ended), weights, on_error)
+    for failure in scores.failures[:TOLD]:
+        print(failure, file=sys.stderr)
+    names, parts, totals = scores.names, scores.values, scores.total
+    if overlong is not None:
+        penalty = overlong(lengths).astype(np.float32)
+        names, totals = (*names, "overlong"), totals + penalty
+        parts = np.concatenate([parts, penalty[:, None]], axis=1)
     table = [
         {
             "prompt": problem.prompt or problem.text,
             "completion": text,
             "answer": problem.answer,
             "reward": float(total),
-            **{f"rewards/{n}": float(v) for n, v in zip(scores.names, values, strict=True)},
+            **{f"rewards/{n}": float(v) for n, v in zip(names, values, strict=True)},
         }
-        for problem, text, total, values in zip(
-            problems, texts, scores.total, scores.values, strict=True
-        )
+        for problem, text, total, values in zip(problems, texts, totals, parts, strict=True)
     ]
     prompt_tokens = int(np.sum(rollout.prompt_length))
-    return Judged(scores.total, scores.values, lengths, prompt_tokens, ended, table)
+    failures = len(scores.failures)
+    return Judged(totals, names, parts, lengths, prompt_tokens, ended, table, failures)
+
+
+def overlong_reward(
+    lengths: np.ndarray, limit: int, buffer: int, penalty: float = 1.0
+) -> np.ndarray:
+    """DAPO's soft punishment of long completions: 0 up to limit - buffer tokens, then linearly down
+    to -penalty at the limit (Yu et al. 2025, eq. 13).
+
+    By hand: limit 100, buffer 20: lengths 80, 85, 100 give 0, -0.25, -1.
+    """
+    excess = np.asarray(lengths, np.float64) - (limit - buffer)
+    return -penalty * np.clip(excess / buffer, 0.0, 1.0)
 
 
 def make_groups(
@@ -139,9 +171,57 @@ def make_groups(
     return groups
 
 
-def rollout_metrics(
-    drawn: list[Judged], group_size: int, names: tuple[str, ...]
-) -> dict[str, float]:
+class Collected(NamedTuple):
+    """What a step is trained on, and what is told about everything that was sampled for it."""
+
+    groups: list[Group]  # at most `wanted`
+    wanted: int  # prompts of a full step
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+def collect(
+    draw: Callable[[], list[Prompt]],
+    sample: Callable[[list[Prompt], list[int]], Rollout],
+    judge: Callable[[list[Prompt], Rollout], Judged],
+    group_size: int,
+    *,
+    only_informative: bool = True,
+    mask_truncated: bool = False,
+    max_refills: int = 4,
+) -> Collected:
+    """Samples and judges prompts until a step is full of groups with a signal (DAPO's dynamic
+    sampling), at most `max_refills` more times; the surplus is dropped.
+
+    Args:
+      sample: (prompts, ids) -> Rollout; ids are unique in the step, 0 upwards.
+      only_informative: drop groups whose rewards agree; False: one draw, all of it.
+    """
+    drawn, groups, samples, prompts_drawn, wanted = [], [], [], 0, 0
+    spent = {"time/sampling": 0.0, "time/rewards": 0.0}
+    while True:
+        prompts = draw()
+        wanted = wanted or len(prompts)
+        ids = list(range(prompts_drawn, prompts_drawn + len(prompts)))
+        prompts_drawn += len(prompts)
+        start = time.perf_counter()
+        rollout = sample(prompts, ids)
+        sampled = time.perf_counter()
+        judged = judge(prompts, rollout)
+        spent["time/sampling"] += sampled - start
+        spent["time/rewards"] += time.perf_counter() - sampled
+        drawn.append(judged)
+        samples += judged.rows
+        groups += make_groups(
+            prompts, rollout, judged, group_size, only_informative, mask_truncated
+        )
+        if not only_informative or len(groups) >= wanted or len(drawn) > max_refills:
+            break
+    metrics = rollout_metrics(drawn, group_size) | {"sampling/refills": len(drawn) - 1} | spent
+    return Collected(groups[:wanted], wanted, metrics, samples)
+
+
+def rollout_metrics(drawn: list[Judged], group_size: int) -> dict[str, float]:
     """TRL's metrics, over everything that was sampled in the step (refills included)."""
     total = np.concatenate([j.total for j in drawn])
     values = np.concatenate([j.values for j in drawn])
@@ -162,10 +242,14 @@ def rollout_metrics(
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
         "completions/mean_terminated_length": float(finished.mean()),
+        "completions/min_terminated_length": float(finished.min()),
+        "completions/max_terminated_length": float(finished.max()),
         "completions/clipped_ratio": float(1 - ended.mean()),
         "tokens": int(lengths.sum()) + sum(j.prompt_tokens for j in drawn),
     }
-    for name, column in zip(names, values.T, strict=True):
+    if any(j.failures for j in drawn):
+        metrics["rewards/failures"] = sum(j.failures for j in drawn)
+    for name, column in zip(drawn[0].names, values.T, strict=True):
         metrics[f"rewards/{name}/mean"] = float(known(column).mean())
         metrics[f"rewards/{name}/std"] = float(known(column).std())
     return metrics

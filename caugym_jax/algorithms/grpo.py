@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.groups import Prompt, judge, lay_out, make_groups, rollout_metrics
+from caugym_jax.algorithms.groups import Prompt, collect, judge, lay_out, overlong_reward
 from caugym_jax.algorithms.step import (
     WHOLE,
     Adapter,
     Algorithm,
     check_rows,
+    in_parts,
     init_state,
     make_step,
-    merge_rows,
-    microbatch_count,
+    mean_report,
     split_rows,
 )
 from caugym_jax.data.tokenizer import Tokenizer
@@ -30,9 +30,9 @@ from caugym_jax.objectives.advantages import group_advantages
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
-from caugym_jax.rewards.score import DEFAULT_WEIGHTS, parse_weights
+from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sharding import put, row_count, rows
+from caugym_jax.sharding import fetch, put, row_count, rows
 from caugym_jax.types import Experience, TrainState
 
 
@@ -53,7 +53,12 @@ def grpo(
     top_p: float = 1.0,
     min_p: float = 0.0,
     reward_weights: str | Mapping[str, float] = DEFAULT_WEIGHTS,
+    on_reward_error: str = "stop",
+    overlong_buffer: int = 0,
+    overlong_penalty: float = 1.0,
+    baseline: str = "group",
     scale_rewards: str = "group",
+    normalize_advantages: bool = False,
     dynamic_sampling: bool = True,
     max_refills: int = 4,
     mask_truncated_completions: bool = False,
@@ -63,7 +68,12 @@ def grpo(
     epsilon_high: float = 0.28,
     delta: float | None = None,
     beta: float = 0.0,
+    kl_in_reward: bool = False,
     kl_estimator: str = "k3",
+    use_bias_correction_kl: bool = False,
+    entropy_coef: float = 0.0,
+    importance_sampling_correction: str = "none",
+    importance_sampling_cap: float = 3.0,
     num_iterations: int = 1,
     num_minibatches: int = 1,
     microbatches: int | None = 1,
@@ -81,14 +91,28 @@ def grpo(
       reference: a frozen model's weights for the KL term; needed if beta > 0.
       reward_weights: reward functions by name or "package.module:function", with weights: a
         mapping, or text like "answer=1,form=0.1".
-      scale_rewards: divide advantages by the group's or batch's standard deviation, or "none".
+      on_reward_error: where a reward function raises or returns what is no number: "stop" the run,
+        naming function and item, or "skip" it as if it had returned None.
+      overlong_buffer, overlong_penalty: the last so many tokens before max_completion_length cost
+        up to this much reward (`groups.overlong_reward`); 0: off.
+      baseline, scale_rewards, normalize_advantages: see `group_advantages`. RLOO is leave_one_out,
+        none, False; REINFORCE++ is none, none, True (with dynamic_sampling off: a group that agrees
+        still tells something); its variant with a baseline is group, none, True.
       dynamic_sampling: drop groups without a signal and draw more prompts, at most `max_refills`
         times, until the step is full; surplus groups are dropped. If it stays short, the step is
         taken on the groups there are; with none it is skipped and counted.
       mask_truncated_completions: leave samples that did not end out of the loss.
-      loss_type: how token losses are averaged: "grpo" (the paper's), "dapo" or "dr_grpo", or
-        "cispo" (token mean of the CISPO loss, where epsilon_high is the largest weight).
+      loss_type: how token losses are averaged: "grpo" (the paper's), "dapo" = "bnpo" (over all
+        tokens) or "dr_grpo", or "cispo" (token mean of the CISPO loss, where epsilon_high is the
+        largest weight).
       importance_sampling_level: "token", or "sequence" (GSPO).
+      delta: two-sided clipping; PPO's dual clip is delta = 3.
+      kl_in_reward: take beta times the sample's summed log p / p_ref (k1) off its reward, before
+        baseline and scale, instead of adding a KL term to the loss (RLOO, REINFORCE++); this one
+        has the gradient of the KL divergence in expectation.
+      kl_estimator, use_bias_correction_kl, entropy_coef: see `policy_loss`; of the loss's KL term.
+      importance_sampling_correction: "none", "token" or "sequence": weigh by how likely the trainer
+        finds what the sampler drew, at most importance_sampling_cap (TRL's vllm_...).
       num_iterations: passes over one rollout (mu); old log-probs stay those before the first.
       num_minibatches: optimiser steps per pass.
       microbatches: parts into which each optimiser step is cut to save memory; None: one row to
@@ -101,13 +125,25 @@ def grpo(
         raise UserError(f"grpo.group_size={group_size}: a group needs at least 2 samples")
     weights = parse_weights(reward_weights)
     for key, value, known in (
+        ("on_reward_error", on_reward_error, ON_ERROR),
+        ("baseline", baseline, ("group", "leave_one_out", "none")),
         ("scale_rewards", scale_rewards, ("group", "batch", "none")),
-        ("loss_type", loss_type, ("grpo", "dapo", "dr_grpo", "cispo")),
+        ("loss_type", loss_type, tuple(policy.AGGREGATIONS)),
         ("importance_sampling_level", importance_sampling_level, ("token", "sequence")),
+        (
+            "importance_sampling_correction",
+            importance_sampling_correction,
+            ("none", "token", "sequence"),
+        ),
         ("kl_estimator", kl_estimator, ("k1", "k2", "k3")),
     ):
         if value not in known:
             raise UserError(f"grpo.{key}={value!r}: use {', '.join(known)}")
+    if not 0 <= overlong_buffer <= max_completion_length:
+        raise UserError(
+            f"grpo.overlong_buffer={overlong_buffer}: between 0 and max_completion_length="
+            f"{max_completion_length} is wanted"
+        )
     sampler = Sampler(
         model,
         end_ids=tokenizer.end_ids,
@@ -128,59 +164,38 @@ def grpo(
 
     def loss(params, e: Experience):
         scores = completion_scores(params, e)
-        logprobs, mask = scores.logprobs, e.mask
-        old = jax.lax.stop_gradient(logprobs) if e.old_logprobs is None else e.old_logprobs
-        advantages = e.advantages[:, None]
-        if loss_type == "cispo":
-            terms = policy.cispo(
-                logprobs, old, advantages, mask,
-                clip_high=epsilon_high, level=importance_sampling_level,
-            )  # fmt: skip
-        else:
-            terms = policy.clipped_surrogate(
-                logprobs, old, advantages, mask, clip_low=epsilon, clip_high=epsilon_high,
-                delta=delta, level=importance_sampling_level,
-            )  # fmt: skip
-        per_token, weight = terms.loss, mask.sum()
-
-        def mean(x):
-            return (x * mask).sum(), weight
-
-        sums = {
-            "entropy": mean(scores.entropy),
-            "clip_ratio/low_mean": mean(terms.clipped_low),
-            "clip_ratio/high_mean": mean(terms.clipped_high),
-            "clip_ratio/region_mean": mean(jnp.maximum(terms.clipped_low, terms.clipped_high)),
-            "sampling/sampling_logp_difference/mean": mean(
-                jnp.abs(jax.lax.stop_gradient(old) - e.sampler_logprobs)
-            ),
-        }
-        if e.ref_logprobs is not None:
-            kl = policy.kl_estimate(logprobs, e.ref_logprobs, kl_estimator)
-            per_token = per_token + beta * kl
-            sums["kl"] = mean(kl)
-        how = "dapo" if loss_type == "cispo" else loss_type
-        return policy.aggregate(per_token, mask, how, max_completion_length), sums
+        return policy.policy_loss(
+            scores.logprobs, scores.entropy, e,
+            loss_type=loss_type, importance_sampling_level=importance_sampling_level,
+            epsilon=epsilon, epsilon_high=epsilon_high, delta=delta,
+            beta=beta, kl_estimator=kl_estimator, use_bias_correction_kl=use_bias_correction_kl,
+            entropy_coef=entropy_coef,
+            importance_sampling_correction=importance_sampling_correction,
+            importance_sampling_cap=importance_sampling_cap,
+            horizon=max_completion_length,
+        )  # fmt: skip
 
     remedy = "grpo.group_size, data.batch_size or grpo.max_completion_length"
     step = make_step(loss, optimizer, mesh, adapter, microbatches=microbatches, remedy=remedy)
 
-    def score_in_parts(weights, e: Experience):
-        """As the update will see them: the same rows at a time."""
-        parts = split_rows(e, num_minibatches)
-        cut = microbatch_count(jax.tree.map(lambda x: x[0], parts), microbatches)
-        parts = jax.tree.map(lambda x: jax.vmap(lambda y: split_rows(y, cut))(x), parts)
+    def score_rows(weights, e: Experience):
+        """As the update will see them."""
         one = lambda part: completion_scores(weights, part).logprobs  # noqa: E731
-        scored = jax.lax.map(lambda minibatch: jax.lax.map(one, minibatch), parts)
-        return merge_rows(jax.vmap(merge_rows)(scored))
+        return in_parts(one, e, num_minibatches, microbatches)
 
-    rescore = Program("score", score_in_parts, f"{remedy}, or raise microbatches")
+    rescore = Program("score", score_rows, f"{remedy}, or raise microbatches")
     rescore_own = Program(
         "score",
-        lambda params, e, frozen: score_in_parts(adapter.apply(params, frozen), e),
+        lambda params, e, frozen: score_rows(adapter.apply(params, frozen), e),
         f"{remedy}, or raise microbatches",
         last=(adapter.frozen,),
     )
+    overlong = None
+    if overlong_buffer:
+        overlong = functools.partial(
+            overlong_reward,
+            limit=max_completion_length, buffer=overlong_buffer, penalty=overlong_penalty,
+        )  # fmt: skip
 
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
@@ -188,71 +203,63 @@ def grpo(
     def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
         clock = time.perf_counter()
         weights_now = adapter.merge(state.params)
-        drawn, groups, spent = [], [], {"sampling": 0.0, "rewards": 0.0}
-        refills = 0
-        wanted = None
-        while True:
-            prompts = draw()
-            wanted = len(prompts) if wanted is None else wanted
-            start = time.perf_counter()
-            rollout = sampler(
-                weights_now,
-                [p.tokens for p in prompts],
-                ids=[len(drawn) * wanted + i for i in range(len(prompts))],
-                seed=seed,
-                step=int(state.step),
-                samples_per_prompt=group_size,
-                temperature=temperature,
-                top_k=top_k,
-                top_p=top_p,
-                min_p=min_p,
-            )
-            spent["sampling"] += time.perf_counter() - start
-            start = time.perf_counter()
-            judged = judge(prompts, rollout, tokenizer, group_size, weights)
-            spent["rewards"] += time.perf_counter() - start
-            drawn.append(judged)
-            groups += make_groups(
-                prompts, rollout, judged, group_size,
-                dynamic_sampling, mask_truncated_completions,
+
+        def sample(prompts: list[Prompt], ids: list[int]):
+            return sampler(
+                weights_now, [p.tokens for p in prompts], ids=ids,
+                seed=seed, step=int(state.step), samples_per_prompt=group_size,
+                temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
             )  # fmt: skip
-            if len(groups) >= wanted or not dynamic_sampling or refills == max_refills:
-                break
-            refills += 1
-        metrics = rollout_metrics(drawn, group_size, tuple(weights)) | {
-            "sampling/refills": refills,
-            "time/sampling": spent["sampling"],
-            "time/rewards": spent["rewards"],
-        }
-        samples = [row for judged in drawn for row in judged.rows]
+
+        groups, wanted, metrics, samples = collect(
+            draw, sample,
+            lambda prompts, rollout: judge(
+                prompts, rollout, tokenizer, group_size, weights, overlong, on_reward_error
+            ),
+            group_size,
+            only_informative=dynamic_sampling, mask_truncated=mask_truncated_completions,
+            max_refills=max_refills,
+        )  # fmt: skip
         if not groups:
             return None, metrics, samples
         size = wanted * group_size
         parts = num_minibatches * (microbatches or 1)
         check_rows(size, parts, row_count(mesh), "prompts x group_size")
-        groups = groups[:wanted]
         rewards = np.concatenate([group.rewards for group in groups])
-        advantages = group_advantages(rewards, group_size, scale_rewards)
-        experience = lay_out(groups, advantages, size, max_prompt_length, max_completion_length)
-        experience = put(experience, rows(mesh))
-        if not on_policy:
-            experience = experience._replace(old_logprobs=rescore_own(state.params, experience))
+        laid = lay_out(
+            groups, np.zeros_like(rewards), size, max_prompt_length, max_completion_length
+        )
+        e = put(laid, rows(mesh))
+        if not on_policy or kl_in_reward:
+            e = e._replace(old_logprobs=rescore_own(state.params, e))
         if beta:
-            experience = experience._replace(ref_logprobs=rescore(reference, experience))
-        metrics["time/prepare"] = time.perf_counter() - clock
-        return experience, metrics, samples
-
-    def update(state: TrainState, experience: Experience):
+            e = e._replace(ref_logprobs=rescore(reference, e))
+        if beta and kl_in_reward:
+            real = laid.segment_ids[: len(rewards), -laid.mask.shape[1] :]
+            k1 = (fetch(e.old_logprobs) - fetch(e.ref_logprobs))[: len(rewards)] * real
+            metrics["kl"] = float(k1.sum() / real.sum())
+            rewards = rewards - beta * k1.sum(axis=1)
+            e = e._replace(ref_logprobs=None)
         if on_policy:
-            return step(state, experience)
-        parts = split_rows(experience, num_minibatches)
+            e = e._replace(old_logprobs=None)
+        advantages = group_advantages(
+            rewards, group_size, scale_rewards, baseline=baseline, normalize=normalize_advantages
+        )
+        advantages = np.pad(advantages, (0, size - len(rewards)))
+        e = e._replace(advantages=put(advantages, rows(mesh)))
+        metrics["tokens_updated"] = int(laid.segment_ids.sum()) * num_iterations
+        metrics["time/prepare"] = time.perf_counter() - clock
+        return e, metrics, samples
+
+    def update(state: TrainState, e: Experience):
+        if on_policy:
+            return step(state, e)
+        parts = split_rows(e, num_minibatches)
         reports = []
         for _ in range(num_iterations):
             for part in range(num_minibatches):
-                minibatch = jax.tree.map(lambda x, i=part: x[i], parts)
-                state, metrics = step(state, minibatch)
+                state, metrics = step(state, jax.tree.map(lambda x, i=part: x[i], parts))
                 reports.append(metrics)
-        mean = {k: sum(r[k] for r in reports) / len(reports) for k in reports[0]}
-        return state, mean | {"learning_rate": reports[-1]["learning_rate"]}
+        return state, mean_report(reports)
 
     return Algorithm(init, prepare, update)

@@ -1,7 +1,8 @@
 """The clipped policy objective of GRPO and its relatives, and the KL penalty.
 
 All arrays are [B, C] float32 over completion tokens; `mask` is 1 where a token counts. Log-ratios
-are clamped to +-20 before exp, so that a broken row cannot make an infinity.
+are clamped to +-20 before exp, so that a broken row cannot make an infinity. `policy_loss` puts the
+pieces together; the others are the pieces.
 """
 
 from __future__ import annotations
@@ -10,6 +11,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from caugym_jax.types import Experience
+
+# A reported quantity as (sum, weight), see algorithms/step.py.
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+
+# TRL's name of a loss: how it averages over tokens.
+AGGREGATIONS = {
+    "grpo": "grpo",
+    "bnpo": "dapo",  # TRL's means per device and microbatch, which with exact addition are one
+    "dapo": "dapo",
+    "dr_grpo": "dr_grpo",
+    "cispo": "dapo",
+}
 
 
 class Terms(NamedTuple):
@@ -53,11 +68,12 @@ def clipped_surrogate(
     """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) per token, r = p_new / p_old.
 
     PPO's surrogate (Schulman et al. 2017) with DAPO's separate upper bound; `delta` caps r from
-    above before anything else (two-sided clipping of negative advantages, INTELLECT-2);
+    above before anything else (two-sided clipping of negative advantages, INTELLECT-2). With
+    delta = c > 1 + clip_high that is PPO's dual clip, max(-r A, c A) for A < 0 (Ye et al. 2020).
     `level="sequence"` uses the length-normalised sequence ratio of GSPO.
 
     By hand: r = 1.5, A = 1, clip 0.2/0.28: -min(1.5, 1.28) = -1.28; A = -1: -min(-1.5, -1.28) =
-    1.5.
+    1.5; r = 5, A = -1, delta 3: 3.
     """
     ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask, level))
     bounded = ratio if delta is None else jnp.minimum(ratio, delta)
@@ -112,6 +128,30 @@ def kl_estimate(logprobs: jax.Array, ref_logprobs: jax.Array, kind: str = "k3") 
     raise ValueError(f"kind must be k1, k2 or k3, not {kind!r}")
 
 
+def importance_weights(
+    old_logprobs: jax.Array,
+    sampler_logprobs: jax.Array,
+    mask: jax.Array,
+    level: str = "token",
+    cap: float = 3.0,
+) -> jax.Array:
+    """min(p_trainer / p_sampler, cap) before the update, as a constant: [B, C] or [B, 1].
+
+    Truncated importance sampling (Ionides 2008; TRL's vllm_importance_sampling_correction): where
+    the sampler computes in another precision than the trainer, its samples come from another
+    distribution than the one whose gradient is taken. Per token, or the whole sequence's product.
+
+    By hand: p_trainer / p_sampler = (2, 2) and cap 3: (2, 2) per token, min(4, 3) = 3 a sequence.
+    """
+    if level not in ("token", "sequence"):
+        raise ValueError(f"level must be token or sequence, not {level!r}")
+    difference = (old_logprobs - sampler_logprobs) * mask
+    if level == "sequence":
+        difference = jnp.sum(difference, axis=-1, keepdims=True)
+    weights = jnp.minimum(jnp.exp(jnp.clip(difference, -20.0, 20.0)), cap)
+    return jax.lax.stop_gradient(weights)
+
+
 def aggregate(
     loss: jax.Array, mask: jax.Array, how: str = "grpo", horizon: int | None = None
 ) -> tuple[jax.Array, jax.Array]:
@@ -137,3 +177,79 @@ def aggregate(
     if how == "dr_grpo":
         return jnp.sum(sums), jnp.sum(present) * (horizon or loss.shape[-1])
     raise ValueError(f"how must be grpo, dapo or dr_grpo, not {how!r}")
+
+
+def policy_loss(
+    logprobs: jax.Array,
+    entropy: jax.Array,
+    e: Experience,
+    *,
+    loss_type: str = "grpo",
+    importance_sampling_level: str = "token",
+    epsilon: float = 0.2,
+    epsilon_high: float = 0.28,
+    delta: float | None = None,
+    beta: float = 0.0,
+    kl_estimator: str = "k3",
+    use_bias_correction_kl: bool = False,
+    entropy_coef: float = 0.0,
+    importance_sampling_correction: str = "none",
+    importance_sampling_cap: float = 3.0,
+    horizon: int | None = None,
+) -> tuple[tuple[jax.Array, jax.Array], Sums]:
+    """((total, weight), what is reported) of one batch of experience.
+
+        per token:  w * surrogate(r, A) + beta * KL - entropy_coef * H,   averaged by `loss_type`
+
+    with w the truncated weight of `importance_weights` (1 without that correction).
+
+    Args:
+      logprobs, entropy: [B, C] under the weights being trained, entropy in nats.
+      e: old_logprobs None means that these are the first: r = 1 with the gradient of log p.
+        ref_logprobs None: no KL term.
+      use_bias_correction_kl: multiply the KL estimate by r with its gradient. At r = 1 the k3
+        estimate so has the KL's exact gradient in expectation, and without it, only that of
+        KL(reference || policy).
+      horizon: see `aggregate`.
+    """
+    if loss_type not in AGGREGATIONS:
+        raise ValueError(f"loss_type must be {', '.join(AGGREGATIONS)}, not {loss_type!r}")
+    mask, level = e.mask, importance_sampling_level
+    old = jax.lax.stop_gradient(logprobs) if e.old_logprobs is None else e.old_logprobs
+    advantages = e.advantages[:, None]
+    if loss_type == "cispo":
+        terms = cispo(logprobs, old, advantages, mask, clip_high=epsilon_high, level=level)
+    else:
+        terms = clipped_surrogate(
+            logprobs, old, advantages, mask,
+            clip_low=epsilon, clip_high=epsilon_high, delta=delta, level=level,
+        )  # fmt: skip
+    per_token, count = terms.loss, mask.sum()
+
+    def mean(x):
+        return (x * mask).sum(), count
+
+    sums = {
+        "entropy": mean(entropy),
+        "clip_ratio/low_mean": mean(terms.clipped_low),
+        "clip_ratio/high_mean": mean(terms.clipped_high),
+        "clip_ratio/region_mean": mean(jnp.maximum(terms.clipped_low, terms.clipped_high)),
+        "sampling/sampling_logp_difference/mean": mean(
+            jnp.abs(jax.lax.stop_gradient(old) - e.sampler_logprobs)
+        ),
+    }
+    if importance_sampling_correction != "none":
+        weights = importance_weights(
+            old, e.sampler_logprobs, mask, importance_sampling_correction, importance_sampling_cap
+        )
+        per_token = weights * per_token
+        sums["sampling/importance_sampling_ratio/mean"] = mean(weights)
+    if e.ref_logprobs is not None:
+        kl = kl_estimate(logprobs, e.ref_logprobs, kl_estimator)
+        sums["kl"] = mean(kl)
+        if use_bias_correction_kl:
+            kl = jnp.exp(log_ratio(logprobs, old, mask, level)) * kl
+        per_token = per_token + beta * kl
+    if entropy_coef:
+        per_token = per_token - entropy_coef * entropy
+    return aggregate(per_token, mask, AGGREGATIONS[loss_type], horizon), sums

@@ -1,5 +1,6 @@
 """GRPO's rollouts, groups and updates."""
 
+import math
 import zlib
 
 import jax
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms import grpo as module
-from caugym_jax.algorithms.groups import Group, Prompt, lay_out
+from caugym_jax.algorithms.groups import Group, Prompt, lay_out, overlong_reward
 from caugym_jax.algorithms.grpo import grpo
 from caugym_jax.causal import generate_problems
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
+from caugym_jax.objectives.advantages import group_advantages, informative_groups
 from caugym_jax.optim import make_optimizer
 from caugym_jax.runs import open_model
 from caugym_jax.sharding import make_mesh
@@ -86,7 +88,7 @@ def test_reward_rises(tiny_model):  # noqa: F811
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5]) + 1
 
 
-def test_sampler_and_trainer_agree(tiny_model):  # noqa: F811
+def test_t01_sampler_and_trainer_agree(tiny_model):  # noqa: F811
     for temperature in (0.6, 1.0):
         setup = Setup(tiny_model, temperature=temperature)
         experience, _, _ = setup.prepare()
@@ -95,7 +97,7 @@ def test_sampler_and_trainer_agree(tiny_model):  # noqa: F811
         assert metrics["entropy"] > 0
 
 
-def test_old_logprobs_stay_frozen_over_iterations(tiny_model, monkeypatch):  # noqa: F811
+def test_t22_old_logprobs_stay_frozen_over_iterations(tiny_model, monkeypatch):  # noqa: F811
     """mu = 2: the ratio is 1 in the first pass and not in the second (T22)."""
     seen = []
     real = module.make_step
@@ -121,7 +123,7 @@ def test_old_logprobs_stay_frozen_over_iterations(tiny_model, monkeypatch):  # n
     assert clipped[0] == 0 and clipped[1] > 0
 
 
-def test_kl_is_zero_at_the_reference_and_grows(tiny_model):  # noqa: F811
+def test_t09_kl_is_zero_at_the_reference_and_grows(tiny_model):  # noqa: F811
     setup = Setup(tiny_model, beta=0.1, reward_weights=SPREAD)
     experience, _, _ = setup.prepare()
     first = setup.update(experience)["kl"]
@@ -132,7 +134,7 @@ def test_kl_is_zero_at_the_reference_and_grows(tiny_model):  # noqa: F811
         grpo(setup.model, None, setup.mesh, setup.tokenizer, None, beta=0.1)
 
 
-def test_equal_rewards_give_no_gradient(tiny_model):  # noqa: F811
+def test_t03_equal_rewards_give_no_gradient(tiny_model):  # noqa: F811
     setup = Setup(tiny_model, reward_weights={"form": 1.0})
     experience, metrics, _ = setup.prepare()
     assert metrics["frac_reward_zero_std"] == 1
@@ -222,12 +224,16 @@ VARIANTS = {
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
     "gspo": {"importance_sampling_level": "sequence", "num_minibatches": 2},
     "cispo": {"loss_type": "cispo", "epsilon_high": 5.0, "num_iterations": 2},
-    "kl": {"beta": 0.05, "delta": 1.5},
-}
+    "kl": {"beta": 0.05, "delta": 1.5, "use_bias_correction_kl": True, "entropy_coef": 0.01},
+    "rloo": {
+        "baseline": "leave_one_out", "scale_rewards": "none", "beta": 0.05, "kl_in_reward": True,
+        "importance_sampling_correction": "token",
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_microbatches_change_no_update(tiny_model, name):  # noqa: F811
+def test_t04_microbatches_change_no_update(tiny_model, name):  # noqa: F811
     """Each variant as it is really wired: the same parameters whatever the split (T4)."""
     after = []
     for microbatches in (1, None):
@@ -257,6 +263,81 @@ def test_a_batch_scale_is_that_of_the_rows_trained_on(tiny_model, monkeypatch): 
     experience, _, _ = setup.prepare()
     size = 0.5 / (np.std([1, 0, 0, 1] * 4, ddof=1) + 1e-4)
     np.testing.assert_allclose(np.abs(experience.advantages), size, rtol=1e-5)
+
+
+def sometimes(completions, problems, truncated):
+    """None for every third completion, else 1 where it holds the mark."""
+    return [
+        None if i % 3 == 0 else float(likes_mark.text in text) for i, text in enumerate(completions)
+    ]
+
+
+def failing(completions, problems, truncated):
+    """No number for every third completion."""
+    return [math.nan if x is None else x for x in sometimes(completions, problems, truncated)]
+
+
+@pytest.mark.parametrize("name", ["sometimes", "failing"])
+def test_t24_rewards_that_are_none_or_fail_are_left_out(tiny_model, monkeypatch, capsys, name):  # noqa: F811
+    """Rows 0, 3, 6, ... are not judged: no advantage, no place in the loss, not in their group's
+    mean. What fails is skipped and told where the configuration says so, else it stops the run."""
+    options = {"reward_weights": {f"tests.algorithms.test_grpo:{name}": 1.0}, "max_refills": 0}
+    script = [[1, 1, 0, 0] * 4]
+    if name == "failing":
+        setup, _ = scripted(monkeypatch, tiny_model, script, **options)
+        with pytest.raises(UserError, match="failing' failed at item 0"):
+            setup.prepare()
+        options["on_reward_error"] = "skip"
+    setup, _ = scripted(monkeypatch, tiny_model, script, **options)
+    experience, metrics, _ = setup.prepare()
+    judged = np.arange(16) % 3 != 0
+    marked = np.tile([1, 1, 0, 0], 4)
+    want = group_advantages(np.where(judged, marked, np.nan), 4)
+    wanted = informative_groups(np.where(judged, marked, np.nan), 4).repeat(4)
+    kept = np.asarray(experience.mask.sum(axis=1))
+    np.testing.assert_array_equal(kept[: wanted.sum()], judged[wanted])
+    np.testing.assert_allclose(np.asarray(experience.advantages)[: wanted.sum()], want[wanted])
+    np.testing.assert_allclose(metrics["reward"], marked[judged].mean())
+    assert metrics.get("rewards/failures", 0) == (6 if name == "failing" else 0)
+    assert ("skipped item 0" in capsys.readouterr().err) == (name == "failing")
+
+
+def test_long_completions_cost_reward():
+    lengths = np.array([10, 80, 85, 100])
+    np.testing.assert_allclose(overlong_reward(lengths, 100, 20), [0, 0, -0.25, -1])
+    np.testing.assert_allclose(overlong_reward(lengths, 100, 100, 2.0), [-0.2, -1.6, -1.7, -2])
+
+
+def test_the_cost_of_length_is_a_part_of_the_reward(tiny_model, monkeypatch):  # noqa: F811
+    setup, _ = scripted(monkeypatch, tiny_model, [MIXED * 4], overlong_buffer=6)
+    _, metrics, samples = setup.prepare()  # every completion has 1 of 6 tokens
+    np.testing.assert_allclose(metrics["rewards/overlong/mean"], -1 / 6, rtol=1e-6)
+    np.testing.assert_allclose(metrics["reward"], 0.5 - 1 / 6, rtol=1e-6)
+    np.testing.assert_allclose(samples[0]["rewards/overlong"], -1 / 6, rtol=1e-6)
+    with pytest.raises(UserError, match="grpo.overlong_buffer=7: between 0 and max_completion"):
+        Setup(tiny_model, overlong_buffer=7)
+
+
+def test_kl_in_the_reward_is_taken_off_before_the_group_s_mean(tiny_model, monkeypatch):  # noqa: F811
+    """At the reference it changes nothing; behind it, leave-one-out advantages are those of
+    reward - beta sum k1, and the loss has no KL term."""
+    settings = dict(
+        beta=0.5, kl_in_reward=True, baseline="leave_one_out", scale_rewards="none", peak=1e-1
+    )
+    setup, _ = scripted(monkeypatch, tiny_model, [MIXED * 4], **settings)
+    experience, metrics, _ = setup.prepare()
+    first = np.asarray(experience.advantages)
+    np.testing.assert_allclose(first, np.tile([2, -2, -2, 2], 4) / 3, atol=1e-5)
+    assert abs(metrics["kl"]) < 1e-5 and experience.ref_logprobs is None
+    assert "kl" not in setup.update(experience)
+    setup.index = 0
+    experience, metrics, _ = setup.prepare()
+    assert abs(metrics["kl"]) > 1e-2
+    # Completions of one token: k1 is that token's, and the same for equal samples of a prompt.
+    moved = np.asarray(experience.advantages).reshape(4, 4)
+    np.testing.assert_allclose(moved[:, 0], moved[:, 3], rtol=1e-5)
+    np.testing.assert_allclose(moved.sum(axis=1), 0, atol=1e-5)
+    assert np.abs(moved - first.reshape(4, 4)).max() > 1e-2
 
 
 def test_learning_rate_follows_the_updates_done(tiny_model):  # noqa: F811

@@ -98,14 +98,14 @@ def assert_same(name, gradient, value):
 
 
 @pytest.mark.parametrize("name,microbatches", SPLITS)
-def test_any_microbatch_split_gives_the_same_loss_and_gradient(name, microbatches):
+def test_t04_any_microbatch_split_gives_the_same_loss_and_gradient(name, microbatches):
     loss, batch = LOSSES[name]
     step = jax.jit(lambda params, b: gradients(loss, params, b, microbatches)[:2])
     assert_same(name, *step(PARAMS, batch()))
 
 
 @pytest.mark.parametrize("name,sizes", MESHES)
-def test_any_mesh_gives_the_same_loss_and_gradient(name, sizes):
+def test_t04_any_mesh_gives_the_same_loss_and_gradient(name, sizes):
     loss, batch = LOSSES[name]
     mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
     with jax.set_mesh(mesh):
@@ -131,7 +131,7 @@ def update(loss, batch, mesh=None, peak=1e-3, params=PARAMS, **optim):
         return step(state, put(batch, rows(mesh))), step
 
 
-def test_all_masked_batch_changes_nothing_and_is_finite():
+def test_t05_all_masked_batch_changes_nothing_and_is_finite():
     batch = sft_batch()
     batch = batch._replace(loss_mask=np.zeros_like(batch.loss_mask))
     (state, metrics), _ = update(sft_loss, batch)
@@ -140,7 +140,7 @@ def test_all_masked_batch_changes_nothing_and_is_finite():
         np.testing.assert_array_equal(new, old)
 
 
-def test_a_step_that_is_not_finite_is_skipped_and_counted():
+def test_t20_a_step_that_is_not_finite_is_skipped_and_counted():
     batch = sft_batch()
     batch = batch._replace(loss_mask=batch.loss_mask * np.float32(np.nan))
     (state, metrics), _ = update(sft_loss, batch)
@@ -174,7 +174,7 @@ def test_one_program_serves_all_steps():
     assert step.compilations == 1
 
 
-def test_small_steps_are_not_rounded_away():
+def test_t16_small_steps_are_not_rounded_away():
     """100 steps at 1e-6 move float32 masters although each is below bfloat16's resolution (T16)."""
     mesh = make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(layout(CONFIG), 100, peak=1e-6)

@@ -20,6 +20,29 @@ def test_by_hand():
     np.testing.assert_allclose(got, [unit, -unit, 0, 0], rtol=1e-6)
 
 
+def test_baselines_by_hand():
+    rloo = group_advantages([1, 0, 0, 1], 4, "none", baseline="leave_one_out")
+    np.testing.assert_allclose(rloo, [2 / 3, -2 / 3, -2 / 3, 2 / 3], rtol=1e-6)
+    plain = group_advantages([1, 0, 2, 1], 2, "none", baseline="none")
+    np.testing.assert_allclose(plain, [1, 0, 2, 1])
+    unit = 1 / (np.std([1, 0, 2, 1], ddof=1) + 1e-4)  # REINFORCE++
+    got = group_advantages([1, 0, 2, 1], 2, "none", baseline="none", normalize=True)
+    np.testing.assert_allclose(got, [0, -unit, unit, 0], atol=1e-6)
+    unit = 0.5 / (np.std([0.5, -0.5, 0.5, -0.5], ddof=1) + 1e-4)  # with its baseline
+    got = group_advantages([1, 0, 2, 1], 2, "none", normalize=True)
+    np.testing.assert_allclose(got, [unit, -unit, unit, -unit], rtol=1e-6)
+
+
+def test_leave_one_out_is_the_mean_of_the_others():
+    rewards = np.random.default_rng(0).normal(size=12)
+    rewards[[1, 6]] = np.nan
+    got = group_advantages(rewards, 4, "none", baseline="leave_one_out")
+    for i, r in enumerate(rewards):
+        group = range(i // 4 * 4, i // 4 * 4 + 4)
+        others = [rewards[j] for j in group if j != i and np.isfinite(rewards[j])]
+        np.testing.assert_allclose(got[i], r - np.mean(others) if np.isfinite(r) else 0, rtol=1e-5)
+
+
 def test_recorded_numbers():
     oracle = json.loads(shared_path("oracle/goldens.json").read_text())
     rewards = np.asarray(oracle["inputs"]["token_rewards"]).sum(axis=1)
@@ -30,7 +53,7 @@ def test_recorded_numbers():
         np.testing.assert_allclose(got[row], want[row][:n], rtol=1e-5)
 
 
-def test_each_group_sums_to_zero_and_permutes_with_its_rows():
+def test_t21_each_group_sums_to_zero_and_permutes_with_its_rows():
     rng = np.random.default_rng(0)
     rewards = rng.normal(size=24)
     for scale in ("group", "batch", "none"):
@@ -43,7 +66,7 @@ def test_each_group_sums_to_zero_and_permutes_with_its_rows():
         )
 
 
-def test_equal_prompts_stay_separate_groups():
+def test_t21_equal_prompts_stay_separate_groups():
     """Groups are by place, never by prompt text: two copies of one prompt do not mix."""
     got = group_advantages([1, 0, 10, 10], 2, "none")
     np.testing.assert_allclose(got, [0.5, -0.5, 0, 0])
@@ -55,7 +78,7 @@ def test_equal_rewards_have_no_advantage_and_no_information():
     np.testing.assert_array_equal(informative_groups(rewards, 4), [False, True])
 
 
-def test_unjudged_rows_get_zero_and_leave_the_mean():
+def test_t24_unjudged_rows_get_zero_and_leave_the_mean():
     got = group_advantages([1.0, np.nan, 0.0, np.nan], 4, "none")
     np.testing.assert_allclose(got, [0.5, 0, -0.5, 0])
     got = group_advantages([np.nan] * 4, 4)
@@ -66,3 +89,5 @@ def test_unjudged_rows_get_zero_and_leave_the_mean():
 def test_unknown_scale_is_refused():
     with pytest.raises(ValueError, match="group, batch or none"):
         group_advantages([1.0, 0.0], 2, "std")
+    with pytest.raises(ValueError, match="group, leave_one_out or none"):
+        group_advantages([1.0, 0.0], 2, baseline="mean")

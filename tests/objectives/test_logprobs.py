@@ -53,7 +53,7 @@ def test_scores_are_the_dense_ones_for_any_chunk(monkeypatch, chunk):
     assert np.all(got.entropy >= 0)
 
 
-def test_chunked_gradient_is_the_dense_one(monkeypatch):
+def test_t14_chunked_gradient_is_the_dense_one(monkeypatch):
     tokens = row(text(2, 14))
 
     def loss(params):
@@ -68,13 +68,13 @@ def test_chunked_gradient_is_the_dense_one(monkeypatch):
 
 
 @pytest.mark.parametrize("left,right", [(0, 0), (5, 0), (0, 9), (3, 4)])
-def test_padding_on_either_side_changes_nothing(left, right):
+def test_t08_padding_on_either_side_changes_nothing(left, right):
     tokens = text(3, 11)
     got = score(MODEL, PARAMS, *row(tokens, left, right)).logprobs[0, left : left + 10]
     np.testing.assert_allclose(got, dense(tokens)[0], atol=1e-5)
 
 
-def test_batch_composition_changes_nothing():
+def test_t08_batch_composition_changes_nothing():
     rows = [row(text(i, 10)) for i in range(4)]
     batch = [np.concatenate(x) for x in zip(*rows, strict=True)]
     together = score(MODEL, PARAMS, *batch).logprobs
@@ -82,7 +82,7 @@ def test_batch_composition_changes_nothing():
         np.testing.assert_allclose(together[i], score(MODEL, PARAMS, *one).logprobs[0], atol=1e-5)
 
 
-def test_packed_documents_do_not_see_each_other():
+def test_t19_packed_documents_do_not_see_each_other():
     """Packed loss = sum of the separate losses (T19)."""
     a, b = text(4, 9), text(5, 7)
     packed = [
@@ -114,7 +114,7 @@ def test_start_cuts_the_prompt():
         score(MODEL, PARAMS, *tokens, start=0)
 
 
-def test_logits_are_float32_under_bfloat16_compute():
+def test_t15_logits_are_float32_under_bfloat16_compute():
     model = Model(CONFIG, dtype="bfloat16")
     hidden, _ = model.hidden(PARAMS, *row(text(8, 9)))
     assert hidden.dtype == jnp.bfloat16
@@ -123,7 +123,7 @@ def test_logits_are_float32_under_bfloat16_compute():
     assert all(x.dtype == jnp.float32 for x in scores)
 
 
-def test_no_array_of_all_logits_is_formed(monkeypatch):
+def test_t14_no_array_of_all_logits_is_formed(monkeypatch):
     """Peak temporaries stay far below one [B, T, V] array, forward and backward (T14)."""
     B, T, V = 2, 512, 8192
     config = ModelConfig(
