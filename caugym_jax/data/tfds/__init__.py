@@ -7,8 +7,10 @@ such as `train[:100]`. Any other prepared data set with the columns of `layouts`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +32,8 @@ def tfds_rows(name: str) -> list[dict[str, Any]]:
         tfds.disable_progress_bar()
         builder = tfds.builder(match[1], file_format="array_record")
         if isinstance(builder, caugym.Caugym):
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(sys.stderr):  # its notices are no output of ours
+                builder.download_and_prepare()
         source = builder.as_data_source(split=match[2] or "train")
         return [row_of(source[i]) for i in range(len(source))]
     except ImportError as error:

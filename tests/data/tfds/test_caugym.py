@@ -38,7 +38,7 @@ def test_the_same_problems_as_from_a_file(tmp_path, purpose):
     assert len(expected) == n and {p.variant for p in expected} == {"redundant"}
 
 
-def test_splits_and_all_tasks(small):
+def test_splits_and_all_tasks(small, capsys):
     train = read_problems("tfds:caugym/all_base_problems")
     test = read_problems("tfds:caugym/all_base_problems:test")
     assert Counter(p.task for p in train) == dict.fromkeys(TASKS, 4)
@@ -46,6 +46,7 @@ def test_splits_and_all_tasks(small):
     assert not {p.text for p in train} & {p.text for p in test}
     assert read_problems("tfds:caugym/all_base_problems:train[3:5]") == train[3:5]
     assert list(small.rglob("caugym-train.array_record*"))
+    assert capsys.readouterr().out == ""
 
 
 def test_rows_keep_their_types():
