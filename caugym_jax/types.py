@@ -65,6 +65,7 @@ class Example:
 
     prompt: list[int]
     completion: list[int]
+    mask: list[int] | None = None  # of the completion, 1 = learn; None: all of it
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,6 +4,8 @@
     CaLM      given_info, Background.data_info, Question, Type, gt_answer (where it is published)
     verl      prompt (messages), reward_model.ground_truth   (+ answer (messages) = the trace)
     sft       prompt (messages), completion (messages)
+    chat      messages: a conversation; the first turn of the user is the problem, the last of the
+              assistant its solution; extra["messages"] the whole
     dpo       prompt, chosen, rejected (messages): solution = chosen, extra["rejected"] the other
     kto       prompt, completion (messages), label: solution = completion, extra["label"] whether
               it is right
@@ -128,6 +130,9 @@ def _chat_texts(row: dict[str, Any]) -> dict[str, Any]:
     """Takes the texts out of a row whose prompt holds the problem."""
     if row.get("prompt") is None and isinstance(row.get("chosen"), list):
         row["prompt"] = row["chosen"][:-1]
+    if row.get("prompt") is None and row.get("messages"):
+        row["prompt"] = [m for m in row["messages"] if m["role"] == "user"][:1]
+        row["completion"] = row["messages"][-1:]
     if row.get("prompt") is None:
         raise KeyError("problem")
     prompt = _message(row.pop("prompt"), "user")

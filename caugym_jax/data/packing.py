@@ -83,8 +83,9 @@ def _lay_out(rows: Sequence[Sequence[Example]], width: int, pad_id: int) -> Batc
         for segment, example in enumerate(row, 1):
             end = start + _length(example)
             tokens[i, start:end] = [*example.prompt, *example.completion]
-            # A document's first token has nothing before it to be predicted from.
-            loss_mask[i, start + max(len(example.prompt), 1) : end] = 1
+            learned = [1] * len(example.completion) if example.mask is None else example.mask
+            loss_mask[i, end - len(learned) : end] = learned
+            loss_mask[i, start : start + 1] = 0  # a document's first token has nothing before it
             segment_ids[i, start:end] = segment
             positions[i, start:end] = np.arange(end - start)
             start = end

@@ -92,6 +92,39 @@ def reply_tokens(messages: Sequence[Message], reply: str, tokenizer: Tokenizer) 
     return [*ids, tokenizer.end_id]
 
 
+def conversation_example(messages: Sequence[Message], tokenizer: Tokenizer) -> Example:
+    """A conversation of one or several turns; every turn of the assistant is learned.
+
+    Each of them, with its end token, follows exactly the tokens that sampling would put before it:
+    the conversation up to there, open for the assistant.
+
+    Raises:
+      UserError: the assistant does not have the last word; or the template renders the turns before
+        one in another way than they were said (those of reasoning models drop earlier thoughts),
+        so that no single row of tokens serves all turns.
+
+    Example: user, assistant, user, assistant gives the prompt user 1 and the completion answer 1,
+    end, user 2, answer 2, end with the mask 1..1 0..0 1..1.
+    """
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns or turns[0] == 0 or turns[-1] != len(messages) - 1:
+        raise UserError("a conversation must end with a turn of the assistant, and not begin so")
+    prompt = tokens = chat_tokens(messages[: turns[0]], tokenizer)
+    mask: list[int] = []
+    for i in turns:
+        opened = chat_tokens(messages[:i], tokenizer)
+        if opened[: len(tokens)] != tokens:
+            raise UserError(
+                f"message {i} (counting from 0): the chat template renders the turns before it in "
+                "another way than they were said (it may drop earlier thoughts): train on single "
+                "turns"
+            )
+        reply = reply_tokens(messages[:i], messages[i]["content"], tokenizer)
+        mask += [0] * (len(opened) - len(tokens)) + [1] * len(reply)
+        tokens = [*opened, *reply]
+    return Example(prompt, tokens[len(prompt) :], mask)
+
+
 def sft_examples(
     problems: Sequence[Problem],
     tokenizer: Tokenizer,
@@ -99,6 +132,8 @@ def sft_examples(
     lack_hint: LackHint = "insufficient",
 ) -> tuple[list[Example], int]:
     """(examples, dropped): whole examples only; longer than max_length tokens is dropped, not cut.
+
+    A problem that came as a conversation (`extra["messages"]`) is learned as it stands.
 
     Raises:
       UserError: a problem without a solution, one that cannot be tokenized, or none left.
@@ -108,16 +143,19 @@ def sft_examples(
         if problem.solution is None:
             raise UserError(f"item {i} (counting from 0) has no solution to train on")
         try:
-            completion = completion_tokens(problem, problem.solution, tokenizer, lack_hint)
+            if problem.extra.get("messages"):
+                example = conversation_example(problem.extra["messages"], tokenizer)
+            else:
+                completion = completion_tokens(problem, problem.solution, tokenizer, lack_hint)
+                example = Example(prompt_tokens(problem, tokenizer, lack_hint), completion)
         except UserError as error:
             raise UserError(f"item {i} (counting from 0): {error}") from error
-        prompt = prompt_tokens(problem, tokenizer, lack_hint)
-        length = len(prompt) + len(completion)
+        length = len(example.prompt) + len(example.completion)
         longest = max(longest, length)
         if length > max_length:
             dropped += 1
         else:
-            examples.append(Example(prompt, completion))
+            examples.append(example)
     if not examples:
         raise UserError(
             f"none of the {dropped} examples fits {max_length} tokens (the longest has {longest}): "

@@ -2,13 +2,16 @@
 
 import jax
 import numpy as np
+import pytest
 
-from caugym_jax.algorithms.sft import find_targets, sft
+from caugym_jax.algorithms.sft import find_targets, noise_for, score_targets, sft
 from caugym_jax.algorithms.step import gradients
+from caugym_jax.data.packing import pack, pad
 from caugym_jax.models.transformer import layout
+from caugym_jax.objectives.sft import nll
 from caugym_jax.optim import make_optimizer
 from caugym_jax.sharding import make_mesh
-from caugym_jax.types import Batch
+from caugym_jax.types import Batch, Example
 from tests.algorithms.test_step import CONFIG, MODEL, PARAMS, sft_batch, sft_loss
 
 
@@ -57,3 +60,65 @@ def test_training_lowers_the_loss():
             losses.append(float(report["loss"]))
     assert metrics["tokens"] == 50
     assert losses[-1] < 0.5 * losses[0]
+
+
+def examples():
+    rng = np.random.default_rng(4)
+    lengths = ((3, 4), (2, 5), (1, 2), (6, 6), (2, 2))
+    return [
+        Example(rng.integers(1, 64, p).tolist(), rng.integers(1, 64, c).tolist())
+        for p, c in lengths
+    ]
+
+
+def mean_loss(batch):
+    def value(params, t):
+        total, weight = nll(score_targets(MODEL, params, t).logprobs, t.mask)
+        return total / weight
+
+    return jax.jit(jax.value_and_grad(value))(PARAMS, find_targets(batch))
+
+
+def test_t19_packing_changes_neither_loss_nor_gradient():
+    """Five documents in two rows give what they give one a row: none sees another, and no loss is
+    on a document's first token."""
+    packed, dropped = pack(examples(), 18)
+    assert dropped == 0 and len(packed.tokens) == 2 and packed.segment_ids.max() == 3
+    value, gradient = mean_loss(packed)
+    want, want_gradient = mean_loss(pad(examples(), 12))
+    np.testing.assert_allclose(value, want, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(want_gradient), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_noise_on_embeddings():
+    """Its size follows the document's length, padding gets none, its key is (seed, step, row)."""
+    batch, _ = pack(examples(), 18)
+    keys, size = noise_for(batch, 5.0, 16, seed=1, step=2)
+    np.testing.assert_allclose(size[0, :12], 5 / np.sqrt(12 * 16), rtol=1e-6)
+    np.testing.assert_allclose(size[0, 12:15], 5 / np.sqrt(3 * 16), rtol=1e-6)
+    assert not np.any(size[batch.segment_ids == 0])
+    again, _ = noise_for(batch, 5.0, 16, seed=1, step=2)
+    other, _ = noise_for(batch, 5.0, 16, seed=1, step=3)
+    data = jax.random.key_data
+    np.testing.assert_array_equal(data(keys), data(again))
+    assert not np.any(np.all(data(keys) == data(other), axis=-1)) and len(keys) == 2
+
+
+@pytest.mark.parametrize("alpha", [0.0, 5.0])
+def test_noise_is_the_same_for_every_split(alpha):
+    mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
+    losses = []
+    for microbatches in (1, 4):
+        with jax.set_mesh(mesh):
+            algorithm = sft(
+                MODEL, make_optimizer(layout(CONFIG), 2), mesh,
+                neftune_noise_alpha=alpha, microbatches=microbatches,
+            )  # fmt: skip
+            state = algorithm.init(jax.device_put(PARAMS))
+            targets, _, _ = algorithm.prepare(state, sft_batch)
+            _, report = algorithm.update(state, targets)
+            losses.append(float(report["loss"]))
+    plain = float(mean_loss(sft_batch())[0])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-6)
+    assert (abs(losses[0] - plain) < 1e-5) == (alpha == 0)

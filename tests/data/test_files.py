@@ -328,3 +328,23 @@ def test_calm_rows_one_a_line(tmp_path):
     nothing = {k: v for k, v in CALM.items() if k != "Question"}
     with pytest.raises(UserError, match="no 'Question'"):
         read_problems(save(tmp_path / "mine.json", [nothing]))
+
+
+def test_conversations_are_problems(tmp_path):
+    """The first question and the last answer make the problem; the whole is kept."""
+    text = "Instruction: Consider the average treatment effect (ATE).\nQuestion: Why?"
+    said = (
+        ["user", text],
+        ["assistant", "Hm."],
+        ["user", "And?"],
+        ["assistant", 'So:\n{"PROB": "0.1"}'],
+    )
+    messages = [{"role": role, "content": content} for role, content in said]
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": messages, "Type": "ATE"}) + "\n")
+    (problem,) = read_problems(path)
+    assert (problem.text, problem.prob, problem.task) == (text, 0.1, "ATE")
+    assert problem.solution == 'So:\n{"PROB": "0.1"}' and problem.extra["messages"] == messages
+    path.write_text(json.dumps({"messages": messages[:-1], "Type": "ATE"}) + "\n")
+    with pytest.raises(UserError, match="item 0 .*expected one assistant message"):
+        read_problems(path)

@@ -1,5 +1,7 @@
+import dataclasses
 import hashlib
 
+import numpy as np
 import pytest
 
 from caugym_jax.causal.wording import LACK_HINT as HINT
@@ -7,6 +9,7 @@ from caugym_jax.data.files import read_problems
 from caugym_jax.data.packing import pad
 from caugym_jax.data.prompts import (
     completion_tokens,
+    conversation_example,
     prompt_tokens,
     sft_examples,
     user_message,
@@ -76,7 +79,7 @@ def test_rendered_prompts(tmp_path):
         assert tokenizer.decode(prompt_tokens(PROBLEM, tokenizer)) == expected, name
 
 
-def test_prompt_and_completion_together_tokenize_as_apart(tokenizer):
+def test_t13_prompt_and_completion_together_tokenize_as_apart(tokenizer):
     prompt = prompt_tokens(PROBLEM, tokenizer)
     completion = completion_tokens(PROBLEM, "<think>\nHm.\n</think>\n\nBecause.", tokenizer)
     text = tokenizer.decode(prompt + completion)
@@ -88,13 +91,13 @@ def test_prompt_and_completion_together_tokenize_as_apart(tokenizer):
     assert text.count("<think>") == 1
 
 
-def test_a_merge_across_the_border_is_an_error(tmp_path):
+def test_t13_a_merge_across_the_border_is_an_error(tmp_path):
     tokenizer = make(tmp_path, CHAT)  # the prompt ends in a newline; two newlines are one token
     with pytest.raises(UserError, match=r"merges with the prompt's last token"):
         completion_tokens(PROBLEM, "\nBecause.", tokenizer)
 
 
-def test_end_token_once_and_only_at_the_end(tokenizer):
+def test_t13_end_token_once_and_only_at_the_end(tokenizer):
     plain = completion_tokens(PROBLEM, "Because.", tokenizer)
     assert completion_tokens(PROBLEM, "Because." + END, tokenizer) == plain
     for text in (f"Be{END}cause.", f"Because.{END}{END}", f"{BOS}Because."):
@@ -123,7 +126,7 @@ def test_a_template_that_opens_think(tmp_path):
         assert tokenizer.decode_completion(completion_tokens(PROBLEM, text, tokenizer)) == expected
 
 
-def test_pad_equal_to_end_keeps_the_end_in_the_loss(tmp_path):
+def test_t06_pad_equal_to_end_keeps_the_end_in_the_loss(tmp_path):
     tokenizer = make(tmp_path, CHAT, pad=END)
     assert tokenizer.pad_id == tokenizer.end_id
     examples, _ = sft_examples([PROBLEM], tokenizer, 200)
@@ -135,7 +138,7 @@ def test_pad_equal_to_end_keeps_the_end_in_the_loss(tmp_path):
     assert batch.loss_mask.sum() == len(examples[0].completion)
 
 
-def test_too_long_is_dropped_whole_and_counted(tokenizer):
+def test_t13_too_long_is_dropped_whole_and_counted(tokenizer):
     long = Problem("Why:", '{"PROB": "0"}', "PN", solution="x" * 500)
     needed = len(prompt_tokens(PROBLEM, tokenizer)) + len(
         completion_tokens(PROBLEM, PROBLEM.solution, tokenizer)
@@ -163,3 +166,46 @@ def test_released_traces_are_trained_whole(tokenizer):
     for problem, example in zip(problems, examples, strict=True):
         text = tokenizer.decode(example.prompt) + tokenizer.decode_completion(example.completion)
         assert problem.prompt in text and text.endswith(problem.solution)
+
+
+def said(*contents):
+    """A conversation of user and assistant by turns."""
+    roles = ["user", "assistant"] * len(contents)
+    return [{"role": r, "content": c} for r, c in zip(roles, contents, strict=False)]
+
+
+def test_every_turn_of_the_assistant_is_learned(tmp_path):
+    tokenizer = make(tmp_path, CHAT)
+    example = conversation_example(said("Why?", "So.", "And?", "Thus."), tokenizer)
+    assert tokenizer.decode(example.prompt) == f"{BOS}{TURN}user\nWhy?{END}{TURN}assistant\n"
+    whole = f"So.{END}{TURN}user\nAnd?{END}{TURN}assistant\nThus.{END}"
+    assert tokenizer.decode(example.completion) == whole
+    learned = [t for t, m in zip(example.completion, example.mask, strict=True) if m]
+    assert tokenizer.decode(learned) == f"So.{END}Thus.{END}"
+    batch = pad([example], 128)
+    assert batch.loss_mask.sum() == len(learned)
+    np.testing.assert_array_equal(batch.tokens[batch.loss_mask > 0], learned)
+
+
+def test_a_conversation_of_one_turn_is_a_plain_example(tmp_path):
+    tokenizer = make(tmp_path, CHAT)
+    chat = Problem("Why?", "{}", "PN", extra={"messages": said("Why?", "So.")})
+    chat = dataclasses.replace(chat, solution="So.")
+    plain = Problem("Why?", "{}", "PN", prompt="Why?", solution="So.")
+    (a, b), dropped = sft_examples([chat, plain], tokenizer, 100)
+    assert (a.prompt, a.completion) == (b.prompt, b.completion) and dropped == 0
+    assert a.mask == [1] * len(a.completion)
+
+
+def test_conversations_that_cannot_be_learned_are_refused(tmp_path):
+    tokenizer = make(tmp_path / "a", CHAT)
+    for turns in (said("Why?"), said("Why?", "So.", "And?"), said("Why?", "So.")[1:]):
+        with pytest.raises(UserError, match="must end with a turn of the assistant"):
+            conversation_example(turns, tokenizer)
+    thinking = make(tmp_path / "b", THINKING)
+    turns = said("Why?", "<think>\nHm.</think>So.", "And?", "<think>\nOh.</think>Thus.")
+    assert conversation_example(turns[:2], thinking).completion
+    with pytest.raises(UserError, match=r"message 3 .*another way than they were said"):
+        conversation_example(turns, thinking)
+    with pytest.raises(UserError, match="needs a tokenizer with a chat template"):
+        conversation_example(said("Why?", "So.", "And?", "Thus."), make(tmp_path / "c"))

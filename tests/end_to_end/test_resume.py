@@ -64,7 +64,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_three_steps_and_three_more_are_six(tiny_model, tmp_path, request, capsys, case):  # noqa: F811
+def test_t18_three_and_three_steps_are_six(tiny_model, tmp_path, request, capsys, case):  # noqa: F811
     method, more = CASES[case]
     if "sharded" not in case:
         request.getfixturevalue("one_device")
@@ -156,7 +156,7 @@ def steps_of(trial: dict) -> int:
     return int(given[0].partition("=")[2]) if given else 6
 
 
-def test_interrupted_runs_end_like_others(tiny_model, tmp_path, compiled):  # noqa: F811
+def test_t18_interrupted_runs_end_like_others(tiny_model, tmp_path, compiled):  # noqa: F811
     """Killed while saving, logging and sampling; terminated; on a disk that fills up."""
     trials = [
         trial("sft", tiny_model, tmp_path, "saving", 3),

@@ -47,7 +47,7 @@ def edit(folder, change, file="model.safetensors"):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_round_trip_is_bit_equal(tmp_path, family):
+def test_t17_round_trip_is_bit_equal(tmp_path, family):
     config, params, folder = saved(tmp_path / "model", family, max_shard_bytes=60_000)
     assert len(list(folder.glob("*.safetensors"))) > 3
     loaded_config, loaded = load_pretrained(folder)
@@ -101,7 +101,7 @@ def test_bfloat16(tmp_path):
     assert_same(load_pretrained(folder)[1], jax.tree.map(lambda x: x.astype(np.float32), rounded))
 
 
-def test_tied_weights_are_written_once_and_the_index_names_what_exists(tmp_path):
+def test_t17_tied_weights_are_written_once_and_the_index_names_what_exists(tmp_path):
     _, _, folder = saved(tmp_path / "tied", "llama-tied", max_shard_bytes=60_000)
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     held = {}

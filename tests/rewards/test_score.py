@@ -77,14 +77,14 @@ def test_thinking_form_asks_for_a_closed_think():
     np.testing.assert_array_equal(scores.total, [0, 1])
 
 
-def test_none_is_left_out_of_the_sum():
+def test_t24_none_is_left_out_of_the_sum():
     weights = {HERE + "only_short": 2.0, HERE + "length": 0.5}
     scores = score_texts(["ab", "abcdef"], weights)
     np.testing.assert_array_equal(scores.values, [[1, 2], [np.nan, 6]])
     np.testing.assert_array_equal(scores.total, [3, 3])
 
 
-def test_none_from_all_leaves_no_total():
+def test_t24_none_from_all_leaves_no_total():
     scores = score_texts(["ab", "abcdef"], {HERE + "only_short": 2.0})
     np.testing.assert_array_equal(scores.total, [2, np.nan])
 

@@ -72,7 +72,7 @@ def forced(model, params, prompts, answers, temperature=1.0):
 
 @pytest.mark.parametrize("family", ["qwen2-tied", "qwen3", "llama-scaled", "mistral-window"])
 @pytest.mark.parametrize("how", [(1.0, 1.0), (0.6, 1.0), (1.0, 0.8)], ids=str)
-def test_reported_logprobs_are_the_teacher_forced_ones(family, how):
+def test_t01_reported_logprobs_are_the_teacher_forced_ones(family, how):
     """Ragged prompts, early ends, several samples; the nucleus does not enter the log-probs."""
     temperature, top_p = how
     model, params, sampler = setup(family, 48)
@@ -114,7 +114,7 @@ def test_rows_have_the_layout_that_types_promise():
         assert (rollout.logprobs[row, len(tokens) :] == 0).all()
 
 
-def test_every_end_id_stops_is_kept_and_is_counted_and_pad_may_be_one_of_them():
+def test_t07_every_end_id_stops_is_kept_and_is_counted_and_pad_may_be_one_of_them():
     _, params, sampler = setup()  # pads with 7, which is an end
     rollout = sampler(params, PROMPTS, ids=IDS, samples_per_prompt=40, temperature=1.5)
     seen = set()
@@ -145,7 +145,7 @@ def test_greedy_is_the_argmax_of_the_whole_forward_pass():
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.8])
-def test_importance_ratios_average_to_the_mass_that_was_kept(top_p):
+def test_t02_importance_ratios_average_to_the_mass_that_was_kept(top_p):
     """E[p(y) / q(y)] = 1 for samples y of q and any p: here p is the model at temperature 1.3.
 
     With top-p, y comes from q restricted to a nucleus and renormalised: the reported log-prob is
@@ -225,7 +225,7 @@ def test_seed_step_and_id_each_change_the_samples():
     assert completions(sampler(params, [PROMPTS[1]], **base))[0][0] == seen[0]
 
 
-def test_padding_changes_nothing():
+def test_t08_padding_changes_nothing():
     """Wider left padding, filled with any token."""
     model, params, _ = setup()
     run = jax.jit(functools.partial(generate, model, max_new_tokens=24))
