@@ -10,7 +10,7 @@ from configs import sft
 
 def get_config(arg: str | None = None):
     config = sft.get_config(arg)
-    config.steps = 700
+    config.steps = 800
     config.model.init = "random"
     config.optim.update(peak=3e-3, warmup=60)
     config.evaluation.every = 100
