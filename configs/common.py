@@ -29,11 +29,12 @@ def base(method: str) -> ml_collections.ConfigDict:
     )
     config.data = dict(
         path=ml_collections.config_dict.placeholder(str),  # None: generated without end
-        tasks=("ATE", "ETT"),
+        tasks=("ATE", "CDE", "ETT", "NDE"),
         variant="base",
         nodes=(3, 5),
         names=("real", "random", "fake"),
         adjusters=(0,),
+        max_mediators=0,
         zero_fraction=0.2,
         batch_size=32,
     )
@@ -46,11 +47,12 @@ def base(method: str) -> ml_collections.ConfigDict:
         n=400,
         max_new_tokens=48,
         path=ml_collections.config_dict.placeholder(str),
-        tasks=("ATE", "ETT"),
+        tasks=("ATE", "CDE", "ETT", "NDE"),
         variant="base",
         nodes=(3, 5),
         names=("real", "random", "fake"),
         adjusters=(0,),
+        max_mediators=0,
         zero_fraction=0.2,
     )
     config.checkpoint = dict(every=50, keep=2, best="strict")
