@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from caugym_jax.causal.audit import check
 from caugym_jax.causal.reading import Unread, read
 from caugym_jax.causal.reworded import MAX_REWORDED
-from caugym_jax.causal.reworded.effects import graph_told
+from caugym_jax.causal.reworded.effects import namings, told
 from caugym_jax.causal.reworded.probabilities import probabilities
 from caugym_jax.causal.reworded.words import Words
 from caugym_jax.causal.solving import solve
@@ -53,20 +53,24 @@ def test_one_effect_asked_in_many_ways(question, value, verdict):
 
 
 def test_effects_in_many_forms():
-    def told(*sentences):
-        names, edges = graph_told(sentences)
+    def effects(*sentences):
+        said = told(sentences)
+        names, edges = said.graph(*namings(said))
         return [(names[a][0].lower(), names[b][0].lower()) for a, b in edges]
 
-    assert told("Tea affects ice, which in turn affects sun.") == [("tea", "ice"), ("ice", "sun")]
-    assert told("Ice is directly influenced by tea and sun.") == [("tea", "ice"), ("sun", "ice")]
-    assert told("Tea has direct effects on ice and sun.") == [("tea", "ice"), ("tea", "sun")]
-    assert told("Tea drives ice, and ice drives sun.") == [("tea", "ice"), ("ice", "sun")]
-    assert told("Tea level affects ice.", "Additionally, the tea affects sun levels.") == [
+    assert effects("Tea affects ice, which in turn affects sun.") == [
+        ("tea", "ice"),
+        ("ice", "sun"),
+    ]
+    assert effects("Ice is directly influenced by tea and sun.") == [("tea", "ice"), ("sun", "ice")]
+    assert effects("Tea has direct effects on ice and sun.") == [("tea", "ice"), ("tea", "sun")]
+    assert effects("Tea drives ice, and ice drives sun.") == [("tea", "ice"), ("ice", "sun")]
+    assert effects("Tea level affects ice.", "Additionally, the tea affects sun levels.") == [
         ("tea level", "ice"),
         ("tea level", "sun levels"),
     ]
     with pytest.raises(Unread):
-        told("Tea is nice.")
+        effects("Tea is nice.")
 
 
 def test_probabilities_in_many_forms():
@@ -101,7 +105,7 @@ def test_what_is_not_clear_is_not_read():
         ("raising tea to high", "changing tea"),  # to what?
         ("the probability of ice being high?", "the probability?"),
         ("Tea has a direct effect on ice.", "Milk has a direct effect on cream."),  # in two pieces
-        ("ice being high is 0.2000", "butter being high is 0.2000"),
+        ("ice being high is 0.2000", "butter being high and milk being low is 0.2000"),
         (question, ""),
     ]:
         assert old in text
@@ -117,7 +121,22 @@ def test_what_is_not_clear_is_not_read():
             solve(read(text.replace(old, new)))
 
 
-@pytest.mark.parametrize("name, developed, unseen", [("rephrased", 54, 46), ("omitted", 57, 44)])
+def test_unknown_words_mean_what_makes_the_numbers_answer():
+    question = "Question: Does raising tea to high increase the probability of ice being high?"
+    text = WORLD + EFFECTS + NUMBERS + question
+    for old, new in [
+        ("low sun", "low solar activity"),
+        ("ice being high is 0.2000", "frozen stuff being high is 0.2000"),
+        ("tea is low and sun is low", "tea is piffling and sun is low"),
+    ]:
+        assert old in text
+        assert solve(read(text.replace(old, new))).value == Decimal("0.225")
+    two = text.replace("The probability of low sun is 0.2500.", "")  # but they cannot make it up
+    with pytest.raises(Unread):
+        read(two.replace("low sun", "low solar activity"))
+
+
+@pytest.mark.parametrize("name, developed, unseen", [("rephrased", 69, 54), ("omitted", 66, 54)])
 def test_released_rewrites(name, developed, unseen):
     """Read rates by halves; what is read is right, but for one question that was turned round."""
     problems = read_problems(shared_path(f"data/caugym/test_dev/{name}_dataset.json"))

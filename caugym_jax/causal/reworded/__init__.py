@@ -11,14 +11,27 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from caugym_jax.causal.reworded.effects import EFFECT, graph_told
+from caugym_jax.causal.reworded.effects import (
+    EFFECT,
+    Edges,
+    Phrases,
+    Told,
+    more_namings,
+    namings,
+    told,
+)
 from caugym_jax.causal.reworded.probabilities import NUMBER, probabilities
 from caugym_jax.causal.reworded.questions import read_question
-from caugym_jax.causal.reworded.words import HIGH, LOW, Words
+from caugym_jax.causal.reworded.words import HIGH, LOW, Unclear, Words
+from caugym_jax.causal.solving import Solved, solve
 from caugym_jax.causal.vocabulary import BadProblem, Reading, Unread, Vocabulary
 
 MAX_REWORDED = 6_000  # characters; the longest released one has 4,000
+GUESSES = 2  # about unknown words and names, at most
+MAX_WAYS = 120  # of reading that are tried at once
 
 _PLAIN = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-", "*": ""})
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|(?<=[a-z]:)\s+(?=[A-Z])(?!P\()|\n+")
@@ -87,33 +100,103 @@ _PLAINER = [
 
 
 def read_reworded(text: str) -> Reading:
-    """Reads a text that is not in the official sentences. Raises Unread where it is not sure."""
+    """Reads a text that is not in the official sentences. Raises Unread where it is not sure.
+
+    Where it is open which phrases name one variable, or what a word means, those ways of reading
+    count under which the numbers answer the question: they must give one answer. A text without
+    numbers is read only where all ways are.
+    """
     if len(text) > MAX_REWORDED:
         raise Unread(f"the text has {len(text)} characters and is not in the official wording")
-    told, numbers, instruction, question = parts(text.translate(_PLAIN))
-    phrases, edges = graph_told(told)
-    words = Words(phrases)
-    given = list(probabilities(numbers, words))
-    asked = read_question(question, instruction, words, edges)
+    sentences = parts(text.translate(_PLAIN))
+    said = told(sentences.effects)
+    tries = [Way(same) for same in namings(said, bold=bool(sentences.numbers))]
+    found, open_ways, error = _answered(said, tries, sentences)
+    if not sentences.numbers and len(found) < len(tries):
+        raise error
+    for _ in range(GUESSES):
+        if found:
+            break
+        tries = [further for way in open_ways for further in _further(said, way)][:MAX_WAYS]
+        found, open_ways, _ = _answered(said, tries, sentences)
+    if len({(solved.value, solved.verdict) for _, solved in found}) > 1:
+        raise Unread("there is more than one way to read the text")
+    if not found:
+        raise error
+    return found[0][0]
+
+
+class Way(NamedTuple):
+    """One way of reading a text."""
+
+    same: list[int]  # which phrases name one variable, as `effects.namings`
+    guesses: tuple[tuple[str, int | str], ...] = ()  # what unknown words mean: a variable, a state
+    unclear: str = ""  # the clause that could not be read this way
+
+
+def _answered(
+    said: Told, ways: list[Way], sentences: Sentences
+) -> tuple[list[tuple[Reading, Solved]], list[Way], Unread]:
+    """The readings that answer the question; the ways that came to none; why the first did not."""
+    found: list[tuple[Reading, Solved]] = []
+    left: list[Way] = []
+    errors: list[Unread] = []
+    for way in ways:
+        try:
+            reading = _reading(*said.graph(way.same), sentences, dict(way.guesses))
+            found.append((reading, solve(reading)))
+        except (Unread, BadProblem) as error:
+            errors.append(Unread(str(error)))
+            left.append(way._replace(unclear=getattr(error, "clause", "")))
+    return found, left, errors[0] if errors else Unread("no way to read the text")
+
+
+def _further(said: Told, way: Way) -> list[Way]:
+    """The ways with one more guess, about a word of the clause that could not be read."""
+    further = []
+    if not way.guesses:  # which speak of variables by number
+        further = [way._replace(same=same) for same in more_namings(said, way.same)]
+    phrases, _ = said.graph(way.same)
+    words = Words(phrases, dict(way.guesses))
+    for stem in words.unknown(way.unclear):
+        for meaning in (*range(len(phrases)), LOW, HIGH):
+            further.append(way._replace(guesses=(*way.guesses, (stem, meaning))))
+    return further
+
+
+def _reading(
+    phrases: Phrases, edges: Edges, sentences: Sentences, guesses: Mapping[str, int | str]
+) -> Reading:
+    words = Words(phrases, guesses)
+    given = list(probabilities(sentences.numbers, words))
+    try:
+        asked = read_question(sentences.question, sentences.instruction, words, edges)
+    except Unread as error:
+        raise Unclear(str(error), sentences.question) from None
     vocabulary = Vocabulary([names[0] for names in phrases])
     for node in range(len(phrases)):
         vocabulary.words[node] = {LOW: None, HIGH: None}
-    try:
-        reading = vocabulary.reading(edges, given, asked)
-    except BadProblem as error:
-        raise Unread(str(error)) from None
-    return dataclasses.replace(reading, reworded=True)
+    return dataclasses.replace(vocabulary.reading(edges, given, asked), reworded=True)
 
 
-def parts(text: str) -> tuple[list[str], list[str], str, str]:
-    """The sentences about effects, those with numbers, the instruction, the question."""
+class Sentences(NamedTuple):
+    """A text's sentences by what they are about."""
+
+    effects: list[str]
+    numbers: list[str]
+    instruction: str
+    question: str
+
+
+def parts(text: str) -> Sentences:
+    """Raises Unread where a sentence has no place, or nothing is asked."""
     text = _FORMAT.split(text, maxsplit=1)[0].removeprefix("Input Info:").strip()
     if form := _FORM.search(text):  # the sentence about the answer's form, in other words
         text = text[: 1 + max(text.rfind(stop, 0, form.start()) for stop in ".?!\n")]
     text = _LABEL.sub(r"\n\1: ", text)
     for pattern, plain in _PLAINER:
         text = pattern.sub(plain, text)
-    told: list[str] = []
+    effects: list[str] = []
     numbers: list[str] = []
     instruction = question = label = ""
     for i, sentence in enumerate(s.strip(" -\t") for s in _SENTENCE.split(text)):
@@ -135,9 +218,9 @@ def parts(text: str) -> tuple[list[str], list[str], str, str]:
         elif label or question or asks or (_CASE.match(sentence) and not EFFECT.search(sentence)):
             question = f"{question} {sentence}".strip()
         elif EFFECT.search(sentence) and not _GOVERNED.search(sentence):
-            told.append(sentence)
+            effects.append(sentence)
         elif not _SCENE.search(sentence):
             raise Unread(f"cannot place the sentence {sentence[:80]!r}")
     if not question:
         raise Unread("no question found")
-    return told, numbers, instruction, question
+    return Sentences(effects, numbers, instruction, question)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Iterable
@@ -73,13 +74,37 @@ _PHRASES = [
 ]
 
 Phrases = list[tuple[str, ...]]
+SOMEWHAT_ALIKE = 1 / 4
+WAYS = 12  # of reading that are tried
 
 
-def graph_told(sentences: Iterable[str]) -> tuple[Phrases, Edges]:
-    """For each variable the phrases that name it, and edges.
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What sentences say about effects, in phrases."""
 
-    Variables come in order of appearance. Raises Unread where a sentence is not clear.
-    """
+    cores: list[frozenset[str]]  # the different phrases, as stems, in order of appearance
+    phrases: list[list[str]]  # by core: the phrases themselves
+    edges: tuple[tuple[int, int], ...]  # between cores, in the order told
+
+    def graph(self, same: list[int]) -> tuple[Phrases, Edges]:
+        """For each variable the phrases that name it, and edges; `same` as in `namings`."""
+        kept = sorted(set(same))
+        phrases = [
+            tuple(p for c, own in enumerate(self.phrases) if same[c] == k for p in own)
+            for k in kept
+        ]
+        edges = ((kept.index(same[a]), kept.index(same[b])) for a, b in self.edges)
+        return phrases, tuple(dict.fromkeys(edges))
+
+    def likeness(self, a: int, b: int) -> float:
+        """The share of common words of two phrases; words that are only akin count half."""
+        core, other = self.cores[a], self.cores[b]
+        akin_ones = sum(bool(akin(stem) & other) for stem in core - other)
+        return (len(core & other) + akin_ones / 2) / len(core | other)
+
+
+def told(sentences: Iterable[str]) -> Told:
+    """Raises Unread where a sentence about effects is not clear."""
     pairs: list[tuple[str, str]] = []
     subjects: list[str] = []
     for sentence in sentences:
@@ -93,20 +118,90 @@ def graph_told(sentences: Iterable[str]) -> tuple[Phrases, Edges]:
             raise Unread(f"no variable in {phrase[:60]!r}")
         names.setdefault(stems(phrase), []).append(phrase)
     cores = list(names)
-    edges = {(cores.index(stems(cause)), cores.index(stems(effect))) for cause, effect in pairs}
-    heads = [_head(names[core][0]) for core in cores]
-    same = _same_variable(cores, heads, edges)
-    kept = sorted(set(same))
-    phrases = [
-        tuple(
-            itertools.chain.from_iterable(
-                names[c] for c, s in zip(cores, same, strict=True) if s == k
-            )
-        )
-        for k in kept
+    edges = ((cores.index(stems(cause)), cores.index(stems(effect))) for cause, effect in pairs)
+    return Told(cores, list(names.values()), tuple(dict.fromkeys(edges)))
+
+
+def namings(said: Told, bold: bool = False) -> list[list[int]]:
+    """For each phrase the first phrase of the same variable; where that is open, all ways.
+
+    A phrase whose words all occur in exactly one other (or in one that is about one of them) is
+    short for that one; phrases that differ in one word, akin to the other's, are one; and as long
+    as the graph is in pieces, two phrases of different pieces are one: those most alike.
+    Two phrases of which one affects the other are two variables. bold: pieces are joined even by
+    phrases that have nothing in common (the numbers will tell).
+    """
+    same = list(range(len(said.cores)))
+    for a, core in sorted(enumerate(said.cores), key=lambda pair: -len(pair[1])):
+        longer = [
+            b
+            for b, other in enumerate(said.cores)
+            if core < other and not _linked(said, same, a, b)
+        ]
+        if len({same[b] for b in longer}) > 1:
+            longer = [b for b in longer if _head(said.phrases[b][0]) in core]
+        if len({same[b] for b in longer}) == 1:
+            same = _merged(same, a, longer[0])
+    for a, b in itertools.combinations(range(len(said.cores)), 2):
+        one, other = said.cores[a] - said.cores[b], said.cores[b] - said.cores[a]
+        alike = len(one) == len(other) == 1 and said.cores[a] & said.cores[b] and akin(*one) & other
+        if alike and not _linked(said, same, a, b):
+            same = _merged(same, a, b)
+    return _joined(said, same, bold)
+
+
+def more_namings(said: Told, same: list[int]) -> list[list[int]]:
+    """The ways in which one more pair of phrases that are somewhat alike is one variable."""
+    return [
+        merged
+        for a, b in itertools.combinations(sorted(set(same)), 2)
+        if said.likeness(a, b) >= SOMEWHAT_ALIKE and not _linked(said, same, a, b)
+        for merged in [_merged(same, a, b)]
+        if _acyclic(said, merged)
     ]
-    told = [(same[cores.index(stems(a))], same[cores.index(stems(b))]) for a, b in pairs]
-    return phrases, tuple(dict.fromkeys((kept.index(a), kept.index(b)) for a, b in told))
+
+
+def _joined(said: Told, same: list[int], bold: bool) -> list[list[int]]:
+    """The ways to join the pieces of a graph."""
+    pieces = _pieces(same, said.edges)
+    if len(set(pieces)) == 1:
+        return [same]
+    likeness = {
+        (same[a], same[b]): said.likeness(a, b)
+        for a, b in itertools.combinations(range(len(same)), 2)
+        if pieces[a] != pieces[b] and _acyclic(said, _merged(same, a, b))
+    }
+    best = max(likeness.values(), default=0)
+    if best == 0 and not (bold and likeness):
+        raise Unread("some variables have no connection: one may have two names")
+    likely = [pair for pair, value in likeness.items() if value == best]
+    return [way for pair in likely[:WAYS] for way in _joined(said, _merged(same, *pair), bold)][
+        :WAYS
+    ]
+
+
+def _merged(same: list[int], a: int, b: int) -> list[int]:
+    first, second = sorted((same[a], same[b]))
+    return [first if s == second else s for s in same]
+
+
+def _linked(said: Told, same: list[int], a: int, b: int) -> bool:
+    """Whether two phrases' variables are not to be merged: one affects the other, or only one is
+    a quality ("air quality", "air pressure"), or they are one already."""
+    pair = {same[a], same[b]}
+    if ("qualit" in said.cores[a]) != ("qualit" in said.cores[b]):
+        return True
+    return len(pair) == 1 or any({same[c], same[e]} == pair for c, e in said.edges)
+
+
+def _acyclic(said: Told, same: list[int]) -> bool:
+    edges = {(same[a], same[b]) for a, b in said.edges}
+    while edges:
+        left = {(a, b) for a, b in edges if any(b == c for c, _ in edges)}
+        if left == edges:
+            return False
+        edges = left
+    return True
 
 
 def _head(phrase: str) -> str:
@@ -116,63 +211,13 @@ def _head(phrase: str) -> str:
     return stem_of(words[-1])
 
 
-def _same_variable(
-    cores: list[frozenset[str]], heads: list[str], edges: set[tuple[int, int]]
-) -> list[int]:
-    """For each phrase the first phrase of the same variable.
-
-    A phrase whose words all occur in exactly one other (or in one that is about one of them) is
-    short for that one; phrases that differ in one word, akin to the other's, are one; and as long
-    as the graph is in pieces, the two phrases of different pieces that are most alike are one.
-    Two phrases of which one affects the other are two variables.
-    """
-    same = list(range(len(cores)))
-
-    def linked(a: int, b: int) -> bool:
-        pair = {same[a], same[b]}
-        return any({same[c], same[e]} == pair for c, e in edges)
-
-    def merge(a: int, b: int) -> None:
-        first, second = sorted((same[a], same[b]))
-        same[:] = [first if s == second else s for s in same]
-
-    for a, core in sorted(enumerate(cores), key=lambda pair: -len(pair[1])):
-        longer = [b for b, other in enumerate(cores) if core < other and not linked(a, b)]
-        if len({same[b] for b in longer}) > 1:
-            longer = [b for b in longer if heads[b] in core]
-        if len({same[b] for b in longer}) == 1:
-            merge(a, longer[0])
-    for a, b in itertools.combinations(range(len(cores)), 2):
-        differing = cores[a] - cores[b], cores[b] - cores[a]
-        if len(differing[0]) == len(differing[1]) == 1 and cores[a] & cores[b]:
-            if akin(*differing[0]) & differing[1] and not linked(a, b):
-                merge(a, b)
-    while len(set(pieces := _pieces(same, edges))) > 1:
-        likeness = {
-            (same[a], same[b]): _likeness(cores[a], cores[b])
-            for a, b in itertools.combinations(range(len(cores)), 2)
-            if pieces[a] != pieces[b]
-        }
-        best = max(likeness.values())
-        if best == 0 or list(likeness.values()).count(best) > 1:
-            raise Unread("some variables have no connection: one may have two names")
-        merge(*max(likeness, key=likeness.__getitem__))
-    return same
-
-
-def _pieces(same: list[int], edges: set[tuple[int, int]]) -> list[int]:
+def _pieces(same: list[int], edges: Edges) -> list[int]:
     """For each phrase the connected piece of the graph that it is in."""
     piece = list(same)
     for a, b in edges:
         old, new = piece[a], piece[b]
         piece = [new if p == old else p for p in piece]
     return piece
-
-
-def _likeness(core: frozenset[str], other: frozenset[str]) -> float:
-    """The share of common words; words that are only akin count half."""
-    akin_ones = sum(bool(akin(stem) & other) for stem in core - other)
-    return (len(core & other) + akin_ones / 2) / len(core | other)
 
 
 def _effects(sentence: str, previous: list[str]) -> tuple[list[tuple[str, str]], list[str]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from caugym_jax.causal.reworded.words import Words, negated
+from caugym_jax.causal.reworded.words import Unclear, Words, negated
 from caugym_jax.causal.vocabulary import Named, Unread
 
 NUMBER = re.compile(r"(?<![\d.])[01]\.\d+|(?<![\d.])\d+(?:\.\d+)?%")
@@ -18,13 +18,15 @@ _PROBABLE = re.compile(
     re.I,
 )
 _SAME = re.compile(
-    r"(?<!of )\b(?:it|this figure|this value)(?= (?:becomes|(?:is|was|[a-z]+s)(?: \w+)?(?: to| at)?\s+#))"
+    r"(?<!of )\b(?:it|this figure|this value)"
+    r"(?= (?:becomes|(?:is|was|[a-z]+s)(?: \w+)?(?: to| at)?\s+#))"
     rf"|\b(?:this|that|such|same|the same) {_CHANCE}(?! of| that| for)",
     re.I,
 )
 _IF = (
-    r"(?:given(?: that)?|when(?:ever)?|if|where|assuming(?: that)?|provided(?: that)?|conditional on"
-    r"|conditioned on|under|among|within|amongst|once|in (?:the )?(?:cases?|instances?|situations?"
+    r"(?:given(?: that)?|when(?:ever)?|if|where|assuming(?: that)?|provided(?: that)?"
+    r"|conditional on|conditioned on|under|among|within|amongst|once"
+    r"|in (?:the )?(?:cases?|instances?|situations?"
     r"|scenarios?|groups?|the (?:presence|context) of)|(?:for|in) (?:those|individuals|people|cases"
     r"|instances|subjects|students|persons|someone|anyone)|for)\b"
 )
@@ -53,8 +55,12 @@ def probabilities(sentences: list[str], words: Words) -> Iterator[tuple[Named, N
         if both := _respectively(sentence, words):
             yield from both
             continue
+        sentence = re.sub(r"\bthat (?=of\b)", "the probability ", sentence)
         for clause, number in _clauses(sentence):
-            target, given = _term(_WHATEVER.sub("", clause), target, words)
+            try:
+                target, given = _term(_WHATEVER.sub("", clause), target, words)
+            except Unread as error:
+                raise Unclear(str(error), clause) from None
             if {v for v, _ in target} & {v for v, _ in given}:
                 raise Unread(f"one variable as condition and as target in {clause[:80]!r}")
             yield target, given, _decimal(number)
@@ -177,7 +183,7 @@ def _subject(head: str, words: Words, has_state: bool) -> tuple[str, str]:
 
 
 def _without_word(clause: str, previous: Named, words: Words) -> tuple[Named, Named]:
-    """No word for probability: "and 0.2 for high talent"; "among those ..., 10% have high stress"."""
+    """No word for probability: "and 0.2 for high talent"; "of those ..., 10% have high stress"."""
     before, _, after = clause.partition("#")
     if re.match(r"\s*(?:have|has|show|exhibit|experience|are|is)\b", after) and words.states(after):
         return words.events(after), words.events(before)

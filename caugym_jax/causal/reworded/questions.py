@@ -23,10 +23,14 @@ _LEAST = re.compile(
 _MOST = re.compile(
     rf"\b(?:maximum|maximal|most|greatest|largest|highest){_LIMIT}|\bupper (?:bound|limit)\b", re.I
 )
-_CHANCE = re.compile(r"\b(?:probability|likelihood|chances?|odds)\b(?: of| that| for)?", re.I)
+_CHANCE = re.compile(
+    r"\b(?:probability|likelihood|chances?|odds|extent)\b(?: of| that| for| to which)?", re.I
+)
 _CHANCE_OF = re.compile(r"\b(?:probability|likelihood|chances?|odds) (?:of|that|for)\b", re.I)
 _LIKELY = re.compile(
-    r"\b(?:more|less) (?:likely|probable|frequent(?:ly)?|often|prevalent|common)\b", re.I
+    r"\b(?:more|less) (?:likely|probable|frequent(?:ly)?|often|prevalent|common|prone"
+    r"|apt|inclined)\b",
+    re.I,
 )
 _UP = (
     r"(?:increas\w*|rais\w*|rises?|higher|greater|elevat\w*|boost\w*|improv\w*|more|larger"
@@ -52,7 +56,8 @@ _LESS = re.compile(
 _EITHER = re.compile(r"\b(?:increase or decrease|different|differ|affected|rise or fall)\b", re.I)
 _DIRECTION = re.compile(rf"\b(?:{_UP}|{_DOWN}){_THE}\s*(?=,)", re.I)
 _UNNAMED = re.compile(
-    r"\b(?:natural|baseline|general|typical|normal|usual|average) (?:state|level|value|condition)",
+    r"(?<!mediator at its )(?<!mediator at the )\b(?:natural|baseline|general|typical|normal|usual"
+    r"|average) (?:state|level|value|condition)",
     re.I,
 )
 _AGAINST = re.compile(
@@ -73,17 +78,24 @@ _CLAUSES = re.compile(
     r"|\bhad\b(?! (?:instead|been|only|remained))",
     re.I,
 )
-_OPENS = re.compile(r",|\b(?:would|will|does|do|makes?|if|had)\b", re.I)
+_OPENS = re.compile(r",|\b(?:would|will|does|do|ma[kd]es?|ma[dk]e|causes?|cause|in|if|had)\b", re.I)
 _MEDIATOR = re.compile(
     r"\b(?:mediat|intermedia|intermediate|intervening (?:variable|factor))", re.I
 )
 _ADJUSTS = re.compile(
     r"\b(?:value|state|level|status)s? (?:that )?(?:it|they|which) (?:would|will|takes?)"
     r"|\bwould (?:have )?(?:take|taken|reach|reached|attain|attained|assume|assumed)\b"
-    r"|\b(?:mediat\w+|intermedia\w+)(?: (?:variable|factor|value|level)s?)?(?: (?:is|are|was|were|then"
-    r"|to|instead|also|would|will|has|had|have|been|be|itself|naturally|being|can|could|freely"
-    r"|alone|only|may|might)){0,3} (?:adjust|shift|chang|vary|varies|varied|adapt|respond|tak|adopt|mov|transition"
+    r"|\b(?:mediat\w+|intermedia\w+)(?: (?:variable|factor|value|level)s?)?"
+    r"(?: (?:is|are|was|were|then|to|instead|also|would|will|has|had|have|been|be|itself"
+    r"|naturally|being|can|could|freely"
+    r"|alone|only|may|might)){0,3} (?:adjust|shift|chang|vary|varies|varied|adapt|respond"
+    r"|tak|adopt|mov|transition"
     r"|assum|attain|reach|alter|behav|acquir|switch|modif|react|follow|set\b)\w*",
+    re.I,
+)
+_PATH = re.compile(
+    r"\b(in)?direct(?:ly)?(?: causal)? (?:effects?|impacts?|influences?|path|pathway|route"
+    r"|channel)\b",
     re.I,
 )
 _HELD = re.compile(
@@ -97,7 +109,19 @@ _ACTUAL = re.compile(
     r"|observed|whose|who|among|instances|population)\b",
     re.I,
 )
-_UNLESS = re.compile(r"\b(?:had|if|were|under|with|given|assuming|should|when)\b", re.I)
+_UNLESS = re.compile(
+    r"(?<!have )\bhad\b|\b(?:if|were|under|with|given|assuming|supposing|should|when)\b", re.I
+)
+_AS_IT_WAS = re.compile(
+    r"[,;]?\s*\b(?:given|knowing|considering|provided|since|when|if|assuming|for|in|among)\b"
+    r"(?: (?:that|it is known that|we (?:know|observe|observed) that))*",
+    re.I,
+)
+_WOULD = re.compile(r"\b(?:would|had(?: \w+){1,4} been|had been|had not|were to|instead)\b", re.I)
+_LED = re.compile(
+    r"\bwould(?: have)? (?:led? to|cause[d]?|result(?:ed)? in|ma[dk]e|brought about|produced?)\b",
+    re.I,
+)
 _TURNED = {
     **dict.fromkeys(("increasing", "raising", "increased", "raised", "boosting"), HIGH),
     **dict.fromkeys(("reducing", "lowering", "decreasing", "reduced", "lowered"), LOW),
@@ -145,6 +169,8 @@ def _task(question: str) -> str:
     """The task of a question that is not named, but for ETT, which is known by its two states."""
     if _MEDIATOR.search(question):
         return "NIE" if _ADJUSTS.search(question) else "NDE"
+    if path := _PATH.search(question):
+        return "NIE" if path[1] else "NDE"
     return "CDE" if _HELD.search(question) else "ATE"
 
 
@@ -275,21 +301,34 @@ def _bound(question: str, words: Words) -> Asked:
     if again and again.start() - place.end() < 40:  # "the maximum probability for the chance of"
         place = again
     actual, would = question[: extreme.start()], question[place.end() :]
-    later = re.search(r",? (?:given|knowing|assuming) that\b", would)
-    if later and not words.states(actual):
-        actual, would = would[later.end() :], would[: later.start()]
-    was = {v: s for v, s, _ in _settings(actual, words) if s}
-    unless = _UNLESS.search(would)
-    if len(was) != 2 or not unless:
-        raise Unread("the bound's actual world is not two variables with their states")
-    asked = {
-        (v, s) for v, s, _ in _settings(would[: unless.start()].replace("would", ""), words) if s
-    }
-    cause = {(v, s) for v, s, _ in _settings(would[unless.start() :], words) if s}
+    for later in reversed(list(_AS_IT_WAS.finditer(would))):
+        if words.states(would[later.end() :]) and not _WOULD.search(would[later.end() :]):
+            actual, would = f"{actual} , {would[later.end() :]}", would[: later.start()]
+            break
+    outcome_told, cause_told = _other_world(would)
+    asked = {(v, s) for v, s, _ in _settings(outcome_told.replace("would", ""), words) if s}
+    cause = {(v, s) for v, s, _ in _settings(cause_told, words) if s}
     if len(asked) != 1 or len(cause) != 1:
         raise Unread("the bound's other world is not clear")
     ((y, outcome),), ((x, to),) = asked, cause
-    if x == y or was != {x: _OTHER[to], y: _OTHER[outcome]}:
+    was = {(v, s) for v, s, _ in _settings(actual, words) if s}
+    if not was and "both" in actual:  # "given that both were high"
+        was = {(v, s) for v in (x, y) for s in words.states(actual)}
+    if x == y or was != {(x, _OTHER[to]), (y, _OTHER[outcome])}:
         raise Unread("the bound's two worlds are not opposite")
     bound = "lower" if least else "upper"
     return Asked("PS" if to == HIGH else "PN", x, y, to, outcome, bound=bound, polarity=None)
+
+
+def _other_world(text: str) -> tuple[str, str]:
+    """The outcome and the cause in what follows "the probability that"."""
+    text = text.strip(" ,;")
+    if _UNLESS.match(text):  # "had rain been low, fog would have been low"
+        cause, _, outcome = text.partition(",")
+        return outcome, cause
+    if led := _LED.search(text):  # "low rain would have led to low fog"
+        return text[led.end() :], text[: led.start()]
+    unless = _UNLESS.search(text)
+    if not unless:
+        raise Unread("the bound's other world is not clear")
+    return text[: unless.start()], text[unless.start() :]

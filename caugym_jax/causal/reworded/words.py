@@ -4,86 +4,32 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from caugym_jax.causal.reworded.synonyms import AKIN, SAME
+from caugym_jax.causal.reworded.lexicon import AKIN, COMMON, FILLER, LAST_RESORT, LITTLE, MUCH, SAME
 from caugym_jax.causal.vocabulary import Named, Unread
 
 LOW, HIGH = "low", "high"
 
-
-def _list(text: str) -> list[str]:
-    return text.split()
-
-
-# Words that say which variable is meant no better than leaving them out.
-_FILLER = frozenset(
-    _list(
-        """
-    a an the of in on to for with by at from and or both their its his her your this that
-    these those it level amount quantity degree state status overall general total
-    individual person people subject one someone who whose which is are be being been was
-    were value current currently same quality condition rate extent volume outcome observed
-    given any also receive received get gets certain variable factor either each such as
-    whether if how has have having had attainment content function functioning system student
-    pattern reading measurement experiencing number count frequency they them he she we you our
-    maintain sustain remain stay become generate bring carry take hold possess exhibit
-    experience undertake produce happen sustaining maintaining particular specific own cumulative
-    personal subjective individual's someone's there will can may might could does do did not no
-    existence presence occurrence actual risk chance
-    likelihood probability impact type kind resulting associated
-    """
-    )
-)
-# Of these, the ones that name a variable where nothing else does.
-_LAST_RESORT = frozenset(("quality", "condition", "status", "outcome", "system", "function"))
 _SUFFIXES = tuple(
-    _list(
-        """
+    """
     ational ations ation ional ions ion ments ment ances ance ings ing ities ity ies ness
     ally al ly ed es s e y ic
-    """
-    )
+    """.split()  # noqa: SIM905
 )
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+|'(?= ))*")
-_LITTLE = frozenset(
-    _list(
-        """
-    low lower lowest poor bad weak limited scarce minimal little insufficient small few fewer cold
-    worsened unavailable inaccessible inclement minimally poorly irregularly unhealthily
-    insufficiently unhealthy inadequate unfavorable reduced decreased diminished negative
-    ineffective inefficient unreliable deficient lacking sparse short slow light young
-    substandard subpar worse worst rare shallow unsuccessful irregular inaccurate narrow thin dim
-    infrequent unfavourable adverse unsatisfactory inferior meager meagre modest scant less lesser
-    unproductive declining restricted unimpressive disappointing underwhelming compromised
-    impaired lackluster mediocre severe-free unprepared unemployed jobless unhappy dissatisfied
-    barely rarely infrequently seldom sparsely inefficiently ineffectively slight feeble cool
-    chilly lighter smaller shorter slower weaker poorer colder tiny minor depressed suppressed
-    untalented uneducated untrained inactive sedentary calm unfit deteriorated degraded
-    """
-    )
-)
-_MUCH = frozenset(
-    _list(
-        """
-    high higher highest good available accessible optimal extensively amply regularly healthily
-    sufficiently adequately strong abundant substantial ample adequate large many hot
-    healthy favorable elevated increased positive effective efficient reliable sufficient
-    excellent extensive robust heavy long fast old warm improved productive rich plentiful
-    successful regular accurate better best outstanding greater dense wide frequent favourable
-    considerable significant great satisfactory superior widely numerous exceptional superb
-    enhanced boosted heightened intense severe consistent consistently thorough thoroughly
-    frequently efficiently effectively generous sizable sizeable big larger stronger warmer hotter
-    heavier longer faster older wealthy affluent impressive stellar top well-off pleasant sunny
-    ideal beneficial nutritious balanced active fit happier busy crowded copious profuse well
-    """
-    )
-)
-
-
 _NOT = frozenset(("not", "non", "never", "without"))
+_BEING = frozenset(("is", "are", "being", "was", "were"))
 _JOINING = frozenset(("and", "with", "but", "while", "is", "are", "being", "was", "were"))
+
+
+class Unclear(Unread):
+    """A clause that is not understood."""
+
+    def __init__(self, why: str, clause: str) -> None:
+        super().__init__(why)
+        self.clause = clause
 
 
 class Item(NamedTuple):
@@ -96,8 +42,13 @@ class Item(NamedTuple):
 class Words:
     """Finds the variables of a graph, and their states, in clauses."""
 
-    def __init__(self, names: Sequence[Sequence[str]]) -> None:
-        """names: for each variable the phrases that name it."""
+    def __init__(
+        self, names: Sequence[Sequence[str]], guesses: Mapping[str, int | str] | None = None
+    ) -> None:
+        """names: for each variable the phrases that name it.
+
+        guesses: what stems that are in no name mean: a variable, or LOW or HIGH.
+        """
         self.variants = [{stems(phrase) for phrase in phrases} for phrases in names]
         self.cores = [frozenset().union(*variants) for variants in self.variants]
         self._having: dict[str, set[int]] = {}
@@ -105,10 +56,16 @@ class Words:
             for stem in core:
                 self._having.setdefault(stem, set()).add(node)
         self._epithets = [
-            {word for phrase in phrases for word in words_of(phrase) if word in _LITTLE | _MUCH}
+            {word for phrase in phrases for word in words_of(phrase) if word in LITTLE | MUCH}
             for phrases in names
         ]
         self._akin = self._kindred()
+        self._guessed: dict[str, str] = {}
+        for stem, meaning in (guesses or {}).items():
+            if isinstance(meaning, str):
+                self._guessed[stem] = meaning
+            else:
+                self._akin[stem] = meaning
 
     def _kindred(self) -> dict[str, int]:
         """Words that are in no name but akin to a word of one variable, with that variable."""
@@ -143,12 +100,17 @@ class Words:
 
         for word in words_of(clause):
             stem = self._known(word)
-            if word in _NOT or word.endswith("n't"):
+            if word not in LITTLE and (node := self._denied(word)):
+                flush()
+                found += [Item("state", LOW), node]
+                weak.add(len(found) - 1)
+            elif word in _NOT or word.endswith("n't"):
                 flush()
                 no = True
-            elif word in _LITTLE or word in _MUCH:
+            elif word in LITTLE or word in MUCH or stem in self._guessed:
                 flush()
-                found.append(Item("state", LOW if (word in _LITTLE) != no else HIGH))
+                little = word in LITTLE or self._guessed.get(stem) == LOW
+                found.append(Item("state", LOW if little != no else HIGH))
                 no = False
             elif stem in self._having or (stem in self._akin and not run and not _is_filler(word)):
                 if run and not self._nodes([*run, stem]):
@@ -173,6 +135,21 @@ class Words:
         flush()
         return self._with_epithets(_without_needless(found, weak, owners))
 
+    def unknown(self, clause: str) -> list[str]:
+        """The stems of a clause's words that are neither of a name nor common."""
+        stems = dict.fromkeys(
+            stem_of(word)
+            for word in words_of(clause)
+            if word not in LITTLE and word not in MUCH and not _is_filler(word)
+        )
+        known = (*self._having, *self._akin, *self._guessed)
+        return [stem for stem in stems if stem not in known and stem not in _common_stems()]
+
+    def _denied(self, word: str) -> Item | None:
+        """ "Unemployed" where employment is a variable."""
+        nodes = self._having.get(stem_of(word[2:]), ()) if word.startswith("un") else ()
+        return Item("node", min(nodes)) if len(nodes) == 1 else None
+
     def _known(self, word: str) -> str:
         """A word's stem, or the stem of the name that it is a compound of ("beachgoers")."""
         stem = stem_of(word)
@@ -184,7 +161,7 @@ class Words:
         """The items; a state right before a name that it is part of, in some phrase, is marked."""
         for i, (item, after) in enumerate(zip(items, items[1:], strict=False)):
             if item.kind == "state" and after.kind == "node":
-                values = {LOW if w in _LITTLE else HIGH for w in self._epithets[after.value]}
+                values = {LOW if w in LITTLE else HIGH for w in self._epithets[after.value]}
                 if item.value in values:
                     items[i] = Item("epithet", item.value)
         return items
@@ -204,6 +181,7 @@ class Words:
         """
         pairs: list[tuple[int, str]] = []
         waiting: list[int] = []  # variables without a state so far
+        affirmed: set[int] = set()  # of these, the ones that follow "is", as adjectives do
         state: str | None = None  # a state without its variable so far
         tentative = loose = False  # the last pair's state, the state at hand: part of the name?
         items = self.items(clause)
@@ -216,6 +194,8 @@ class Words:
             elif kind == "node":
                 if pairs and pairs[-1][0] == value and not waiting:
                     continue  # named again
+                if last_kind == "word" and items[i - 1].value in _BEING:
+                    affirmed.add(value)  # "who are happy"
                 waiting.append(value)
                 tentative = False
             elif kind == "epithet":
@@ -235,6 +215,9 @@ class Words:
                 state, loose = value, False
             elif value in ("and", "with", "but", "while"):
                 tentative = False
+        if waiting and affirmed >= set(waiting):
+            pairs += [(node, HIGH) for node in waiting]
+            waiting = []
         if waiting or state is not None or not pairs:
             raise Unread(f"a variable without a state, or a state without one, in {clause[:80]!r}")
         if len(dict(pairs)) < len(set(pairs)):
@@ -276,13 +259,13 @@ def negated(clause: str) -> bool:
 
 def stems(phrase: str) -> frozenset[str]:
     """The stems of a phrase's content words; they make the variable."""
-    words = [word for word in words_of(phrase) if word not in _LITTLE and word not in _MUCH]
+    words = [word for word in words_of(phrase) if word not in LITTLE and word not in MUCH]
     found = frozenset(stem_of(word) for word in words if not _is_filler(word))
     if found:
         return found
     words = words_of(phrase)
     return frozenset(stem_of(w) for w in words if not _is_filler(w)) or frozenset(
-        stem_of(w) for w in words if w in _LAST_RESORT
+        stem_of(w) for w in words if w in LAST_RESORT
     )
 
 
@@ -290,7 +273,9 @@ def words_of(phrase: str) -> list[str]:
     """The words in small letters; hyphens part them, but for well-being."""
     phrase = re.sub(r"\bwell[- ]being", "wellbeing", phrase.casefold())
     phrase = re.sub(r"\bas well\b", "and", phrase.replace("or not", ""))
-    phrase = phrase.replace("physical activity", "exercise")
+    phrase = phrase.replace("physical activity", "exercise").replace("on time", "punctual")
+    phrase = re.sub(r"\b(?:a lot|lots)\b", "plenty", phrase)
+    phrase = re.sub(r"(?<=k |b |l |g |t )experience\b", "expertise", phrase)  # work experience
     phrase = re.sub(r"\bresult(?:s|ed|ing)? in\b|\byields?(?= (?:an?|the) )", "make", phrase)
     return _WORD.findall(phrase)
 
@@ -328,9 +313,14 @@ def akin(stem: str) -> frozenset[str]:
 
 @functools.cache
 def _is_filler(word: str) -> bool:
-    return word in _FILLER or _cut(word) in _filler_stems()
+    return word in FILLER or _cut(word) in _filler_stems()
+
+
+@functools.cache
+def _common_stems() -> frozenset[str]:
+    return frozenset(map(stem_of, COMMON))
 
 
 @functools.cache
 def _filler_stems() -> frozenset[str]:
-    return frozenset(map(_cut, _FILLER))
+    return frozenset(map(_cut, FILLER))
