@@ -40,6 +40,17 @@ def draw_scm(rng: np.random.Generator, graph: Graph) -> SCM:
     return SCM(graph, tuple(tables))
 
 
+def factorised(graph: Graph, observed: np.ndarray) -> SCM:
+    """The model on the graph whose joint is `observed`, which must factorise along the graph."""
+    tables = []
+    for node, parents in enumerate(graph.parents):
+        axes = (*parents, node)
+        margin = observed.sum(axis=tuple(v for v in range(graph.n) if v not in axes))
+        margin = np.moveaxis(margin, sorted(axes).index(node), -1)
+        tables.append(margin / margin.sum(axis=-1, keepdims=True))
+    return SCM(graph, tuple(tables))
+
+
 def joint(scm: SCM, edges: Mapping[tuple[int, int], int] | None = None) -> np.ndarray:
     """P(V_0 = v_0, ..., V_{n-1} = v_{n-1}), shape (2,) * n, where some edges carry fixed values.
 
@@ -90,5 +101,7 @@ def probability(joint: np.ndarray, target: Event, given: Event = ()) -> float:
 
 def event_index(event: Event, n: int) -> tuple:
     """What selects an event's cells from an array of shape (2,) * n."""
-    values = dict(event)
-    return tuple(values.get(v, slice(None)) for v in range(n))
+    index: list[int | slice] = [slice(None)] * n
+    for v, value in event:
+        index[v] = value
+    return tuple(index)

@@ -10,13 +10,22 @@ from caugym_jax.causal.estimands import Query, Term
 from caugym_jax.causal.graph import Graph
 
 # The released sets: graph sizes, sizes of the adjustment set, share of structural zeros, and
-# whether states carry codes such as "(A=0)".
+# whether states carry codes such as "(A=0)". For `hard`, which is ours, `mediators` as well: the
+# most that NDE and NIE have.
 RELEASED = {
     "base": {"nodes": (3, 5), "adjusters": (0, 1), "zero_fraction": 1 / 3, "codes": False},
+    "rephrased": {"nodes": (3, 5), "adjusters": (0, 1), "zero_fraction": 1 / 3, "codes": False},
     "omitted": {"nodes": (3, 5), "adjusters": (0, 1), "zero_fraction": 1 / 3, "codes": False},
     "deconfounding": {"nodes": (8, 8), "adjusters": (1,), "zero_fraction": 0.0, "codes": True},
     "redundant": {"nodes": (8, 8), "adjusters": (0, 1), "zero_fraction": 0.1, "codes": True},
     "insufficient": {"nodes": (8, 8), "adjusters": (0, 1), "zero_fraction": 0.0, "codes": True},
+    "hard": {
+        "nodes": (5, 7),
+        "adjusters": (0, 1, 2),
+        "zero_fraction": 1 / 6,
+        "codes": True,
+        "mediators": 2,
+    },
 }
 EXTRA_SENTENCES = 2  # redundant: sentences appended; insufficient: sentences dropped
 MAX_CONDITIONS = 3  # of a distractor

@@ -23,7 +23,7 @@ def structure(problem):
 
 @pytest.mark.parametrize("variant", GENERATED_VARIANTS)
 def test_problem_is_a_function_of_seed_and_index(variant):
-    options = {"variant": variant, "nodes": (4, 6)}
+    options = {"variant": variant, "nodes": (5, 6)}
     stream = list(generate_problems(TASKS, 20, 7, **options))
     assert stream[13:] == list(generate_problems(TASKS, 7, 7, start=13, **options))
     assert stream[5] == generate_problem(7, 5, TASKS, **options)
@@ -111,6 +111,17 @@ def test_omitted_drops_the_instruction():
         assert omitted.answer == base.answer
 
 
+def test_rephrased_tells_the_problems_of_base_in_other_words():
+    options = {"variant": "rephrased"}
+    base = list(generate_problems(TASKS, 28, 5))
+    train = list(generate_problems(TASKS, 28, 5, **options))
+    test = list(generate_problems(TASKS, 28, 5, **options, wordings="test"))
+    for plain, one, other in zip(base, train, test, strict=True):
+        assert plain.extra == one.extra == other.extra
+        assert plain.answer == one.answer == other.answer
+        assert len({plain.text, one.text, other.text}) == 3
+
+
 def test_deconfounding_always_adjusts():
     for problem in generate_problems(TASKS, 35, 6, variant="deconfounding"):
         assert len(problem.extra["adjusters"]) == 1 and not problem.extra["zero"]
@@ -159,7 +170,9 @@ def test_words_keep_texts_readable():
     [
         ({"tasks": ["ATE", "EET"]}, "unknown task 'EET': did you mean 'ETT'?"),
         ({"variant": "redundent"}, "did you mean 'redundant'"),
-        ({"variant": "hard"}, "variant 'hard' is not generated yet; choose from base"),
+        ({"variant": "hard", "nodes": (3, 5)}, "hard needs at least 5 nodes"),
+        ({"variant": "hard", "adjusters": (0,)}, "adjusters and mediators of 1 or more"),
+        ({"variant": "rephrased", "wordings": "tests"}, "did you mean 'test'"),
         ({"names": ["reel"]}, "did you mean 'real'"),
         ({"nodes": (5, 3)}, "low end first"),
         ({"nodes": (3, 40)}, "within 3..16"),

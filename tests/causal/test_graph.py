@@ -10,6 +10,7 @@ from caugym_jax.causal.graph import (
     d_separated,
     directed_path,
     draw_graph,
+    independence_map,
     is_adjustment_set,
     mask,
     mediators,
@@ -142,3 +143,26 @@ def test_holding_a_node_forbids_adjusting_for_what_it_causes():
     graph = Graph(4, ((0, 3), (1, 2), (2, 3)))
     assert is_adjustment_set(graph, 0, 3, (), held=(1,))
     assert not is_adjustment_set(graph, 0, 3, (2,), held=(1,))
+
+
+def test_independence_map_worked_by_hand():
+    # A -> C <- B: with C told first, A and B depend on each other and on it.
+    collider = Graph(3, ((0, 2), (1, 2)))
+    assert set(independence_map(collider, (0, 1, 2)).edges) == {(0, 2), (1, 2)}
+    assert set(independence_map(collider, (2, 0, 1)).edges) == {(2, 0), (2, 1), (0, 1)}
+    chain = Graph(3, ((0, 1), (1, 2)))
+    assert set(independence_map(chain, (2, 1, 0)).edges) == {(2, 1), (1, 0)}
+
+
+def test_independence_maps_agree_with_networkx():
+    """An earlier node is a parent iff the other earlier ones do not separate it."""
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        graph = shuffled(rng, draw_graph(rng, 6))
+        order = [int(v) for v in rng.permutation(6)]
+        edges = set(independence_map(graph, order).edges)
+        for place, node in enumerate(order):
+            for v in order[:place]:
+                rest = set(order[:place]) - {v}
+                separated = nx.is_d_separator(networkx(graph), {v}, {node}, rest)
+                assert ((v, node) in edges) == (not separated)
