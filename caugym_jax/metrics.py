@@ -1,8 +1,9 @@
-"""What a run writes down: metrics as JSON lines and TensorBoard, samples as JSON lines, alarms."""
+"""What a run writes down: metrics and samples as JSON lines, in TensorBoard and, if asked, W&B."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -26,19 +27,25 @@ def write_text(path: Path, text: str) -> None:
 class Log:
     """The log files of a workdir: metrics.jsonl, samples.jsonl and tensorboard/.
 
+    docs/metrics.md says what every number is.
+
     Lines after `step` are removed first (all where it is 0), so that a resumed run leaves the log
     of an uninterrupted one. Every step is on disk before the next one begins.
 
+    Args:
+      wandb: log to Weights & Biases too, as one run however often it is resumed.
+
     Raises:
-      UserError: a line could not be written (disk full).
+      UserError: a line could not be written (disk full), or wandb is not installed.
     """
 
-    def __init__(self, workdir: Path, step: int, *, tensorboard: bool = True):
+    def __init__(self, workdir: Path, step: int, *, tensorboard: bool = True, wandb: bool = False):
         self.metrics_path = workdir / "metrics.jsonl"
         self.samples_path = workdir / "samples.jsonl"
         for path in (self.metrics_path, self.samples_path):
             _forget(path, step)
         self._board = _Board(workdir / "tensorboard", step + 1) if tensorboard else None
+        self._wandb = _open_wandb(workdir) if wandb else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of finite numbers (NaN and infinity are written as null)."""
@@ -46,6 +53,8 @@ class Log:
         _append(self.metrics_path, [{"step": step, **clean}])
         if self._board is not None:
             self._board.scalars(step, {k: v for k, v in clean.items() if v is not None})
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **clean})
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of prompts, completions and reward parts."""
@@ -53,10 +62,48 @@ class Log:
         if self._board is not None and rows:
             shown = [f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4]]
             self._board.text(step, "samples", "\n\n".join(shown))
+        if self._wandb is not None and rows:
+            import wandb
+
+            columns = list(rows[0])
+            table = wandb.Table(columns=columns, data=[[r[c] for c in columns] for r in rows])
+            self._wandb.log({"step": step, "samples": table})
 
     def close(self) -> None:
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def past_metrics(workdir: Path, last: int = 100) -> list[dict[str, Any]]:
+    """The newest lines of a run's metrics, oldest first; none of a run that is new."""
+    path = workdir / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line][
+        -last:
+    ]
+
+
+def _open_wandb(workdir: Path) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "log.wandb=True needs the package wandb: pip install wandb, or set log.wandb=False"
+        ) from error
+    path = str(workdir.resolve())
+    run = wandb.init(
+        project="caugym_jax",
+        name=workdir.name,
+        id=hashlib.sha256(path.encode()).hexdigest()[:16],
+        resume="allow",
+        dir=path,
+        config=json.loads((workdir / "config.json").read_text()),
+    )
+    run.define_metric("*", step_metric="step")  # a resumed run makes some steps again
+    return run
 
 
 class _Board:
@@ -159,39 +206,3 @@ def clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, seconds = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def alarms(values: Mapping[str, float]) -> dict[str, str]:
-    """What looks wrong in one step's metrics, by metric, with its likely cause."""
-    said = {}
-
-    def look(key: str, bad, text: str) -> None:
-        if key in values and values[key] is not None and bad(values[key]):
-            said[key] = f"{key} = {values[key]:.4g}: {text}"
-
-    look(
-        "frac_reward_zero_std",
-        lambda v: v > 0.95,
-        "almost all groups have equal rewards, so there is nothing to learn from: the problems are "
-        "too hard (reward near 0: cold start longer, easier data) or solved (reward near its top)",
-    )
-    look(
-        "completions/clipped_ratio",
-        lambda v: v > 0.5,
-        "most samples are cut off: raise max_completion_length, or the model no longer ends",
-    )
-    look(
-        "sampling/sampling_logp_difference/mean",
-        lambda v: v > 0.05,
-        "sampler and trainer disagree about the same tokens: check dtype and temperature",
-    )
-    if "reward" in values:  # of a policy; that of a fresh model in SFT is as high and means nothing
-        look("entropy", lambda v: v > 6, "the policy is close to noise: lower the learning rate")
-        look("entropy", lambda v: v < 1e-3, "samples hardly differ: raise temperature")
-    look(
-        "kl", lambda v: v > 10, "the policy is far from the reference: raise beta or lower the rate"
-    )
-    for key in ("loss", "grad_norm"):
-        if key in values and not math.isfinite(values[key]):
-            said[key] = f"{key} is {values[key]}: the step was skipped; lower the learning rate"
-    return said

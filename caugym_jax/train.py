@@ -53,10 +53,13 @@ def train(config: Any, workdir: Path) -> None:
     import jax
 
     from caugym_jax import config as configs
+    from caugym_jax import speed
+    from caugym_jax.alarms import Alarms
     from caugym_jax.checkpoints import Checkpoints
     from caugym_jax.evals import probe
     from caugym_jax.methods import open_method, open_run
-    from caugym_jax.metrics import Log, Progress, alarms, write_text
+    from caugym_jax.metrics import Log, Progress, past_metrics, write_text
+    from caugym_jax.models.transformer import abstract_params
     from caugym_jax.runs import claim_workdir, pinned_step, save_shape
     from caugym_jax.sharding import fetch, make_mesh
 
@@ -77,26 +80,34 @@ def train(config: Any, workdir: Path) -> None:
             workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
         )
         resuming = checkpoints.latest is not None
-        run, first_weights = open_run(config, mesh, resuming)
+        run, first_weights = open_run(config, mesh, resuming, workdir)
         model, tokenizer = run.model, run.tokenizer
         save_shape(workdir / "model", model.config, tokenizer)
         method = open_method(run)
         algorithm, loader = method.algorithm, method.loader
         held_out, ask = _evaluation(config, model, tokenizer, mesh)
 
-        skipped_steps = 0
+        skipped_steps = tokens_seen = 0
         if not resuming:
             state = algorithm.init(first_weights)
         else:
             state, position = checkpoints.restore(method.template())
             skipped_steps = position.pop("steps_without_signal", 0)
+            tokens_seen = position.pop("num_tokens", 0)
             loader.set_state(position)
             print(f"resumed from step {int(state.step)} of {workdir}", file=sys.stderr)
         del run, first_weights
         first = int(state.step)
-        log = Log(workdir, first, tensorboard=config.log.tensorboard)
+        log = Log(
+            workdir, first, tensorboard=config.log.tensorboard, wandb=config.log.get("wandb", False)
+        )
+        alarms = Alarms()
+        for line in past_metrics(workdir):
+            alarms.look(line)
+        machine = mesh.devices.size, mesh.devices.flat[0].device_kind
         progress = Progress(first, config.steps, config.log.every)
-        progress.note(_about(model, mesh, config, time.perf_counter() - started))
+        model_size = sum(x.size for x in jax.tree.leaves(abstract_params(model.config)))
+        progress.note(_about(model, model_size, mesh, config, time.perf_counter() - started))
 
         before_path = workdir / "before.json"
         if not before_path.exists():
@@ -119,30 +130,43 @@ def train(config: Any, workdir: Path) -> None:
                 skipped_steps += 1
                 metrics["steps_without_signal"] = skipped_steps
             else:
+                prepared = time.perf_counter()
                 state, update_metrics = algorithm.update(state, experience)
                 metrics |= {k: float(v) for k, v in fetch(update_metrics).items()}
+                metrics["time/update"] = time.perf_counter() - prepared
+                updated = metrics.pop("tokens_updated", metrics["tokens"])
+                used = speed.mfu(model_size, updated, metrics["time/update"], *machine)
+                metrics |= {} if used is None else {"mfu": used}
             state = state._replace(step=state.step + 1)
             metrics["skipped_updates"] = int(state.skipped)
             metrics["step_time"] = time.perf_counter() - clock
             metrics["tokens_per_second"] = metrics["tokens"] / metrics["step_time"]
+            metrics["num_tokens"] = tokens_seen = tokens_seen + metrics["tokens"]
+            metrics["memory/peak_gib"] = speed.peak_memory()
             log.metrics(step, metrics)
             if samples and step % config.log.samples_every == 0:
                 log.samples(step, samples[: config.log.samples])
             progress.show(step, metrics, config.log.show)
-            for key, alarm in alarms(metrics).items():
+            for key, alarm in alarms.look(metrics).items():
                 if step >= quiet.get(key, 0):  # then not again for a while
                     quiet[key] = step + config.log.alarms_every
                     progress.note(f"alarm at step {step}: {alarm}")
 
             figures = None
             if step % config.evaluation.every == 0 or step == config.steps:
+                clock = time.perf_counter()
                 after = ask(method.weights(state))
                 figures = probe.figures(after, problems)
-                log.metrics(step, {f"eval/{k}": v for k, v in figures.items()})
+                taken = {"time/evaluate": time.perf_counter() - clock}
+                log.metrics(step, {f"eval/{k}": v for k, v in figures.items()} | taken)
                 progress.note(_shown(f"step {step}", figures))
             stopping = stop()
             if step % config.checkpoint.every == 0 or step == config.steps or stopping:
-                position = {**loader.get_state(), "steps_without_signal": skipped_steps}
+                position = {
+                    **loader.get_state(),
+                    "steps_without_signal": skipped_steps,
+                    "num_tokens": tokens_seen,
+                }
                 checkpoints.save(state, position, figures)
             if stopping:
                 checkpoints.close()
@@ -217,12 +241,9 @@ def _on_terminate() -> Callable[[], bool]:
     return lambda: bool(asked)
 
 
-def _about(model, mesh, config, seconds: float) -> str:
+def _about(model, count: int, mesh, config, seconds: float) -> str:
     import jax
 
-    from caugym_jax.models.transformer import abstract_params
-
-    count = sum(x.size for x in jax.tree.leaves(abstract_params(model.config)))
     devices = mesh.devices.size
     return (
         f"{config.method} of {config.model.name} ({count / 1e6:.2f}M parameters, {model.dtype}) "

@@ -18,7 +18,7 @@ LAYERS = [
     ("models",),
     ("rewards", "data", "objectives"),
     ("sampling",),
-    ("config", "optim", "metrics"),
+    ("config", "optim", "metrics", "alarms", "speed"),
     ("checkpoints",),
     ("runs",),
     ("algorithms",),

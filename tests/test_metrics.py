@@ -1,13 +1,15 @@
-"""The log of a run: what survives a kill, what alarms, what goes to TensorBoard."""
+"""The log of a run: what survives a kill, what goes to TensorBoard and elsewhere."""
 
 import json
 import math
+import sys
+import types
 
 import pytest
 
 from caugym_jax import metrics
 from caugym_jax.errors import UserError
-from caugym_jax.metrics import Log, Progress, alarms, clock, write_text
+from caugym_jax.metrics import Log, Progress, clock, past_metrics, write_text
 
 
 def lines(path):
@@ -98,35 +100,52 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
     assert path.read_text() == "old"
 
 
-HEALTHY = {
-    "loss": 0.1, "grad_norm": 1.0, "reward": 0.5, "entropy": 1.0, "kl": 0.1,
-    "frac_reward_zero_std": 0.5, "completions/clipped_ratio": 0.1,
-    "sampling/sampling_logp_difference/mean": 1e-5,
-}  # fmt: skip
+def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
+    logged, opened = [], []
+
+    class FakeRun:
+        def log(self, values):
+            logged.append(values)
+
+        def define_metric(self, *args, **kwargs):
+            pass
+
+        def finish(self):
+            logged.append("finished")
+
+    def start(**settings):
+        opened.append(settings)
+        return FakeRun()
+
+    fake = types.SimpleNamespace(init=start, Table=lambda columns, data: (columns, data))
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    (tmp_path / "config.json").write_text('{"method": "sft"}')
+    for _ in range(2):
+        log = Log(tmp_path, 0, tensorboard=False, wandb=True)
+        log.metrics(1, {"loss": 0.5, "kl": math.nan})
+        log.samples(1, [{"reward": 1.0, "completion": "x"}])
+        log.close()
+    assert logged[:3] == [
+        {"step": 1, "loss": 0.5, "kl": None},
+        {"step": 1, "samples": (["reward", "completion"], [[1.0, "x"]])},
+        "finished",
+    ]
+    assert opened[0]["config"] == {"method": "sft"}
+    assert opened[0] == opened[1]  # the same id: a resumed run goes on with its own
 
 
-def test_a_healthy_step_is_silent():
-    assert alarms(HEALTHY) == {}
-    assert alarms({}) == {}
-    assert alarms({"entropy": 7.3, "loss": 8.0}) == {}  # a fresh model in SFT
+def test_without_the_package_wandb_the_way_out_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="log.wandb=True needs the package wandb: pip install"):
+        Log(tmp_path, 0, tensorboard=False, wandb=True)
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "cause"),
-    [
-        ("frac_reward_zero_std", 1.0, "nothing to learn from"),
-        ("completions/clipped_ratio", 0.9, "cut off"),
-        ("sampling/sampling_logp_difference/mean", 0.2, "disagree"),
-        ("entropy", 6.5, "noise"),
-        ("entropy", 1e-5, "hardly differ"),
-        ("kl", 50.0, "far from the reference"),
-        ("loss", math.nan, "lower the learning rate"),
-        ("grad_norm", math.inf, "lower the learning rate"),
-    ],
-)
-def test_alarms_name_value_and_cause(key, value, cause):
-    said = alarms(HEALTHY | {key: value})
-    assert list(said) == [key] and key in said[key] and cause in said[key]
+def test_past_metrics_are_the_newest_lines(tmp_path):
+    assert past_metrics(tmp_path) == []
+    log = Log(tmp_path, 0, tensorboard=False)
+    for step in range(5):
+        log.metrics(step, {"loss": step})
+    assert [line["step"] for line in past_metrics(tmp_path, 2)] == [3, 4]
 
 
 def test_clock_by_hand():

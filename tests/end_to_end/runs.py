@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TIMES = ("step_time", "tokens_per_second", "time/")
+TIMES = ("step_time", "tokens_per_second", "time/", "memory/", "mfu")
 
 
 def command(method: str, model: Path, workdir: Path, *more: str) -> list[str]:
@@ -33,7 +33,7 @@ def digests(workdir: Path, step: int) -> dict[str, str]:
 
 
 def metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl without what is measured in seconds."""
+    """The lines of metrics.jsonl without what is measured of the machine."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]
 

@@ -10,12 +10,12 @@ import pytest
 
 from caugym_jax.objectives.policy import (
     aggregate,
-    cispo,
     clipped_surrogate,
     importance_weights,
     kl_estimate,
     policy_loss,
 )
+from caugym_jax.types import Experience
 from tests.objectives.bigram_rows import experience, scores, table
 from tests.shared import shared_path
 
@@ -32,42 +32,50 @@ def oracle():
     return json.loads(shared_path("oracle/goldens.json").read_text())
 
 
-def completion_logprobs(W, ids, P):
-    logprobs = jax.nn.log_softmax(W[ids[:, :-1]], axis=-1)
-    return jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1)[..., 0][:, P - 1 :]
-
-
 @pytest.mark.parametrize("loss,level,beta,high,delta", CASES)
 def test_losses_and_gradients_equal_recorded_numbers(oracle, loss, level, beta, high, delta):
-    inputs = {k: jnp.asarray(v) for k, v in oracle["inputs"].items() if k != "P"}
-    P = oracle["inputs"]["P"]
-    mask = inputs["completion_mask"][:, P:].astype(jnp.float32)
-    advantages = inputs["adv"][:, None]
+    inputs, P = oracle["inputs"], oracle["inputs"]["P"]
+    mask, old, ref, advantages = (
+        jnp.asarray(x, jnp.float32)
+        for x in (
+            np.asarray(inputs["completion_mask"])[:, P:], inputs["old"], inputs["ref"],
+            inputs["adv"],
+        )
+    )  # fmt: skip
+    ids = jnp.asarray(inputs["ids"])
+    e = Experience(ids, None, None, mask, advantages, old, old, ref if beta else None)
 
     def objective(W):
-        logprobs = completion_logprobs(W, inputs["ids"], P)
-        if loss == "cispo":
-            terms = cispo(logprobs, inputs["old"], advantages, mask, clip_high=high, level=level)
-        else:
-            terms = clipped_surrogate(
-                logprobs, inputs["old"], advantages, mask,
-                clip_low=0.2, clip_high=high, delta=delta, level=level,
-            )  # fmt: skip
-        per_token = terms.loss + beta * kl_estimate(logprobs, inputs["ref"])
-        how = {"bnpo": "dapo", "cispo": "dapo"}.get(loss, loss)
-        total, weight = aggregate(per_token, mask, how)
-        return total / weight
+        (total, weight), sums = policy_loss(
+            *scores(W, ids), e, loss_type=loss, importance_sampling_level=level, epsilon=0.2,
+            epsilon_high=high, delta=delta, beta=beta,
+        )  # fmt: skip
+        return total / weight, sums
 
     want = oracle["grpo"][f"{loss}/{level}/beta{beta}/eh{high}/delta{delta}"]
-    value, gradient = jax.jit(jax.value_and_grad(objective))(inputs["Wp"])
+    found = jax.jit(jax.value_and_grad(objective, has_aux=True))(jnp.asarray(inputs["Wp"]))
+    (value, sums), gradient = found
     np.testing.assert_allclose(value, want["loss"], rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(jnp.linalg.norm(gradient), want["grad_norm"], rtol=1e-4)
+    reported = {k: s / w for k, (s, w) in sums.items()}
+    names = {"cispo_clip_ratio": "clip_ratio/high_mean"}
+    other = {"entropy", "clip_ratio/low_min", "clip_ratio/high_max"}  # a stub; extremes
+    if level == "sequence":
+        other |= set(names)  # there over sequences, here over tokens
+    for key, number in want["metrics"].items():
+        if key not in other:
+            np.testing.assert_allclose(reported[names.get(key, key)], number, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
 def test_kl_estimates_equal_recorded_numbers(oracle, kind):
     new, ref = (jnp.asarray(oracle["inputs"][k]) for k in ("new", "ref"))
-    np.testing.assert_allclose(kl_estimate(new, ref, kind), oracle["verl"]["kl"][kind], atol=1e-6)
+    got = kl_estimate(new, ref, kind)
+    np.testing.assert_allclose(got, oracle["verl"]["kl"][kind], atol=1e-6)
+    if kind == "k1":
+        np.testing.assert_allclose(jnp.abs(got), oracle["verl"]["kl"]["abs"], atol=1e-6)
+    if kind == "k3":
+        np.testing.assert_allclose(got, oracle["openrlhf"]["k3"], atol=1e-6)
 
 
 VERL = {
@@ -89,7 +97,7 @@ def test_dual_clip_equals_recorded_numbers(oracle, name):
     else:
         how, horizon = "dapo" if "token" in name else "grpo", None
         want = oracle["openrlhf"][f"policy/token_level={'token' in name}"]
-    logprobs = completion_logprobs(inputs["Wp"], inputs["ids"], P)
+    logprobs = scores(inputs["Wp"], inputs["ids"])[0]
 
     def surrogate(logprobs):
         return clipped_surrogate(
@@ -98,7 +106,7 @@ def test_dual_clip_equals_recorded_numbers(oracle, name):
         )  # fmt: skip
 
     def objective(W):
-        terms = surrogate(completion_logprobs(W, inputs["ids"], P))
+        terms = surrogate(scores(W, inputs["ids"])[0])
         total, weight = aggregate(terms.loss, mask, how, horizon)
         return total / weight
 
