@@ -57,6 +57,7 @@ def base(method: str) -> ml_collections.ConfigDict:
     )
     config.checkpoint = dict(every=50, keep=2, best="strict")
     config.log = dict(
-        every=10, tensorboard=True, samples=8, samples_every=10, alarms_every=50, show=("loss",)
-    )
+        every=10, tensorboard=True, wandb=False, samples=8, samples_every=10, alarms_every=50,
+        show=("loss",),
+    )  # fmt: skip
     return config
