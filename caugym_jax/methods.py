@@ -145,9 +145,7 @@ def _sft(run: Run) -> Method:
     section = _section(run, "sft", sft)
     check_rows(batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
     optimizer = _optimizer(run)
-    algorithm = sft(
-        run.model, optimizer, run.mesh, run.adapter, seed=run.config.seed, **section
-    )
+    algorithm = sft(run.model, optimizer, run.mesh, run.adapter, seed=run.config.seed, **section)
     return _method(run, algorithm, _loader(run, items, batch_size, make), optimizer)
 
 
