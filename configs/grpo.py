@@ -21,7 +21,7 @@ from configs.models import pretrained
 
 def get_config(arg: str | None = None):
     config = base("grpo")
-    config.steps = 40
+    config.steps = 25
     config.data.batch_size = 16  # prompts a step
     config.grpo = dict(
         group_size=8,
@@ -59,7 +59,7 @@ def get_config(arg: str | None = None):
     )
     config.grpo.microbatches = 1
     config.optim.update(peak=3e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
-    config.evaluation.every = 20
+    config.evaluation.every = 25
     config.checkpoint.every = 10
     config.data.max_prompt_length = 512
     config.data.too_long = "drop"  # a file's longer prompts; "refuse" ends the run at the first
