@@ -36,6 +36,7 @@ KINDS = {
     "inverted verdict": "the label's Yes or No contradicts its own number and question",
     "flipped polarity": "the question asks 'less likely', the label answers 'more likely'",
     "open verdict": "the question has no Yes or No answer",
+    "dead zone": "an effect below 0.001 makes Yes likelier; the released rule calls it No",
     "answerable": "the label is LACK_CONDITION, yet the graph and the numbers give the answer",
     "unanswerable": "the label is a number, yet the graph and the numbers do not determine it",
     "wrong number": "the label is not the answer, whatever the rounding of the inputs",
@@ -133,6 +134,9 @@ def _verdict_defects(checked: Checked) -> list[tuple[str, str]]:
         return []
     if reading.polarity is None:
         return [("open verdict", f"the label is {said}, the question asks for no direction")]
+    if 0 < abs(solved.value) < DEAD_ZONE and solved.verdict == "Yes":
+        why = f"the effect is {solved.value:.5f}: Yes by its sign, No by the released rule"
+        return [("dead zone", f"{why}; the label is {said}")]
     if checked.verdict_agrees:
         return []
     kind = "inverted verdict" if reading.polarity > 0 else "flipped polarity"

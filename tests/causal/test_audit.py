@@ -1,17 +1,22 @@
 """Defects are found where they were put, and the known ones of the released files."""
 
+import dataclasses
+import functools
 import json
 from decimal import Decimal
 
 import pytest
 
 from caugym_jax.causal.audit import check, defects, label, score, shortcut, summary
+from caugym_jax.causal.estimands import Term
 from caugym_jax.causal.generating import generate_problems
 from caugym_jax.data.files import read_problems
 from caugym_jax.types import LACK, TASKS, Problem
+from tests.causal.test_solving import ALL, TRIANGLE, X, Y, Z, ask, given_z
 from tests.shared import shared_path
 
 
+@functools.cache
 def audited(name: str) -> dict:
     problems = read_problems(shared_path(f"data/caugym/{name}"))
     return summary([check(problem, i) for i, problem in enumerate(problems)])
@@ -73,28 +78,108 @@ def test_a_cell_of_one_is_named():
     assert checked.bad and "asks for ATE" in checked.unread
 
 
-# Known of the released files (positions in the samples kept beside the checkout) ----------------
+def test_a_condition_that_the_graph_supplies_is_not_missing():
+    """As in the one released item that is labelled LACK_CONDITION and has an answer."""
+    # z -> x -> y: y depends on x alone, so that P(y|x,z=1) is P(y|x,z=0).
+    chain = dataclasses.replace(TRIANGLE, edges=((X, Y), (Z, X)))
+    numbers = [("0.8000", given_z(1, 0)), ("0.5000", given_z(0, 1))]
+    problem = Problem(text=ask(chain, *numbers), answer=LACK, task="ATE")
+    why = "the answer is 0.3000: P(y high | x high) = 0.8000 by the graph's independencies"
+    assert changed(problem) == {"answerable": why}
 
 
-def test_known_defects_of_base():
-    found = audited("test_dev/base_dataset.json")
-    assert found["prob"]["all"] == 1 and found["unread"] == 0
-    inverted = kinds(found).pop("inverted verdict")
+def test_two_sets_that_disagree_are_named():
+    chain = dataclasses.replace(TRIANGLE, edges=((X, Y), (Z, X)))
+    direct = [("0.7000", Term(((Y, 1),), ((X, 1),))), ("0.4000", Term(((Y, 1),), ((X, 0),)))]
+    problem = Problem(ask(chain, *direct, *ALL), '{"ANSWER": "Yes", "PROB": "0.3"}', "ATE")
+    assert changed(problem) == {"sets disagree": "0.3000, but 0.3250 adjusting for z"}
+
+
+def test_a_small_effect_is_called_either():
+    chain = dataclasses.replace(TRIANGLE, edges=((X, Y), (Y, Z)))
+    numbers = [("0.5003", Term(((Y, 1),), ((X, 1),))), ("0.5000", Term(((Y, 1),), ((X, 0),)))]
+    for said in ("Yes", "No"):
+        label = json.dumps({"ANSWER": said, "PROB": "0.0003"})
+        found = changed(Problem(ask(chain, *numbers), label, "ATE"))
+        assert list(found) == ["dead zone"] and found["dead zone"].endswith(f"label is {said}")
+
+
+# The published defects of the released files ----------------------------------------------------
+# By place in the upstream files of 700; those that the samples beside the checkout do not hold
+# (positions.json) are left out by the tests themselves.
+
+PUBLISHED = {
+    # (set, kind): places
+    ("base", "dead zone"): [218, 267],
+    ("base", "rounding"): [321, 397, 489],
+    ("deconfounding", "rounding"): [222],
+    ("deconfounding", "degenerate cell"): [548],
+    ("redundant", "rounding"): [564],
+    ("insufficient", "answerable"): [438],
+    ("rephrased", "flipped polarity"): [
+        *(517, 544, 549, 565, 569, 571, 576, 593, 603, 613, 617, 663, 666, 677, 685),
+        *(117, 124, 148, 180, 194),
+    ],
+    ("omitted", "flipped polarity"): [
+        *(506, 517, 546, 549, 563, 565, 569, 571, 593, 603, 617, 659, 666, 677, 694),
+        *(117, 130, 148, 180, 213),
+    ],
+    ("rephrased", "open verdict"): [101, 107, 112, 133, 157, 169, 171, 668],
+    ("omitted", "open verdict"): [112, 124, 171, 172, 26],
+    ("rephrased", "wrong number"): [519],  # treatment and question turned round
+}
+# Those of them whose rewriting the reader does not understand: unread, and so not judged.
+UNREAD = {("rephrased", 603), ("omitted", 506), ("rephrased", 101)}
+# The reworded questions of ETT items that were turned round as well: consistent by accident.
+TURNED_ETT = {"rephrased": [0, 7, 20, 26], "omitted": [0, 57, 71]}
+
+
+def positions(name: str) -> list[int]:
+    """The upstream place of each item of a sample."""
+    found = json.loads(shared_path("data/caugym/test_dev/positions.json").read_text())
+    return found[name]
+
+
+@pytest.mark.parametrize(("name", "kind"), PUBLISHED)
+def test_published_defects_are_found(name, kind):
+    audit, places = audited(f"test_dev/{name}_dataset.json"), positions(name)
+    found = {places[item] for item in kinds(audit).get(kind, [])}
+    unread = {places[item["item"]] for item in audit["unread_items"]}
+    present = set(PUBLISHED[name, kind]) & set(places)
+    assert present - unread <= found
+    assert {(name, place) for place in present & unread} <= UNREAD
+
+
+def test_published_inverted_verdicts_are_found_and_nothing_else():
+    """All non-zero ETT items of base, and of its rewrites those whose question was not turned."""
     problems = read_problems(shared_path("data/caugym/test_dev/base_dataset.json"))
-    ett = [i for i, p in enumerate(problems) if p.task == "ETT" and abs(p.prob) >= 0.001]
-    assert inverted == ett  # all of them, and nothing else
-    assert set(kinds(found)) == {"inverted verdict"}
+    places = positions("base")
+    inverted = {
+        places[i] for i, p in enumerate(problems) if p.task == "ETT" and abs(p.prob) >= 0.001
+    }
+    for name in ("base", "rephrased", "omitted"):
+        audit = audited(f"test_dev/{name}_dataset.json")
+        unread = {positions(name)[item["item"]] for item in audit["unread_items"]}
+        found = {positions(name)[item] for item in kinds(audit)["inverted verdict"]}
+        assert found == inverted - unread - set(TURNED_ETT.get(name, ()))
 
 
-def test_known_defects_of_the_other_sets():
-    deconfounding = audited("test_dev/deconfounding_dataset.json")
-    redundant = audited("test_dev/redundant_dataset.json")
-    insufficient = audited("test_dev/insufficient_dataset.json")
-    assert set(kinds(deconfounding)) == {"rounding", "degenerate cell"}
-    assert set(kinds(redundant)) == {"rounding"}
-    assert not insufficient["defects"] and insufficient["prob"]["all"] == 1
-    assert min(deconfounding["prob"]["all"], redundant["prob"]["all"]) >= 0.98
-    assert deconfounding["verdict"]["all"] == redundant["verdict"]["all"] == 1
+def test_the_templated_samples_have_no_other_defects():
+    found = {
+        name: audited(f"test_dev/{name}_dataset.json")
+        for name in ("base", "deconfounding", "redundant", "insufficient")
+    }
+    counts = {name: {k: len(v) for k, v in kinds(audit).items()} for name, audit in found.items()}
+    assert counts == {
+        "base": {"inverted verdict": 14, "dead zone": 1},
+        "deconfounding": {"dead zone": 2, "rounding": 2, "degenerate cell": 1},
+        "redundant": {"dead zone": 1, "rounding": 2},
+        "insufficient": {},
+    }
+    assert all(audit["unread"] == 0 for audit in found.values())
+    assert found["base"]["prob"]["all"] == found["insufficient"]["prob"]["all"] == 1
+    for name in ("deconfounding", "redundant"):
+        assert found[name]["prob"]["all"] >= 0.98 and found[name]["verdict"]["all"] == 1
 
 
 def test_known_defects_of_the_training_set():
@@ -103,26 +188,17 @@ def test_known_defects_of_the_training_set():
     assert {kind: len(items) for kind, items in kinds(found).items()} == {
         "rounding": 54,
         "degenerate cell": 26,
+        "dead zone": 31,
     }
+    assert 2828 in kinds(found)["rounding"]  # label 0.8671, the printed numbers give 1
     assert found["verdict"]["all"] == 1
     assert found["shortcut"] == found["prob"]["all"]  # the graph is not tested at all
     assert round(found["constant"] * 3500) == 314
 
 
-@pytest.mark.parametrize(
-    "name, known, found",
-    [
-        ("rephrased", {37, 117, 123, 133, 137}, {117, 133}),
-        ("omitted", {37, 106, 117, 123, 137}, {123}),
-    ],
-)
-def test_known_turned_questions_of_the_rewrites(name, known, found):
-    """Of the items known to ask "less likely" with the label kept, those that can be read."""
-    audit = audited(f"test_dev/{name}_dataset.json")
-    turned = set(kinds(audit)["flipped polarity"])
-    assert found <= turned <= known
-    ett = kinds(audit)["inverted verdict"]
-    assert len(ett) >= 9 and all(item < 20 for item in ett)  # the ETT items come first
+def test_the_cold_start_set_has_no_defects():
+    found = audited("train/cold_start_sft.parquet")
+    assert not found["defects"] and found["prob"]["all"] == found["verdict"]["all"] == 1
 
 
 # Answers without reading ------------------------------------------------------------------------
