@@ -4,25 +4,38 @@
     python -m caugym_jax.generate --tasks=ATE --variant=deconfounding --n=500 --out=test.json
     python -m caugym_jax.generate --tasks=ATE,ETT --n=5000 --for=rl --out=rl.parquet
 
-Problem i depends on (seed, i) and the options alone. The file's ending decides its format:
-.json (one list), .jsonl (one object a line) or .parquet. --for decides its columns (listed in
-caugym_jax/data/rows.py): the official schema, or what a method trains on.
+Problem i depends on (seed, i) and the options alone, not on the number of --workers. The file's
+ending decides its format: .json (one list), .jsonl (one object a line) or .parquet. --for decides
+its columns (listed in caugym_jax/data/rows.py): the official schema, or what a method trains on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
+import itertools
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from caugym_jax import cli
-from caugym_jax.causal.generating import GENERATED_VARIANTS, generate_problems
+from caugym_jax.causal.generating import (
+    GENERATED_VARIANTS,
+    WORDINGS,
+    generate_problems,
+    settings,
+)
+from caugym_jax.causal.hard import TWINS
 from caugym_jax.causal.names import KINDS
 from caugym_jax.data.rows import PURPOSES, check_suffix, make_row, write_rows
 from caugym_jax.errors import UserError
+from caugym_jax.types import Problem
+from caugym_jax.workers import in_order, worker_count
 
 PROGRESS_SECONDS = 5.0
+CHUNK = 200  # problems, or a few more, that a worker makes at a time
 
 
 def main(argv: Sequence[str]) -> None:
@@ -30,24 +43,43 @@ def main(argv: Sequence[str]) -> None:
     check_suffix(args.out, f"--out={args.out}")
     if args.n < 1:
         raise UserError(f"--n={args.n}: ask for at least one problem")
-    problems = generate_problems(
-        args.tasks,
-        args.n,
-        args.seed,
-        variant=args.variant,
-        nodes=args.nodes,
-        names=args.names,
-        adjusters=args.adjusters,
-        zero_fraction=args.zero_fraction,
-        codes=True if args.codes is None and args.purpose == "rl" else args.codes,
-        instruction=False if args.purpose == "rl" else None,
-    )
-    rows = (
-        make_row(args.purpose, problem, i, seed=args.seed, split=args.split)
-        for i, problem in enumerate(problems)
-    )
-    write_rows(args.out, _progress(rows, args.n))
+    options = {
+        "variant": args.variant,
+        "nodes": args.nodes,
+        "names": args.names,
+        "adjusters": args.adjusters,
+        "zero_fraction": args.zero_fraction,
+        "codes": True if args.codes is None and args.purpose == "rl" else args.codes,
+        "instruction": False if args.purpose == "rl" else None,
+        "wordings": args.wordings,
+    }
+    settings(args.tasks, **options)  # refuses what is wrong before anything starts
+    row = functools.partial(make_row, args.purpose, seed=args.seed, split=args.split)
+    work = functools.partial(_rows, row, args.tasks, args.seed, options)
+    workers = worker_count(args.workers, args.n)
+    chunks = in_order(work, _chunks(args.n, len(args.tasks)), workers)
+    rows = itertools.chain.from_iterable(chunks)
+    with contextlib.closing(chunks):
+        write_rows(args.out, _progress(rows, args.n))
     print(f"wrote {args.n} problems to {args.out}")
+
+
+def _chunks(n: int, tasks: int) -> Iterator[range]:
+    """Ranges of problems that break no block of the hard variant."""
+    size = -(-CHUNK // (TWINS * tasks)) * TWINS * tasks
+    return (range(start, min(start + size, n)) for start in range(0, n, size))
+
+
+def _rows(
+    row: Callable[[Problem, int], dict],
+    tasks: Sequence[str],
+    seed: int,
+    options: dict[str, Any],
+    places: range,
+) -> list[dict]:
+    """The rows of some problems; runs in a worker process."""
+    problems = generate_problems(tasks, len(places), seed, start=places.start, **options)
+    return [row(problem, i) for i, problem in zip(places, problems, strict=True)]
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -64,6 +96,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--adjusters", type=_numbers, help="sizes of the adjustment set, e.g. 0,1")
     add("--zero_fraction", type=float, help="share of problems whose effect the graph makes 0")
     add("--codes", action=argparse.BooleanOptionalAction, help='write "(A=0)" after states')
+    add("--wordings", choices=WORDINGS, default="train", help="half of the rephrased wordings")
+    add("--workers", type=int, help="processes (default: all cores for 2,000 problems or more)")
     add("--split", default="train", help="the name written into rl rows (default train)")
     args = parser.parse_args(argv)
     if args.seed < 0:

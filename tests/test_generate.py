@@ -87,12 +87,29 @@ def test_a_failure_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.parametrize("variant, n", [("base", 450), ("hard", 250)])
+def test_the_file_is_the_same_whatever_the_number_of_workers(tmp_path, variant, n):
+    for workers in (1, 3):
+        generate.main(
+            [
+                f"--out={tmp_path / str(workers)}.jsonl",
+                "--tasks=ATE,PN",
+                f"--n={n}",
+                f"--variant={variant}",
+                f"--workers={workers}",
+            ]
+        )
+    one, three = ((tmp_path / f"{workers}.jsonl").read_text() for workers in (1, 3))
+    assert one == three and one.count("\n") == n
+
+
 @pytest.mark.parametrize(
     "flags, status, message",
     [
         (["--tasks=ATE,EET"], 1, "error: unknown task 'EET': did you mean 'ETT'?"),
         (["--out=x.csv"], 1, "error: --out=x.csv: end the name in .json, .jsonl, .parquet"),
         (["--out=no/such/folder/x.json"], 1, "error: cannot write no/such/folder/x.json"),
+        (["--workers=0"], 1, "error: --workers=0: give at least 1"),
         (["--n=0"], 1, "error: --n=0"),
         (["--nodes=many"], 2, "'many' is not a range like 3..5"),
         (["--seed=-1"], 2, "--seed must not be negative"),

@@ -11,7 +11,7 @@ from tests.shared import ROOT
 # A module may import from its own line and those above it.
 LAYERS = [
     ("errors", "types"),
-    ("cli",),
+    ("cli", "workers"),
     ("causal",),
     ("sharding", "models.config"),
     ("programs",),

@@ -1,0 +1,63 @@
+"""Work spread over processes, its results in order. Imports no jax."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from caugym_jax.errors import UserError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+AHEAD = 3  # tasks for each worker that may be waiting or done before their turn
+WORTHWHILE = 2_000  # items from which on more than one process pays by default
+
+
+def worker_count(asked: int | None, items: int) -> int:
+    """As many as asked for, at least one; None: all cores for many items, else one."""
+    if asked is None:
+        return len(os.sched_getaffinity(0)) if items >= WORTHWHILE else 1
+    if asked < 1:
+        raise UserError(f"--workers={asked}: give at least 1")
+    return asked
+
+
+def in_order(
+    work: Callable[[Task], Result], tasks: Iterable[Task], workers: int
+) -> Iterator[Result]:
+    """work(task) for each task, in their order, whatever the number of workers.
+
+    With more than one, `work` and the tasks are sent to spawned processes, a few at a time (AHEAD
+    for each), so that memory does not grow with their number. An exception of `work` is raised here; when the
+    caller stops, the processes end.
+    """
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    executor = concurrent.futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,  # an interrupt is for the parent to handle
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    waiting: deque[concurrent.futures.Future[Result]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(executor.submit(work, task))
+            if len(waiting) > AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process ended unexpectedly (out of memory?): use fewer --workers"
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
