@@ -28,6 +28,8 @@ VARIANTS = (
     "hard",
 )
 LACK = "LACK_CONDITION"
+# Whose prompts all say that LACK_CONDITION may be the answer, so that the hint tells nothing.
+LACKING_VARIANTS = ("insufficient", "hard")
 
 
 @dataclasses.dataclass(frozen=True)

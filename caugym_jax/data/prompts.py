@@ -13,7 +13,7 @@ from typing import Literal
 from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.types import Example, Problem
+from caugym_jax.types import LACKING_VARIANTS, Example, Problem
 
 LackHint = Literal["insufficient", "all", "none"]
 Message = Mapping[str, str]  # {"role": ..., "content": ...}
@@ -23,14 +23,14 @@ def user_message(problem: Problem, lack_hint: LackHint = "insufficient") -> str:
     """The user's turn: the problem, a newline, "Let's think step by step." and, maybe, the hint.
 
     The hint that the answer may be LACK_CONDITION goes to problems of the insufficient set (the
-    published protocol), to all (which measures false alarms) or to none. A prompt that the file
+    published protocol) and of the hard one, to all (which measures false alarms) or to none. A prompt that the file
     fixes is used as it stands; a hint that is asked for and not in it yet is added at its end.
     """
     if lack_hint not in ("insufficient", "all", "none"):
         raise UserError(f"lack_hint is '{lack_hint}': choose insufficient, all or none")
     message = problem.prompt or f"{problem.text}\n{STEP_BY_STEP}"
     hinted = lack_hint == "all" or (
-        lack_hint == "insufficient" and problem.variant == "insufficient"
+        lack_hint == "insufficient" and problem.variant in LACKING_VARIANTS
     )
     return f"{message} {LACK_HINT}" if hinted and LACK_HINT not in message else message
 

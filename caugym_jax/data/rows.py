@@ -25,13 +25,9 @@ from typing import Any
 from caugym_jax.causal.mistakes import Mistake, mistaken
 from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.errors import UserError
-from caugym_jax.types import Problem
+from caugym_jax.types import LACKING_VARIANTS, Problem
 
 PARQUET_ROWS = 10_000  # held in memory at a time
-LACKING_VARIANTS = (
-    "insufficient",
-    "hard",
-)  # all their prompts say that LACK_CONDITION may be right
 
 
 def make_row(
