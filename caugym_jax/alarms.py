@@ -123,12 +123,10 @@ def _at_once(values: Mapping[str, float]) -> dict[str, str]:
         "sampler and trainer disagree about the same tokens: check dtype and temperature, or set "
         "importance_sampling_correction",
     )
-    if "reward" in values:
+    if "reward" in values:  # of a policy
         look("entropy", lambda v: v > 6, "the policy is close to noise: lower the learning rate")
         look("entropy", lambda v: v < 1e-3, "samples hardly differ: raise temperature")
-    look(
-        "kl", lambda v: v > 10, "the policy is far from the reference: raise beta or lower the rate"
-    )
+        look("kl", lambda v: v > 10, "it is far from the reference: raise beta or lower the rate")
     for key in ("loss", "grad_norm"):
         look(
             key,

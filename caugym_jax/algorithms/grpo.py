@@ -123,6 +123,17 @@ def grpo(
         raise UserError("grpo.beta > 0 needs reference parameters: set a reference model")
     if group_size < 2:
         raise UserError(f"grpo.group_size={group_size}: a group needs at least 2 samples")
+    if kl_in_reward and not beta:
+        raise UserError("grpo.kl_in_reward=True takes beta x KL off the reward: set grpo.beta")
+    if delta is not None and delta <= 1 + epsilon_high:
+        raise UserError(
+            f"grpo.delta={delta} caps ratios that the clip allows: above 1 + epsilon_high = "
+            f"{1 + epsilon_high:.4g} is wanted, or None"
+        )
+    if importance_sampling_cap <= 0:
+        raise UserError(
+            f"grpo.importance_sampling_cap={importance_sampling_cap}: above 0 is wanted"
+        )
     weights = parse_weights(reward_weights)
     for key, value, known in (
         ("on_reward_error", on_reward_error, ON_ERROR),

@@ -344,3 +344,19 @@ def test_learning_rate_follows_the_updates_done(tiny_model):  # noqa: F811
     setup = Setup(tiny_model, reward_weights=SPREAD, num_iterations=2, peak=0.25)
     experience, _, _ = setup.prepare()
     assert setup.update(experience)["learning_rate"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"kl_in_reward": True}, "set grpo.beta"),
+        ({"delta": 1.2}, "above 1 \\+ epsilon_high = 1.28 is wanted"),
+        ({"importance_sampling_cap": 0.0}, "above 0 is wanted"),
+        ({"baseline": "mean"}, "use group, leave_one_out, none"),
+        ({"importance_sampling_correction": "yes"}, "use none, token, sequence"),
+        ({"on_reward_error": "ignore"}, "use stop, skip"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(options, told):
+    with pytest.raises(UserError, match=told):
+        grpo(None, None, None, None, **options)
