@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
 from caugym_jax import config as configs
+from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.grpo import grpo
+from caugym_jax.algorithms.kto import kto
+from caugym_jax.algorithms.preference import cached_reference, reference_scorer, weights_digest
 from caugym_jax.algorithms.sft import sft
 from caugym_jax.algorithms.step import WHOLE, Adapter, Algorithm, check_rows, state_template
 from caugym_jax.data.loader import make_loader
+from caugym_jax.data.preference_sources import preference_items
 from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
@@ -39,6 +44,7 @@ class Run(NamedTuple):
     mesh: jax.sharding.Mesh
     trained: Layout  # what is trained: all weights, or the adapters
     adapter: Adapter = WHOLE
+    workdir: Path | None = None  # where a method keeps what it need not compute twice
 
 
 class Method(NamedTuple):
@@ -56,7 +62,10 @@ def needs_reference(config: ml_collections.ConfigDict) -> bool:
 
 
 def open_run(
-    config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, resuming: bool
+    config: ml_collections.ConfigDict,
+    mesh: jax.sharding.Mesh,
+    resuming: bool,
+    workdir: Path | None = None,
 ) -> tuple[Run, Any]:
     """(what a method starts from, the first state's trained weights or, on resuming, None)."""
     options = configs.check_section("model", config.model, open_model) | {"seed": config.seed}
@@ -64,7 +73,8 @@ def open_run(
     if not lora.rank:
         weights = not resuming or needs_reference(config)
         model, params, tokenizer = open_model(mesh=mesh, weights=weights, **options)
-        return Run(config, model, params, tokenizer, mesh, layout(model.config)), params
+        trained = layout(model.config)
+        return Run(config, model, params, tokenizer, mesh, trained, workdir=workdir), params
     model, frozen, tokenizer = open_frozen(mesh=mesh, kept=lora.base_dtype, **options)
     adapter = Adapter(
         frozen,
@@ -77,12 +87,12 @@ def open_run(
         first = put(load_adapter(lora.init, model.config, lora), shardings(trained, mesh))
     elif not resuming:
         first = init_adapters(trained, jax.random.key(config.seed), mesh)
-    return Run(config, model, frozen, tokenizer, mesh, trained, adapter), first
+    return Run(config, model, frozen, tokenizer, mesh, trained, adapter, workdir), first
 
 
 def open_method(run: Run) -> Method:
     """The algorithm, its loader and its state's shape, as the configuration says."""
-    openers = {"sft": _sft, "grpo": _grpo}
+    openers = {"sft": _sft, "dpo": _dpo, "kto": _kto, "grpo": _grpo}
     method = run.config.method
     if method not in openers:
         raise UserError(f"config.method={method!r}: use {', '.join(openers)}")
@@ -147,6 +157,52 @@ def _sft(run: Run) -> Method:
     optimizer = _optimizer(run)
     algorithm = sft(run.model, optimizer, run.mesh, run.adapter, seed=run.config.seed, **section)
     return _method(run, algorithm, _loader(run, items, batch_size, make), optimizer)
+
+
+def _dpo(run: Run) -> Method:
+    return _preferences(run, dpo, lambda pair: (pair.prompt, pair.chosen, pair.rejected))
+
+
+def _kto(run: Run) -> Method:
+    return _preferences(run, kto, lambda item: (item.prompt, item.completion, item.other))
+
+
+def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
+    """DPO or KTO. For a file the reference is computed here, and its weights are let go of."""
+    data, name = run.config.data.to_dict(), run.config.method
+    batch_size, path = data.pop("batch_size"), data.pop("path")
+    own = ("max_length", "too_long", "unusable", "solutions", "rejected")
+    own = {key: data.pop(key) for key in own if key in data}
+    max_length = own["max_length"]
+    if max_length > run.model.config.max_position:
+        raise UserError(
+            f"data.max_length={max_length}: the model takes {run.model.config.max_position} tokens"
+        )
+    section = _section(run, name, make)
+    check_rows(batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
+    seed, tokenizer = run.config.seed + 1, run.tokenizer
+    if path is None:
+        options = configs.check_section("data", data, problem_source)
+        path = problem_source(seed=seed, **options)
+    own = configs.check_section("data", own, preference_items)
+    items, told = preference_items(path, tokenizer, name == "dpo", seed=seed, **own)
+    for line in told:
+        print(line, file=sys.stderr)
+    shape, reference = {"max_length": max_length, "pad_id": tokenizer.pad_id}, run.params
+    if callable(items):
+        source = lambda index: (items(index), None)  # noqa: E731
+    else:
+        known = cached_reference(
+            run.workdir / "reference.npz",
+            list(map(triple, items)),
+            reference_scorer(run.model, reference, section["microbatches"], "data.batch_size"),
+            f"{weights_digest(reference)} {run.model.dtype}",
+            run.mesh, batch_size=batch_size, **shape,
+        )  # fmt: skip
+        source, reference = list(zip(items, known, strict=True)), None
+    optimizer = _optimizer(run)
+    algorithm = make(run.model, optimizer, run.mesh, reference, run.adapter, **shape, **section)
+    return _method(run, algorithm, _loader(run, source, batch_size, list), optimizer)
 
 
 def _grpo(run: Run) -> Method:

@@ -80,7 +80,7 @@ def train(config: Any, workdir: Path) -> None:
             workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
         )
         resuming = checkpoints.latest is not None
-        run, first_weights = open_run(config, mesh, resuming)
+        run, first_weights = open_run(config, mesh, resuming, workdir)
         model, tokenizer = run.model, run.tokenizer
         save_shape(workdir / "model", model.config, tokenizer)
         method = open_method(run)
