@@ -14,6 +14,7 @@ from caugym_jax import config as configs
 from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.grpo import grpo
+from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
 from caugym_jax.algorithms.kto import kto
 from caugym_jax.algorithms.preference import cached_reference, reference_scorer, weights_digest
 from caugym_jax.algorithms.sft import sft
@@ -26,6 +27,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.lora import Lora, adapter_layout, attach, init_adapters
 from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
+from caugym_jax.models.value import ValueModel
 from caugym_jax.optim import Optimizer, make_optimizer
 from caugym_jax.runs import merging, open_frozen, open_model
 from caugym_jax.sharding import Layout, put, row_count, shardings
@@ -58,7 +60,8 @@ class Method(NamedTuple):
 
 def needs_reference(config: ml_collections.ConfigDict) -> bool:
     """Whether a method compares with the first model, whose weights are then read on resuming."""
-    return bool(config.get(config.method, {}).get("beta"))
+    section = config.get(config.method, {})
+    return bool(section.get("beta") or section.get("kl_coef"))
 
 
 def open_run(
@@ -92,7 +95,7 @@ def open_run(
 
 def open_method(run: Run) -> Method:
     """The algorithm, its loader and its state's shape, as the configuration says."""
-    openers = {"sft": _sft, "dpo": _dpo, "kto": _kto, "grpo": _grpo}
+    openers = {"sft": _sft, "dpo": _dpo, "kto": _kto, "grpo": _grpo, "ppo": _ppo}
     method = run.config.method
     if method not in openers:
         raise UserError(f"config.method={method!r}: use {', '.join(openers)}")
@@ -222,6 +225,46 @@ def _grpo(run: Run) -> Method:
     )  # fmt: skip
     loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
     return _method(run, algorithm, loader, optimizer)
+
+
+def _ppo(run: Run) -> Method:
+    source, batch_size, shape = _data(run, solutions=False)
+    section = run.config.ppo.to_dict()
+    starts_from = section.pop("critic", None)
+    section = configs.check_section("ppo", section, ppo)
+    parts = section.get("num_mini_batches", 1)
+    updates = section.get("num_ppo_epochs", 4) * parts
+    size = batch_size * section.get("group_size", 1)
+    parts *= section.get("microbatches") or 1
+    check_rows(size, parts, row_count(run.mesh), "data.batch_size x ppo.group_size")
+    items, width = _prompts(run, source, shape, section["max_completion_length"])
+    optimizer, critic = _optimizer(run, updates), _critic(run, starts_from, updates)
+    algorithm = ppo(
+        run.model, optimizer, run.mesh, run.tokenizer, critic,
+        run.params if section.get("kl_coef") else None, run.adapter,
+        seed=run.config.seed, max_prompt_length=width, **section,
+    )  # fmt: skip
+    loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
+    method, mesh = _method(run, algorithm, loader, optimizer), run.mesh
+    return method._replace(template=lambda: ppo_template(optimizer, critic, mesh))
+
+
+def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
+    """PPO's critic, on the policy's decoder or on that of another model."""
+    model, mesh, start = run.model, run.mesh, None
+    if name is not None:
+        settings = {"dtype": model.dtype, "remat": model.remat}
+        model, _, tokenizer = open_model(name, mesh, weights=False, **settings)
+        if tokenizer.raw.get_vocab() != run.tokenizer.raw.get_vocab():
+            raise UserError(f"ppo.critic={name!r} reads other tokens than the policy writes")
+
+        def start():
+            return open_model(name, mesh, **settings).params
+
+    value = ValueModel(model)
+    options = _section(run, "critic_optim", make_optimizer)
+    steps = run.config.steps * updates_a_step
+    return Critic(value, make_optimizer(value.layout, steps, **options), start)
 
 
 def _prompts(run: Run, source: Any, shape: dict[str, Any], room: int) -> tuple[Any, int]:

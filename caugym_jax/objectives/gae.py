@@ -40,8 +40,9 @@ def gae(
         delta_t = r_t + gamma V_{t'} - V_t
         A_t = delta_t + gamma lam A_{t'}
 
-    where t' is the next counted token; beyond the last one V = A = 0. V_t is the value of what stands before token t. A completion that was cut off is treated as one
-    that ended. Tokens that do not count are stepped over as if they were not there.
+    where t' is the next counted token; beyond the last one V = A = 0. V_t is the value of what
+    stands before token t. A completion that was cut off is treated as one that ended. Tokens that
+    do not count are stepped over as if they were not there.
 
     Returns:
       (advantages, returns), both [B, C] float64 and 0 where the mask is.

@@ -1,0 +1,380 @@
+"""PPO's rollouts, updates and state."""
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from caugym_jax.algorithms import ppo as module
+from caugym_jax.algorithms.groups import Judged, Prompt
+from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template, without_end
+from caugym_jax.algorithms.step import gradients
+from caugym_jax.checkpoints import Checkpoints
+from caugym_jax.errors import UserError
+from caugym_jax.models.transformer import layout
+from caugym_jax.models.value import ValueModel
+from caugym_jax.objectives.gae import gae, whiten
+from caugym_jax.objectives.logprobs import score
+from caugym_jax.optim import make_optimizer
+from caugym_jax.sharding import fetch, make_mesh, put, rows, shardings
+from caugym_jax.types import Problem, Rollout
+from tests.algorithms.test_step import CONFIG, MODEL, PARAMS
+
+END, MARK, WIDTH, VALUE = 1, 40, 6, ValueModel(MODEL)
+OPTIONS = dict(
+    group_size=2, max_prompt_length=16, max_completion_length=WIDTH, kl_coef=0.1, lam=0.9,
+    num_ppo_epochs=2, num_mini_batches=2, delta=3.0, entropy_coef=0.01,
+    reward_weights={"tests.algorithms.test_ppo:marks": 1.0},
+)  # fmt: skip
+
+
+class Words:
+    """A tokenizer whose words are numbers."""
+
+    end_ids, pad_id = (END,), 0
+
+    def decode_completion(self, ids):
+        return " ".join(str(i) for i in ids if i != END)
+
+
+def marks(completions, problems, truncated):
+    """A reward: how often the marked word occurs, and a little for every other one."""
+    return [sum(1.0 if w == str(MARK) else 0.01 * int(w) / 64 for w in text.split())
+            for text in completions]  # fmt: skip
+
+
+class Scripted:
+    """Rollouts drawn by NumPy: tokens are a function of (step, ids), lengths are uneven."""
+
+    def __call__(self, params, prompts, *, ids, step, samples_per_prompt, **settings):
+        rng = np.random.default_rng((step, *ids))
+        n, P = len(prompts) * samples_per_prompt, max(map(len, prompts))
+        tokens = np.zeros((n, P + WIDTH), np.int32)
+        lengths = rng.integers(1, WIDTH + 1, n)
+        for r in range(n):
+            prompt = prompts[r // samples_per_prompt]
+            tokens[r, P - len(prompt) : P] = prompt
+            tokens[r, P : P + lengths[r]] = rng.integers(2, 64, lengths[r])
+        prompt_lengths = np.repeat([len(p) for p in prompts], samples_per_prompt)
+        logprobs = np.full((n, WIDTH), -4, np.float32)
+        return Rollout(tokens, prompt_lengths, lengths, lengths < WIDTH, logprobs)
+
+
+def prompts(count, start=0):
+    return [Prompt(Problem(str(i), "{}", "ATE"), [2 + (start + i) % 60] * (3 + (i * 5) % 11))
+            for i in range(count)]  # fmt: skip
+
+
+class Made(NamedTuple):
+    algorithm: object
+    mesh: object
+    losses: list  # policy's, critic's
+    seen: list  # (what an update was given, its metrics), policy's and critic's in turn
+    optimizers: tuple
+    critic: Critic
+
+    def prepare(self, state, count=4):
+        with jax.set_mesh(self.mesh):
+            return self.algorithm.prepare(state, lambda: prompts(count))
+
+    def update(self, state, e):
+        with jax.set_mesh(self.mesh):
+            state, metrics = self.algorithm.update(state, e)
+        return state._replace(step=state.step + 1), fetch(metrics)
+
+    def init(self, params=PARAMS):
+        with jax.set_mesh(self.mesh):
+            return self.algorithm.init(jax.device_put(params))
+
+
+def make(monkeypatch, scripted=True, peak=1e-3, **options) -> Made:
+    losses, seen, real = [], [], module.make_step
+
+    def spy(loss, *args, **kwargs):
+        losses.append(loss)
+        step = real(loss, *args, **kwargs)
+
+        def watched(state, e):
+            state, metrics = step(state, e)
+            seen.append((e, metrics))
+            return state, metrics
+
+        return watched
+
+    monkeypatch.setattr(module, "make_step", spy)
+    if scripted:
+        monkeypatch.setattr(module, "Sampler", lambda *_, **__: Scripted())
+    mesh = make_mesh(devices=jax.devices()[:1])
+    optimizer = make_optimizer(layout(CONFIG), 50, peak=peak)
+    critic = Critic(VALUE, make_optimizer(VALUE.layout, 50, peak=peak))
+    algorithm = ppo(
+        MODEL, optimizer, mesh, Words(), critic, jax.device_put(PARAMS), **(OPTIONS | options)
+    )
+    return Made(algorithm, mesh, losses, seen, (optimizer, critic.optimizer), critic)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """One algorithm with an adaptive coefficient, which several tests use: it compiles once."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield make(patch, kl_target=0.05, kl_horizon=20.0)
+
+
+@pytest.fixture(scope="module")
+def begun(made):
+    """(state after one step, a second step's experience and metrics)."""
+    state = made.init()
+    state, _ = made.update(state, made.prepare(state)[0])
+    return (state, *made.prepare(state)[:2])
+
+
+def copied(state):
+    """The update donates its state."""
+    return jax.tree.map(lambda x: jax.device_put(np.asarray(x), x.sharding), state)
+
+
+# --- prepare -----------------------------------------------------------------------------------
+
+
+def test_an_experience_is_what_its_own_rows_say(made, begun):
+    """Log-probs, values, rewards and advantages, recomputed row by row from the tokens alone, so
+    that none has been left behind when the rows were shuffled."""
+    state, e, metrics = begun
+    params, critic, coef = fetch((state.params, state.critic.params, state.kl_coef))
+    e = fetch(e)
+    arguments = e.tokens, e.positions, e.segment_ids
+    start = e.prompt_width
+    scored = jax.jit(functools.partial(score, MODEL, start=start))
+    mask = e.mask > 0
+    logprobs, reference = (np.asarray(scored(p, *arguments).logprobs) for p in (params, PARAMS))
+    values = np.asarray(jax.jit(VALUE.values, static_argnames="start")(
+        critic, *arguments, start=start))  # fmt: skip
+    np.testing.assert_allclose(e.old_logprobs[mask], logprobs[mask], atol=1e-5)
+    np.testing.assert_allclose(e.values[mask], values[mask], atol=1e-5)
+    texts = [
+        Words().decode_completion(row[start:][m]) for row, m in zip(e.tokens, mask, strict=True)
+    ]
+    scores = np.array(marks(texts, None, None))
+    kl = (logprobs - reference) * mask
+    rewards = -coef * kl
+    rewards[np.arange(len(mask)), mask.sum(axis=1) - 1] += scores
+    advantages, returns = gae(rewards, values, mask, gamma=1.0, lam=0.9)
+    np.testing.assert_allclose(e.returns, returns, atol=1e-5)
+    np.testing.assert_allclose(e.advantages, whiten(advantages, mask), atol=1e-4)
+    # and what is told about them, as TRL defines it
+    assert metrics["objective/kl"] == pytest.approx(kl.sum(axis=1).mean(), abs=1e-5)
+    assert metrics["objective/scores"] == pytest.approx(scores.mean(), abs=1e-6)
+    entropy = -(logprobs * mask).sum(axis=1).mean()
+    assert metrics["objective/entropy"] == pytest.approx(entropy, rel=1e-5)
+    penalty = -coef * kl.sum(axis=1).mean()
+    assert metrics["objective/non_score_reward"] == pytest.approx(penalty, abs=1e-6)
+    assert metrics["objective/rlhf_reward"] == pytest.approx(scores.mean() + penalty, abs=1e-6)
+    explained = 1 - (returns - values)[mask].var() / returns[mask].var()
+    assert metrics["critic/vf_explained_var"] == pytest.approx(explained, abs=1e-5)
+
+
+def test_t9_kl_is_exactly_zero_at_the_reference_and_entropy_is_not_negative(made, begun):
+    first = made.prepare(made.init())[1]
+    assert first["objective/kl"] == 0 == first["objective/non_score_reward"]
+    assert first["objective/entropy"] > 0 and first["reward"] == first["objective/scores"]
+    state, _, later = begun
+    assert later["objective/kl"] != 0 and later["objective/kl_coef"] == float(state.kl_coef)
+
+
+def test_a_missing_end_costs():
+    judged = Judged(
+        np.array([1, 0.5], np.float32), ("a",), np.array([[1], [0.5]], np.float32),
+        np.array([3, 6]), 9, np.array([True, False]), [{"reward": 1.0}, {"reward": 0.5}],
+    )  # fmt: skip
+    found = without_end(judged, 2.0)
+    np.testing.assert_allclose(found.total, [1, -1.5])
+    np.testing.assert_allclose(found.values, [[1, 0], [0.5, -2]])
+    assert found.names == ("a", "missing_eos")
+    assert [row["reward"] for row in found.rows] == [1, -1.5]
+
+
+def test_what_cannot_be_is_refused(monkeypatch):
+    for options, words in (
+        ({"loss_type": "mean"}, "ppo.loss_type='mean': use dapo, grpo, dr_grpo"),
+        ({"kl_target": 0.1, "kl_coef": 0.0}, "ppo.kl_target"),
+    ):
+        with pytest.raises(UserError, match=words):
+            make(monkeypatch, **options)
+    with pytest.raises(UserError, match="needs reference"):
+        ppo(MODEL, None, None, Words(), None, None, kl_coef=0.1)
+
+
+# --- update ------------------------------------------------------------------------------------
+
+
+def test_t22_old_logprobs_are_frozen_and_the_first_ratio_is_one(made):
+    """Four updates on one rollout: all are measured from where it was sampled."""
+    state = made.init()
+    e, _, _ = made.prepare(state)
+    whole = fetch(e)
+    made.seen.clear()
+    state, metrics = made.update(state, e)
+    seen = fetch(made.seen[::2])
+    assert len(seen) == 4 and metrics["val/first_ratio"] == pytest.approx(1, abs=1e-6)
+    changes = [m["policy/approxkl_avg"] for _, m in seen]
+    assert changes[0] < 1e-10 and min(changes[1:]) > 1e-7
+    known = {row.tobytes(): i for i, row in enumerate(whole.tokens)}
+    assert len(known) == 8
+    orders = []
+    for part, _ in seen:
+        places = [known[row.tobytes()] for row in part.tokens]
+        orders += places
+        for name in ("old_logprobs", "values", "advantages", "returns", "mask"):
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[places])
+    assert sorted(orders[:8]) == sorted(orders[8:]) == list(range(8)) and orders[:8] != orders[8:]
+
+
+@pytest.fixture(scope="module")
+def uneven(made, begun):
+    """(experience, losses with weights) to differentiate: 8 rows of uneven lengths, one of which
+    does not count, moved off the ratio 1."""
+    e, rng = fetch(begun[1])._replace(ref_logprobs=None), np.random.default_rng(0)
+    noise = rng.normal(size=e.mask.shape).astype(np.float32) / 2
+    e = e._replace(
+        old_logprobs=e.old_logprobs + noise,
+        values=e.values + noise,
+        mask=e.mask * (np.arange(8)[:, None] != 3),
+    )
+    critic = VALUE.init(PARAMS) | {"value_head": rng.normal(size=32).astype(np.float32) / 4}
+    return e, {"policy": (made.losses[0], PARAMS), "value": (made.losses[1], critic)}
+
+
+def compiled(loss, microbatches=1):
+    return jax.jit(lambda params, e: gradients(loss, params, e, microbatches)[:2])
+
+
+def assert_same(got, want):
+    np.testing.assert_allclose(got[1], want[1], rtol=1e-6)
+    square = jax.tree.map(
+        lambda a, b: np.sum((a - b) ** 2), *map(jax.device_get, (got[0], want[0]))
+    )
+    size = sum(np.sum(np.square(w)) for w in jax.tree.leaves(jax.device_get(want[0])))
+    assert np.sqrt(sum(jax.tree.leaves(square)) / size) <= 1e-5
+
+
+BOTH = pytest.mark.parametrize("name", ["policy", "value"])
+
+
+@BOTH
+def test_t4_splits_order_padding_and_devices_change_no_gradient(uneven, name):
+    e, losses = uneven
+    loss, params = losses[name]
+    whole = compiled(loss)
+    want = whole(params, e)
+    assert_same(compiled(loss, 8)(params, e), want)
+    order = np.random.default_rng(1).permutation(8)
+    assert_same(whole(params, jax.tree.map(lambda x: x[order], e)), want)
+
+    def padded(x):  # two places before the prompt, three after the completion
+        completion = x.shape[1] == e.mask.shape[1]
+        return np.pad(x, ((0, 0), (0, 3) if completion else (2, 3)), constant_values=completion * 5)
+
+    wide = jax.tree.map(padded, e)._replace(mask=np.pad(e.mask, ((0, 0), (0, 3))))
+    assert_same(whole(params, wide), want)
+    where = layout(CONFIG) if name == "policy" else VALUE.layout
+    for sizes, microbatches in (((2, 1, 1), 4), ((2, 2, 1), 2), ((2, 2, 2), 1)):
+        mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
+        with jax.set_mesh(mesh):
+            placed = jax.device_put(params, shardings(where, mesh))
+            got = compiled(loss, microbatches)(placed, put(e, rows(mesh)))
+            assert_same(got, want)
+
+
+def test_at_ratio_one_the_gradient_is_that_of_reinforce_with_a_baseline(made, begun):
+    state, e, _ = begun
+    params, e = fetch((state.params, e._replace(ref_logprobs=None)))
+
+    def reinforce(params):
+        scores = score(MODEL, params, e.tokens, e.positions, e.segment_ids, start=e.prompt_width)
+        terms = -scores.logprobs * e.advantages - OPTIONS["entropy_coef"] * scores.entropy
+        return (terms * e.mask).sum() / e.mask.sum()
+
+    want = jax.jit(jax.grad(reinforce))(params)
+    got, _ = compiled(made.losses[0])(params, e)
+    assert_same((got, 1.0), (want, 1.0))
+
+
+# --- state -------------------------------------------------------------------------------------
+
+
+class Killed(Exception):
+    pass
+
+
+def test_t18_killed_between_the_updates_of_a_rollout(made, tmp_path, monkeypatch):
+    """The step is made again from the checkpoint before it: policy, critic and KL controller end
+    bit for bit as they would have."""
+    state, checkpoints = made.init(), Checkpoints(tmp_path)
+    coefs = []
+    for _ in range(3):
+        if int(state.step) == 1:
+            checkpoints.save(copied(state), {})
+            checkpoints.wait()
+        e, metrics, _ = made.prepare(state)
+        coefs.append(metrics["objective/kl_coef"])
+        state, _ = made.update(state, e)
+    assert len(set(coefs)) == 3, "the coefficient must move"
+    want = fetch(state)
+
+    def restored():
+        return checkpoints.restore(ppo_template(made.optimizers[0], made.critic, made.mesh))[0]
+
+    state = restored()
+    calls, real = itertools.count(1), module.Program.__call__
+
+    def dying(self, *arguments):
+        if self.name == "update" and next(calls) == 4:  # the critic's second of four
+            raise Killed
+        return real(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Program, "__call__", dying)
+        with pytest.raises(Killed):
+            made.update(state, made.prepare(state)[0])
+    state = restored()
+    assert int(state.step) == 1 and type(state.critic) is type(state)
+    for _ in range(2):
+        state, _ = made.update(state, made.prepare(state)[0])
+    jax.tree.map(np.testing.assert_array_equal, fetch(state), want)
+    assert int(state.step) == 3 and int(state.critic.skipped) == 0
+
+    abstract = ppo_template(made.optimizers[0], made.critic, made.mesh).params
+    alone = checkpoints.restore_params(abstract)  # to evaluate and export, without the critic
+    checkpoints.close()
+    assert jax.tree.structure(alone) == jax.tree.structure(PARAMS)
+
+
+def test_a_critic_that_is_not_finite_is_left_alone_and_counted(made, begun):
+    state, e, _ = begun
+    state = copied(state)
+    before = fetch(state.critic.params)
+    bad = e._replace(returns=e.returns * np.float32(np.nan))
+    state, metrics = made.update(state, bad)
+    assert metrics["critic/skipped_updates"] == 4 and int(state.skipped) == 0
+    jax.tree.map(np.testing.assert_array_equal, fetch(state.critic.params), before)
+
+
+def test_reward_rises_and_the_critic_learns_to_expect_it(monkeypatch):
+    """Fifteen steps on the real sampler teach the policy the word that is rewarded."""
+    made = make(
+        monkeypatch, scripted=False, peak=1e-2, group_size=4, kl_coef=0.0, num_mini_batches=1
+    )
+    state, told = made.init(), []
+    for _ in range(15):
+        e, metrics, _ = made.prepare(state, count=8)
+        told.append(metrics)
+        state, _ = made.update(state, e)
+    rewards = [m["reward"] for m in told]
+    assert np.mean(rewards[:3]) < 1 and np.mean(rewards[-3:]) > 3  # of at most 6
+    assert told[0]["critic/vf_explained_var"] == 0
+    assert max(m["critic/vf_explained_var"] for m in told) > 0.15
+    assert told[-1]["critic/vpred_mean"] > 2
+    assert max(m["sampling/sampling_logp_difference/mean"] for m in told) < 1e-4
