@@ -35,8 +35,8 @@ def in_order(
     """work(task) for each task, in their order, whatever the number of workers.
 
     With more than one, `work` and the tasks are sent to spawned processes, a few at a time (AHEAD
-    for each), so that memory does not grow with their number. An exception of `work` is raised here; when
-    the caller stops, the processes end.
+    for each), so that memory does not grow with their number. An exception of `work` is raised
+    here; when the caller stops, the processes end.
     """
     if workers == 1:
         yield from map(work, tasks)
