@@ -52,19 +52,18 @@ RECORDED = {
 def test_losses_and_gradients_equal_recorded_numbers(oracle, case):
     (library, key), name, options = RECORDED[case]
     inputs, want = oracle["inputs"], oracle[library][key]
-    value, gradient = jax.value_and_grad(lambda W: mean_loss(inputs, W, name, beta=0.1, **options))(
-        jnp.asarray(inputs["Wp"])
-    )
+    loss = jax.jit(jax.value_and_grad(lambda W: mean_loss(inputs, W, name, beta=0.1, **options)))
+    value, gradient = loss(jnp.asarray(inputs["Wp"]))
     np.testing.assert_allclose(value, want["loss"], rtol=1e-5)
     np.testing.assert_allclose(jnp.linalg.norm(gradient), want["grad_norm"], rtol=1e-4)
 
 
 def test_recorded_rewards(oracle):
     inputs, want = oracle["inputs"], oracle["dpo"]["metrics"]
-    mask = jnp.asarray(inputs["completion_mask"])
-    logps, ref = (
-        of_pairs(bigram.logps(jnp.asarray(inputs[W]), inputs["ids"], mask)) for W in ("Wp", "Wr")
+    logps_of = jax.jit(
+        lambda W: of_pairs(bigram.logps(W, inputs["ids"], inputs["completion_mask"]))
     )
+    logps, ref = (logps_of(jnp.asarray(inputs[W])) for W in ("Wp", "Wr"))
     chosen, rejected = (0.1 * (logps - ref)).mean(axis=0)
     np.testing.assert_allclose(chosen, want["rewards/chosen"], rtol=1e-4)
     np.testing.assert_allclose(rejected, want["rewards/rejected"], rtol=1e-4)
@@ -94,11 +93,13 @@ def test_values_and_gradients_equal_float64_differences(name):
     options = dict(beta=0.3, label_smoothing=0.2)
 
     def ours(r):
-        return pair_losses(*r, *jnp.asarray(lengths), name, **options)
+        losses = pair_losses(*r, *jnp.asarray(lengths), name, **options)
+        return losses.sum(), losses
 
-    want = float64_loss(*r, *lengths, name, 0.3, 0.2)
-    np.testing.assert_allclose(ours(jnp.asarray(r)), want, rtol=2e-5, atol=1e-6)
-    gradient = jax.grad(lambda r: ours(r).sum())(jnp.asarray(r))
+    gradient, got = jax.jit(jax.grad(ours, has_aux=True))(jnp.asarray(r))
+    np.testing.assert_allclose(
+        got, float64_loss(*r, *lengths, name, 0.3, 0.2), rtol=2e-5, atol=1e-6
+    )
     for side in (0, 1):
         step = np.zeros_like(r)
         step[side] = 1e-5
@@ -156,34 +157,37 @@ def test_limits():
 
 @pytest.mark.parametrize("name", LOSS_TYPES)
 def test_t05_missing_completions_count_nothing(name):
-    logps = jnp.array([[-3.0, -4.0], [-np.inf, 0.0], [0.0, 0.0]])
+    """A pair without a chosen completion, and one with neither."""
     lengths = jnp.array([[3, 4], [0, 4], [0, 0]])
 
-    def total(logps):
-        return dpo(logps, jnp.zeros((3, 2)), lengths, [name])[0]
+    def both(logps, lengths):
+        return dpo(logps, jnp.zeros((3, 2)), lengths, [name])
 
-    whole = dpo(logps[:1], jnp.zeros((1, 2)), lengths[:1], [name])
-    if name != "sft":
-        assert dpo(logps, jnp.zeros((3, 2)), lengths, [name]) == whole and whole[1] == 1
-    gradient = jax.grad(total)(logps.at[1, 0].set(-9.0))
-    assert np.all(np.isfinite(gradient)) and not np.any(gradient[1:])
-    nothing = dpo(logps[2:], jnp.zeros((1, 2)), lengths[2:], [name])
-    assert nothing == (0, 0)
+    total = jax.jit(jax.value_and_grad(both, has_aux=True))
+    logps = jnp.array([[-3.0, -4.0], [-9.0, 0.0], [0.0, 0.0]])
+    (value, weight), gradient = total(logps, lengths)
+    (other, _), _ = total(logps.at[1].set(-50.0), lengths)
+    assert weight == 1 and value == other != 0
+    assert np.any(gradient[0]) and not np.any(gradient[1:])
+    (value, weight), gradient = total(logps, jnp.zeros((3, 2), int))
+    assert value == weight == 0 and not np.any(gradient)
 
 
-@pytest.mark.parametrize("name", LOSS_TYPES)
-def test_t04_split_and_order_of_pairs_change_nothing(name):
+def test_t04_split_and_order_of_pairs_change_nothing():
+    """All losses in one weighted sum; the tokens of "sft" are counted over the global batch."""
     rng = np.random.default_rng(1)
     logps, ref = rng.normal(size=(2, 8, 2)).astype(np.float32) * 9
     lengths = rng.integers(0, 9, (8, 2))
     counted = np.all(lengths > 0, axis=1)
     share = counted.sum() / lengths[counted, 0].sum()
+    weights = [1.0, 0.7, 0.01, 0.5, 0.9, 0.3]
+    loss = jax.jit(functools.partial(dpo, loss_type=LOSS_TYPES, loss_weights=weights))
 
     def of(rows):
-        return np.array(dpo(logps[rows], ref[rows], lengths[rows], [name], pairs_per_token=share))
+        return np.array(loss(logps[rows], ref[rows], lengths[rows], pairs_per_token=share))
 
     whole = of(np.arange(8))
-    np.testing.assert_allclose(dpo(logps, ref, lengths, [name]), whole, rtol=1e-6)
+    np.testing.assert_allclose(loss(logps, ref, lengths), whole, rtol=1e-6)
     np.testing.assert_allclose(of(rng.permutation(8)), whole, rtol=1e-6)
     for parts in (2, 4, 8):
         pieces = sum(of(rows) for rows in np.split(np.arange(8), parts))
