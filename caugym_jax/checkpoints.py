@@ -115,17 +115,21 @@ class Checkpoints:
 
     def restore_params(self, abstract: Any, step: int | None = None) -> Any:
         """The parameters alone of a step (the newest by default), onto `abstract`'s shardings."""
+        return self.restore_parts({"params": abstract}, step)["params"]
+
+    def restore_parts(self, abstract: dict[str, Any], step: int | None = None) -> dict[str, Any]:
+        """Parts of a step's state: `abstract` is a tree of some of its fields, by name."""
         step = self._existing(step)
         try:
             with ocp.PyTreeCheckpointer() as reader:
                 folder = self._directory / str(step) / "state"
-                arguments = ocp.checkpoint_utils.construct_restore_args({"params": abstract})
+                arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
                 return reader.restore(
                     folder,
                     ocp.args.PyTreeRestore(
-                        item={"params": abstract}, restore_args=arguments, partial_restore=True
+                        item=abstract, restore_args=arguments, partial_restore=True
                     ),
-                )["params"]
+                )
         except (ValueError, KeyError, OSError) as error:
             raise UserError(
                 f"checkpoint {self._directory / str(step)} cannot be read: {_first_line(error)}"

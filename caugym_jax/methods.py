@@ -14,8 +14,8 @@ from caugym_jax import config as configs
 from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.grpo import grpo
-from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
 from caugym_jax.algorithms.kto import kto
+from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
 from caugym_jax.algorithms.preference import cached_reference, reference_scorer, weights_digest
 from caugym_jax.algorithms.sft import sft
 from caugym_jax.algorithms.step import WHOLE, Adapter, Algorithm, check_rows, state_template
@@ -28,7 +28,7 @@ from caugym_jax.models.lora import Lora, adapter_layout, attach, init_adapters
 from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.models.value import ValueModel
-from caugym_jax.optim import Optimizer, make_optimizer
+from caugym_jax.optim import Optimizer, evaluated, make_optimizer
 from caugym_jax.runs import merging, open_frozen, open_model
 from caugym_jax.sharding import Layout, put, row_count, shardings
 from caugym_jax.types import TrainState
@@ -143,7 +143,7 @@ def _method(run: Run, algorithm: Algorithm, loader: Any, optimizer: Optimizer) -
         algorithm,
         loader,
         lambda: state_template(optimizer, mesh),
-        lambda state: adapter.merge(state.params),
+        lambda state: adapter.merge(evaluated(state.params, state.opt_state)),
     )
 
 

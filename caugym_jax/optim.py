@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from caugym_jax.errors import UserError
-from caugym_jax.sharding import Layout
+from caugym_jax.sharding import Layout, matrix_axes
 
 
 class Optimizer(NamedTuple):
@@ -55,13 +59,76 @@ def learning_rate(
 
 
 def decayed(axes: Any) -> Any:
-    """Which weights are decayed: those that read or write the residual stream (not norms, biases).
+    """Which weights are decayed: those that read or write the residual stream, and adapters (not
+    norms, biases).
 
     By logical axes, not by rank: stacking adds an axis to every weight and changes nothing here.
     """
-    return jax.tree.map(
-        lambda names: "embed" in names, axes, is_leaf=lambda x: isinstance(x, tuple)
-    )
+    return _by_axes(lambda names: "embed" in names or "rank" in names, axes)
+
+
+def matrices(axes: Any) -> Any:
+    """Which weights Muon treats as matrices, and how: inputs and outputs of `matrix_axes`.
+
+    Masked are the others, which AdamW treats: embeddings, head, norms and biases.
+    """
+
+    def numbers(names: tuple[str, ...]) -> optax.contrib.MuonDimensionNumbers | optax.MaskedNode:
+        sides = matrix_axes(names)
+        return optax.MaskedNode() if sides is None else optax.contrib.MuonDimensionNumbers(*sides)
+
+    return _by_axes(numbers, axes)
+
+
+def _as_adams(update: jax.Array, sides: optax.contrib.MuonDimensionNumbers) -> jax.Array:
+    """An orthogonal update scaled to the root mean square of Adam's, about 0.2, whatever its shape.
+
+    Orthogonal rows (columns, if fewer) have length 1: entries of size 1 / sqrt(the longer side).
+    """
+    longer = max(math.prod(update.shape[i] for i in side) for side in sides)
+    return 0.2 * longer**0.5 * update
+
+
+def _by_axes(function: Callable[[tuple[str, ...]], Any], axes: Any) -> Any:
+    return jax.tree.map(function, axes, is_leaf=lambda x: isinstance(x, tuple))
+
+
+class Averaged(NamedTuple):
+    """The state of an optimiser that also keeps a moving average of the weights."""
+
+    ema: Any
+    inner: Any
+
+
+def with_average(transform: optax.GradientTransformation, decay: float):
+    """The same updates; the state holds average <- decay * average + (1 - decay) * weights, which
+    begins at the first weights."""
+
+    def init(params: Any) -> Averaged:
+        return Averaged(jax.tree.map(jnp.copy, params), transform.init(params))
+
+    def update(gradient: Any, state: Averaged, params: Any):
+        updates, inner = transform.update(gradient, state.inner, params)
+        new = optax.apply_updates(params, updates)
+        ema = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, state.ema, new)
+        return updates, Averaged(ema, inner)
+
+    return optax.GradientTransformation(init, update)
+
+
+def evaluated(params: Any, opt_state: Any) -> Any:
+    """The weights to evaluate and export: averaged ones, where the optimiser keeps such."""
+    if isinstance(opt_state, Averaged):
+        return opt_state.ema
+    if isinstance(opt_state, optax.contrib.ScheduleFreeState):
+        return schedule_free_average(params, opt_state.z, opt_state.b1)
+    return params
+
+
+@jax.jit
+def schedule_free_average(params: Any, z: Any, b1: float | jax.Array) -> Any:
+    """The average x of which the trained weights are y = b1 x + (1 - b1) z."""
+    return jax.tree.map(lambda y, z: ((y - (1 - b1) * z) / b1).astype(y.dtype), params, z)
 
 
 def make_optimizer(
@@ -77,21 +144,36 @@ def make_optimizer(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    momentum: float = 0.95,
     weight_decay: float = 0.0,
     clip_norm: float | None = 1.0,
+    ema: float = 0.0,
 ) -> Optimizer:
     """The optimiser of a run of `steps` optimiser steps.
 
     Args:
       layout: shapes and logical axes of what is trained (`models.transformer.layout(config)`).
-      name: "adamw", "lion" or "adafactor".
+      name: "adamw", "lion", "adafactor", "muon" or "schedule_free" (AdamW whose weights are
+        averaged instead of its rate decayed; Defazio et al. 2024, arXiv 2405.15682).
       peak, warmup, decay, decay_from, final_ratio: see `learning_rate`.
-      b1, b2, eps: adamw's; lion has no eps, and adafactor none of the three.
+      b1, b2, eps: adamw's; lion has no eps, and adafactor none of the three. schedule_free's b1
+        places the gradients between the average (1) and the last weights (0).
+      momentum: muon's, which makes a matrix's momentum orthogonal (Jordan 2024) and scales it to
+        the size that AdamW's updates have (Liu et al. 2025, arXiv 2502.16982), so that rates carry
+        over. What is no matrix (see `matrices`) is adamw's.
       weight_decay: every step takes rate * weight_decay * weight off the weights of `decayed`.
       clip_norm: gradients with a larger global L2 norm are scaled down to it; None: never.
+      ema: decay of a moving average of the weights, which is what is then evaluated and exported;
+        0: none.
+
+    Raises:
+      UserError: an unknown name, or settings that exclude each other.
     """
     schedule = learning_rate(peak, steps, warmup, decay, decay_from, final_ratio)
     mask = decayed(layout.axes)
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    if not 0 <= ema < 1:
+        raise UserError(f"optim.ema={ema}: at least 0 and below 1")
     if name == "adamw":
         core = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask)
     elif name == "lion":
@@ -103,7 +185,37 @@ def make_optimizer(
             optax.add_decayed_weights(-weight_decay, mask),
             optax.scale_by_learning_rate(schedule, flip_sign=False),
         )
+    elif name == "muon":
+        numbers = matrices(layout.axes)
+        orthogonal = optax.chain(
+            optax.contrib.scale_by_muon(beta=momentum, eps=eps, weight_dimension_numbers=numbers),
+            optax.stateless(lambda updates, _: jax.tree.map(_as_adams, updates, numbers)),
+        )
+        core = optax.chain(
+            optax.masked(orthogonal, _by_axes(lambda x: matrix_axes(x) is not None, layout.axes)),
+            optax.masked(
+                optax.scale_by_adam(b1, b2, eps),
+                _by_axes(lambda x: matrix_axes(x) is None, layout.axes),
+            ),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(schedule),
+        )
+    elif name == "schedule_free":
+        if decay != "constant" or ema or not 0 < b1 <= 1:
+            raise UserError(
+                "optim.name='schedule_free' averages weights itself and never decays its rate: "
+                "set optim.decay=constant, optim.ema=0 and a b1 above 0"
+            )
+        core = optax.chain(
+            optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(schedule),
+        )
     else:
-        raise UserError(f"optim.name={name!r}: use adamw, lion or adafactor")
-    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    return Optimizer(optax.chain(clip, core), schedule, clip_norm, layout)
+        raise UserError(f"optim.name={name!r}: use adamw, lion, adafactor, muon or schedule_free")
+    transform = optax.chain(clip, core)
+    if name == "schedule_free":  # optax counts from 1 here, and from 0 in `core`
+        transform = optax.contrib.schedule_free(transform, lambda count: schedule(count - 1), b1)
+    if ema:
+        transform = with_average(transform, ema)
+    return Optimizer(transform, schedule, clip_norm, layout)

@@ -27,6 +27,7 @@ from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import Model, Params, cast, layout
+from caugym_jax.optim import schedule_free_average
 from caugym_jax.programs import Program
 from caugym_jax.sharding import Layout, shardings
 
@@ -155,13 +156,23 @@ def open_adapters(workdir: str | Path, mesh: jax.sharding.Mesh, step: int | None
 
 
 def _trained(name: str | Path, where: Layout, mesh: jax.sharding.Mesh, step: int | None) -> Params:
-    """What a run trained, from one of its checkpoints."""
+    """What a run trained, from one of its checkpoints: averaged, where its optimiser averages."""
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         where.shapes,
         shardings(where, mesh),
     )
+    stored = settings_of(name)
     with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
+        if stored.get("optim.ema"):
+            found = checkpoints.restore_parts({"opt_state": {"ema": abstract}}, step)
+            return found["opt_state"]["ema"]
+        if stored.get("optim.name") == "schedule_free":
+            both = {"params": abstract, "opt_state": {"z": abstract}}
+            found = checkpoints.restore_parts(both, step)
+            return schedule_free_average(
+                found["params"], found["opt_state"]["z"], stored["optim.b1"]
+            )
         return checkpoints.restore_params(abstract, step)
 
 

@@ -40,7 +40,7 @@ def base(method: str) -> ml_collections.ConfigDict:
     )
     config.optim = dict(
         name="adamw", peak=1e-5, warmup=0, decay="constant", decay_from=0.0, final_ratio=0.0,
-        b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=1.0,
+        b1=0.9, b2=0.999, eps=1e-8, momentum=0.95, weight_decay=0.0, clip_norm=1.0, ema=0.0,
     )  # fmt: skip
     config.evaluation = dict(
         every=50,

@@ -1,6 +1,23 @@
-"""A run's folder: what is left of an earlier run that saved nothing."""
+"""A run's folder: what is left of an earlier run, and which weights it opens with."""
 
-from caugym_jax.runs import claim_workdir
+import contextlib
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from caugym_jax.checkpoints import Checkpoints
+from caugym_jax.data.tokenizer import load_tokenizer
+from caugym_jax.models.transformer import layout
+from caugym_jax.optim import evaluated, make_optimizer
+from caugym_jax.runs import claim_workdir, open_model, pinned_step, save_shape
+from caugym_jax.sharding import make_mesh
+from caugym_jax.types import TrainState
+from tests.data.byte_tokenizer import save_byte_tokenizer
+from tests.models.tiny import FAMILIES, random_params
 
 OF_A_RUN = ("before.json", "after.json", "summary.json")
 
@@ -15,3 +32,43 @@ def test_a_run_begun_anew_forgets_the_answers_and_the_summary_of_the_old_one(tmp
     assert all((tmp_path / name).exists() for name in OF_A_RUN)
     claim_workdir(tmp_path, config | {"seed": 2}, ("steps",))
     assert not any((tmp_path / name).exists() for name in OF_A_RUN)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"name": "schedule_free"}])
+def test_a_run_opens_as_its_optimiser_averages(tmp_path, options):
+    """And not with the weights of its last step, where the two differ."""
+    config = dataclasses.replace(FAMILIES["qwen2-tied"], vocab_size=300)
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "source"))
+    save_shape(tmp_path / "model", config, tokenizer)
+    stored = {"method": "sft", "optim.name": "adamw", "optim.b1": 0.9, "lora.rank": 0}
+    stored |= {f"optim.{k}": v for k, v in options.items()}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    optimizer = make_optimizer(layout(config), 5, peak=0.1, **options)
+    params = jax.tree.map(jnp.asarray, random_params(config))
+    updates, opt_state = optimizer.transform.update(
+        params, optimizer.transform.init(params), params
+    )
+    updates, opt_state = optimizer.transform.update(params, opt_state, params)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(TrainState(jnp.int32(2), params, opt_state, jnp.int32(0)), {})
+    checkpoints.close()
+    opened = open_model(str(tmp_path), make_mesh(8)).params
+    expected = evaluated(params, opt_state)
+    for one, other in zip(jax.tree.leaves(opened), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.array_equal(opened["embed"], params["embed"]) == (options == {})
+
+
+def test_a_base_is_pinned_to_the_checkpoint_it_had(tmp_path):
+    base, run = tmp_path / "base", tmp_path / "run"
+    run.mkdir()
+    with contextlib.closing(Checkpoints(base)) as checkpoints:
+        one = {"w": jnp.ones(2)}
+        checkpoints.save(TrainState(jnp.int32(3), one, (), jnp.int32(0)), {})
+    assert pinned_step(run, "embedded", None) is None
+    assert pinned_step(run, str(base), None) == 3
+    assert pinned_step(run, str(base), 2) == 2
+    stored = {"method": "sft", "model.name": str(base), "model.step": 1}
+    (run / "config.json").write_text(json.dumps(stored))
+    assert pinned_step(run, str(base), None) == 1  # as it was when this run began
+    assert pinned_step(run, str(base), 2) == 2  # asked for: refused later, as another setting

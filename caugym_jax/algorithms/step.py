@@ -13,7 +13,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Params
 from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
-from caugym_jax.sharding import replicated, shardings, traced_row_count
+from caugym_jax.sharding import replicated, sharding, shardings, traced_row_count
 from caugym_jax.types import TrainState
 
 # A reported quantity as (sum, weight): adds exactly, and is divided once.
@@ -54,12 +54,14 @@ def init_state(params: Any, optimizer: Optimizer, mesh, *, donate: bool = False)
     """Step 0: zeroed moments, laid out like the parameters they belong to.
 
     Args:
+      params: of any type; the state holds them in the layout's.
       donate: give the parameters' buffers to the state; the caller's arrays are deleted.
     """
     transform = optimizer.transform
 
     def init(params):
         zero = jnp.zeros((), jnp.int32)
+        params = jax.tree.map(lambda x, s: x.astype(s.dtype), params, optimizer.layout.shapes)
         return TrainState(zero, params, transform.init(params), zero)
 
     program = Program(
@@ -86,18 +88,24 @@ def state_template(optimizer: Optimizer, mesh) -> TrainState:
 
 def state_shardings(optimizer: Optimizer, mesh) -> TrainState:
     """Where each array of the training state lives: moments like their parameters."""
-    shapes = optimizer.layout.shapes
-    layout = shardings(optimizer.layout, mesh)
+    shapes, axes = optimizer.layout
+    described = jax.tree.map(lambda x, names: (x.shape, names), shapes, axes)
+    weights = dict(jax.tree.leaves_with_path(described, is_leaf=lambda x: isinstance(x, tuple)))
     alone = replicated(mesh)
-    moments = optax.tree.map_params(
-        optimizer.transform,
-        lambda leaf, param, sharding: sharding if leaf.shape == param.shape else alone,
-        jax.eval_shape(optimizer.transform.init, shapes),
-        shapes,
-        layout,
-        transform_non_params=lambda _: alone,
-    )
-    return TrainState(alone, layout, moments, alone)
+
+    def place(path, leaf):
+        """Like the weight whose path this ends with; a factored moment lacks one of its axes."""
+        tails = (path[start:] for start in range(len(path)))
+        shape, names = next((weights[tail] for tail in tails if tail in weights), ((), ()))
+        if leaf.shape == shape:
+            return sharding(names, shape, mesh)
+        for i in range(len(shape)):
+            if leaf.shape == shape[:i] + shape[i + 1 :]:
+                return sharding(names[:i] + names[i + 1 :], leaf.shape, mesh)
+        return alone
+
+    moments = jax.tree.map_with_path(place, jax.eval_shape(optimizer.transform.init, shapes))
+    return TrainState(alone, shardings(optimizer.layout, mesh), moments, alone)
 
 
 def split_rows(batch: Any, parts: int) -> Any:

@@ -150,9 +150,9 @@ def frozen_layout(config: ModelConfig, dtype: str) -> Layout:
 def freeze(params: Params, dtype: str) -> Params:
     """Weights as they are kept frozen; norms stay float32.
 
-    int8: W is rounded to `scale` times a whole number in [-127, 127], where an output channel's
-    scale is its largest |W| / 127; so each weight is off by at most half its scale. Worked by hand:
-    a channel (0.5, -1.27, 0.004) has scale 0.01 and becomes (50, -127, 0).
+    int8: W, in bfloat16, is rounded to `scale` times a whole number in [-127, 127], where an output
+    channel's scale is its largest |W| / 127; so each weight is off by at most half its scale.
+    Worked by hand: a channel (0.5, -1.984375, 0.004) has scale 1/64 and becomes (32, -127, 0).
     """
     if dtype != "int8":
         return cast(params, dtype)
@@ -160,7 +160,7 @@ def freeze(params: Params, dtype: str) -> Params:
     layers = dict(kept["layers"])
     for name in MATRICES:
         inputs = _inputs(name)
-        weight = params["layers"][name].astype(jnp.float32)
+        weight = layers[name].astype(jnp.float32)
         scale = jnp.max(jnp.abs(weight), inputs, keepdims=True) / 127
         whole = jnp.round(weight / jnp.where(scale > 0, scale, 1))
         layers[name] = jnp.clip(whole, -127, 127).astype(jnp.int8)

@@ -170,19 +170,19 @@ def test_eight_bits_by_hand():
     config = FAMILIES["qwen3-tied"]
     base = random_params(config)
     base["layers"]["gate"][0, :, 5] = 0.0
-    base["layers"]["gate"][0, :3, 5] = (0.5, -1.27, 0.004)
+    base["layers"]["gate"][0, :3, 5] = (0.5, -1.984375, 0.004)
     base["layers"]["up"][1, :, 0] = 0.0  # a channel of zeros
     frozen = freeze(base, "int8")
     assert frozen["layers"]["gate"].dtype == jnp.int8
-    np.testing.assert_array_equal(frozen["layers"]["gate"][0, :3, 5], (50, -127, 0))
-    np.testing.assert_allclose(frozen["layers"]["gate_scale"][0, 5], 0.01, rtol=1e-6)
+    np.testing.assert_array_equal(frozen["layers"]["gate"][0, :3, 5], (32, -127, 0))
+    np.testing.assert_allclose(frozen["layers"]["gate_scale"][0, 5], 1 / 64, rtol=1e-6)
     assert frozen["layers"]["o_scale"].shape == (3, 48)
     assert frozen["layers"]["q_scale"].shape == (3, 6, 16)
     assert frozen["embed"].dtype == jnp.bfloat16 and frozen["final_norm"].dtype == np.float32
     plain = thaw(frozen)
     assert not np.any(plain["layers"]["up"][1, :, 0])
     for name in MATRICES:
-        weight = base["layers"][name]
+        weight = np.asarray(jnp.asarray(base["layers"][name], jnp.bfloat16), np.float32)
         inputs, _ = matrix_axes(layout(config).axes["layers"][name])
         half = np.abs(weight).max(inputs, keepdims=True) / 127 / 2
         error = np.abs(plain["layers"][name] - weight)
