@@ -13,7 +13,8 @@ claims are judged, each distinct one once:
 * `adjustment set: {A,B}`, `adjustment set is empty`: right iff the set identifies the effect.
 
 A number is *traced* if it is printed, the complement of a printed one, 0 or 1, or the result of an
-earlier right equality of traced numbers. With k the probabilities needed (a number and its
+earlier right equality of traced numbers; a result goes back to the numbers that it moves with (of
+`0.3 + 0 * 0.7` and `0.3 + 0.7 - 0.7` not to 0.7). With k the probabilities needed (a number and its
 complement being one), c those of them that the stated answer traces back to, and w the wrong claims
 
     steps = max(0, c - w) / k, halved where the answer is not right.
@@ -70,7 +71,7 @@ def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float 
         return 0.0
     traced, wrong = _traced(text, needed)
     reached: frozenset[Key] = frozenset()
-    for value, keys in traced.items():
+    for value, keys in traced:
         if needed.query.task in BOUND_TASKS:
             value = min(max(value, Decimal(0)), Decimal(1))
         if near(value, answer.prob):
@@ -128,6 +129,7 @@ _LEAD = re.compile(r"(?:[-*+][ \t]+|[0-9]{1,2}\)[ \t]+|[(\[{])[ \t]*")  # bullet
 _TOKEN = re.compile(r"[ \t]*(?:([0-9]{1,12}(?:\.[0-9]{1,12})?)(?![.0-9])|([-+*/()\[\]{}]))")
 _RANK = {"+": 1, "-": 1, "*": 2, "/": 2, "sign": 3}
 _LONGEST = 400  # characters of an expression
+_STEP = Decimal("0.001")
 
 
 def equalities(text: str) -> Iterator[tuple[str, str]]:
@@ -151,9 +153,12 @@ def equalities(text: str) -> Iterator[tuple[str, str]]:
                 expressions.append(last_line)
 
 
-def evaluate(expression: str) -> tuple[Decimal, tuple[Decimal, ...]] | None:
+def evaluate(
+    expression: str, moved: Decimal | None = None
+) -> tuple[Decimal, tuple[Decimal, ...]] | None:
     """(value, the numbers in it) of an expression of + - * / and brackets; None if it is none.
 
+    The number `moved` is taken 0.001 larger wherever it stands, and its complement as much smaller.
     Raises DecimalException where it divides by 0.
     """
     values: list[Decimal] = []
@@ -173,7 +178,8 @@ def evaluate(expression: str) -> tuple[Decimal, tuple[Decimal, ...]] | None:
             return None
         if number is not None:
             numbers.append(Decimal(number))
-            values.append(numbers[-1])
+            shift = (numbers[-1] == moved) - (1 - numbers[-1] == moved) if moved is not None else 0
+            values.append(numbers[-1] + _STEP * shift)
             complete = True
         elif mark in "([{":
             pending.append(mark)
@@ -208,28 +214,43 @@ def _apply(values: list[Decimal], pending: list[str], rank: int) -> None:
                 values.append(values.pop() / last)
 
 
-def _traced(text: str, needed: Needed) -> tuple[dict[Decimal, frozenset[Key]], int]:
-    """The traced numbers with what they go back to; how many distinct equalities are wrong."""
+def _traced(text: str, needed: Needed) -> tuple[list[tuple[Decimal, frozenset[Key]]], int]:
+    """The traced results and what they go back to; how many distinct equalities are wrong."""
     known: dict[Decimal, frozenset[Key]] = {Decimal(0): frozenset(), Decimal(1): frozenset()}
     for value, key in needed.printed:
         for number in (value, 1 - value):
             known[number] = known.get(number, frozenset()) | {key}
-    wrong = 0
+    # Numbers that several probabilities share may cancel in a sound formula; 0 and 1 belong here.
+    shared = {number for number, keys in known.items() if len(keys) > 1 or number in (0, 1)}
+    results, wrong = [], 0
     with localcontext(prec=40):
         for expression, stated in dict.fromkeys(equalities(text)):
-            holds, numbers = _checked(expression, stated)
+            holds, expression, numbers = _checked(expression, stated)
             wrong += holds is False
-            if holds and all(number in known for number in numbers):
-                keys = frozenset().union(*(known[number] for number in numbers))
-                result = Decimal(stated)
+            if not holds or not all(number in known for number in numbers):
+                continue
+            moving = [n for n in numbers if n in shared or _matters(expression, n)]
+            keys = frozenset().union(*(known[n] for n in moving))
+            result = Decimal(stated)
+            results.append((result, keys))
+            if result not in (0, 1):
                 known[result] = known.get(result, frozenset()) | keys
-    return known, wrong
+    return results, wrong
 
 
-def _checked(expression: str, stated: str) -> tuple[bool | None, tuple[Decimal, ...]]:
-    """Whether an equality holds, and the numbers on its left; None where it is none to judge.
+def _matters(expression: str, number: Decimal) -> bool:
+    """Whether the expression's value moves with the number: that of p - p or 0 * p does not."""
+    try:
+        return evaluate(expression)[0] != evaluate(expression, number)[0]
+    except DecimalException:
+        return True
 
-    A bullet, a count or an open bracket at the start may or may not belong to the expression.
+
+def _checked(expression: str, stated: str) -> tuple[bool | None, str, frozenset[Decimal]]:
+    """(whether an equality holds, the expression as read, the numbers in it).
+
+    None where it is no equality to judge. A bullet, a count or an open bracket at the start may or
+    may not belong to the expression.
     """
     judged = None
     for _ in range(4):
@@ -240,12 +261,12 @@ def _checked(expression: str, stated: str) -> tuple[bool | None, tuple[Decimal, 
         if found and len(found[1]) > 1:
             judged = _rounds_to(found[0], stated)
             if judged:
-                return True, found[1]
+                return True, expression, frozenset(found[1])
         lead = _LEAD.match(expression)
         if lead is None:
             break
         expression = expression[lead.end() :]
-    return judged, ()
+    return judged, expression, frozenset()
 
 
 def _rounds_to(value: Decimal, stated: str) -> bool:

@@ -91,6 +91,9 @@ def test_by_hand_with_two_numbers(work, prob, reward):
         ("adjustment set: empty set\n(0.81-0.52)*0.75+(0.63-0.24)*0.25=0.315", "0.315", 0.8),
         ("0.63-0.24=0.39\n0.63-0.24=0.39\n0.81-0.52=0.29", "0.29", 0.2),  # asides earn nothing
         ("0.81+0.52+0.63+0.24+0.25=2.45\n0.29+0.025=0.315", "0.315", 0),  # nor does naming all
+        ("0.81+0*0.52+0*0.63+0*0.24 = 0.81", "0.81", 0.1),  # nor adding nothing,
+        ("0.81+0.52-0.52+0.63+0.37-1 = 0.81", "0.81", 0.1),  # in whatever way,
+        ("0.52-0.52 = 0\n0.81+0 = 0.81", "0.81", 0.1),  # by a detour either
         ("0.29*0.75+0.39*0.25=0.315", "0.315", 0),  # from numbers that come from nowhere
     ],
 )
