@@ -44,6 +44,7 @@ def main() -> None:
         "deconfounding, 8 nodes": {"variant": "deconfounding"},
         "redundant, 8 nodes": {"variant": "redundant"},
         "insufficient, 8 nodes": {"variant": "insufficient"},
+        "hard, 5-7 nodes": {"variant": "hard"},
     }
     figures, problems = {}, []
     for name, options in kinds.items():
