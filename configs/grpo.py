@@ -9,6 +9,18 @@ cold-started first:
     python -m caugym_jax.train --config=grpo.py:smollm2-135m \
         --config.model.name=runs/sft-smollm2-135m
 
+Relatives are the same method with other options (`--config.grpo.KEY=VALUE`):
+
+    Dr. GRPO     loss_type=dr_grpo scale_rewards=none
+    DAPO         loss_type=dapo overlong_buffer=N mask_truncated_completions=true
+    GSPO         importance_sampling_level=sequence epsilon=3e-4 epsilon_high=4e-4
+    CISPO        loss_type=cispo epsilon_high=5.0
+    RLOO         baseline=leave_one_out scale_rewards=none loss_type=dr_grpo kl_in_reward=true
+                 beta=0.05
+    REINFORCE++  baseline=none scale_rewards=none normalize_advantages=true loss_type=dapo
+                 dynamic_sampling=false kl_in_reward=true beta=0.01; its variant with a baseline:
+                 baseline=group
+
 `grpo.py:r1-distill-qwen-14b` is the paper's model. Where the paper does not state a setting (group
 size, batch, learning rate, lengths) the values are ours.
 """

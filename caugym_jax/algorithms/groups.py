@@ -233,11 +233,8 @@ def rollout_metrics(drawn: list[Judged], group_size: int) -> dict[str, float]:
     def known(x):  # NaN only where nothing was judged
         return x[np.isfinite(x)] if np.isfinite(x).any() else np.full(1, np.nan)
 
-    spread = np.array([known(g).std(ddof=1) if known(g).size > 1 else 0.0 for g in groups])
     metrics = {
         "reward": float(known(total).mean()),
-        "reward_std": float(spread.mean()),
-        "frac_reward_zero_std": float(1 - informative_groups(total, group_size).mean()),
         "completions/mean_length": float(lengths.mean()),
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
@@ -247,6 +244,11 @@ def rollout_metrics(drawn: list[Judged], group_size: int) -> dict[str, float]:
         "completions/clipped_ratio": float(1 - ended.mean()),
         "tokens": int(lengths.sum()) + sum(j.prompt_tokens for j in drawn),
     }
+    if group_size > 1:
+        spread = [known(g).std(ddof=1) if known(g).size > 1 else 0.0 for g in groups]
+        metrics["reward_std"] = float(np.mean(spread))
+        informative = informative_groups(total, group_size)
+        metrics["frac_reward_zero_std"] = float(1 - informative.mean())
     if any(j.failures for j in drawn):
         metrics["rewards/failures"] = sum(j.failures for j in drawn)
     for name, column in zip(drawn[0].names, values.T, strict=True):

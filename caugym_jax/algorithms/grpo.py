@@ -95,9 +95,8 @@ def grpo(
         naming function and item, or "skip" it as if it had returned None.
       overlong_buffer, overlong_penalty: the last so many tokens before max_completion_length cost
         up to this much reward (`groups.overlong_reward`); 0: off.
-      baseline, scale_rewards, normalize_advantages: see `group_advantages`. RLOO is leave_one_out,
-        none, False; REINFORCE++ is none, none, True (with dynamic_sampling off: a group that agrees
-        still tells something); its variant with a baseline is group, none, True.
+      baseline, scale_rewards, normalize_advantages: see `group_advantages`; configs/grpo.py lists
+        what GRPO's relatives set.
       dynamic_sampling: drop groups without a signal and draw more prompts, at most `max_refills`
         times, until the step is full; surplus groups are dropped. If it stays short, the step is
         taken on the groups there are; with none it is skipped and counted.
@@ -121,8 +120,12 @@ def grpo(
     """
     if beta and reference is None:
         raise UserError("grpo.beta > 0 needs reference parameters: set a reference model")
-    if group_size < 2:
-        raise UserError(f"grpo.group_size={group_size}: a group needs at least 2 samples")
+    alone = baseline == "none" and scale_rewards != "group" and not dynamic_sampling
+    if group_size < (1 if alone else 2):
+        raise UserError(
+            f"grpo.group_size={group_size}: a group needs at least 2 samples (1 is enough only for "
+            "baseline none, scale_rewards none or batch, dynamic_sampling False)"
+        )
     if kl_in_reward and not beta:
         raise UserError("grpo.kl_in_reward=True takes beta x KL off the reward: set grpo.beta")
     if delta is not None and delta <= 1 + epsilon_high:

@@ -360,3 +360,17 @@ def test_learning_rate_follows_the_updates_done(tiny_model):  # noqa: F811
 def test_settings_that_cannot_work_are_refused(options, told):
     with pytest.raises(UserError, match=told):
         grpo(None, None, None, None, **options)
+
+
+def test_samples_may_be_alone_without_a_baseline(tiny_model, monkeypatch):  # noqa: F811
+    """REINFORCE++ with one sample a prompt: advantages are whitened over the batch."""
+    settings = dict(baseline="none", scale_rewards="none", normalize_advantages=True, group_size=1)
+    with pytest.raises(UserError, match="a group needs at least 2 samples"):
+        grpo(None, None, None, None, **settings)
+    sampler = Scripted([[1, 0, 0, 1]])
+    monkeypatch.setattr(module, "Sampler", lambda *_, **__: sampler)
+    setup = Setup(tiny_model, **settings)
+    experience, metrics, _ = setup.prepare()
+    unit = 0.5 / (3**-0.5 + 1e-4)
+    np.testing.assert_allclose(experience.advantages, [unit, -unit, -unit, unit], rtol=1e-6)
+    assert "frac_reward_zero_std" not in metrics
