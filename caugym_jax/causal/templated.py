@@ -109,6 +109,7 @@ def _sentences(
         told = text[place : number.start()]
         place = number.end()
         start = max(map(told.rfind, _STARTS))
+        _check_numbers(told[: max(start, 0)])
         sentence = told[max(start, 0) :]
         events = _sentence(sentence, vocabulary) if start >= 0 else None
         if events is None:
@@ -117,7 +118,16 @@ def _sentences(
         if not 0 <= Decimal(number[1]) <= 1:
             raise BadProblem(f"a probability is {number[1]}, which is not between 0 and 1")
         read.append((vocabulary.noted(events[0]), vocabulary.noted(events[1]), number[1]))
+    _check_numbers(text[place:])
     return read, tuple(set_aside)
+
+
+def _check_numbers(text: str) -> None:
+    """Raises BadProblem where a text without numbers starts to tell a probability."""
+    start = max(map(text.rfind, _STARTS))
+    if start >= 0:
+        told = text[start:].strip().rstrip(".")
+        raise BadProblem(f"a probability has no number: {told[-100:]!r}")
 
 
 def _sentence(text: str, vocabulary: Vocabulary) -> tuple[Named, Named] | None:
@@ -144,6 +154,8 @@ def _question(question: str, instruction: str, vocabulary: Vocabulary) -> Asked:
     if len(question) > MAX_QUESTION:
         raise BadProblem(f"the question has more than {MAX_QUESTION} characters")
     said = _INSTRUCTION.match(instruction)
+    if instruction and not said:
+        raise BadProblem(f"the Instruction names none of the seven tasks: {instruction[:80]!r}")
     task, found = _asked(question, vocabulary)
     x, y = found["x"], found["y"]
     named = said[1] if said else task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import itertools
 import re
@@ -52,8 +53,45 @@ def graph_of(n: int, edges: tuple[tuple[int, int], ...]) -> Graph:
     """
     try:
         return Graph(n, edges)
-    except UserError as error:
-        raise BadProblem(str(error)) from None
+    except UserError:
+        raise BadProblem(f"the graph {edges} has a cycle") from None
+
+
+def _check_graph(names: tuple[str, ...], edges: tuple[tuple[int, int], ...]) -> None:
+    """Raises BadProblem where edges make a cycle, or part of a graph hangs on a misspelt name."""
+    try:
+        graph_of(len(names), edges)
+    except BadProblem:
+        told = " -> ".join(names[node] for node in _cycle(edges))
+        raise BadProblem(f"the graph has a cycle, {told}: causes come before effects") from None
+    piece = list(range(len(names)))
+    for a, b in edges:
+        old, new = piece[a], piece[b]
+        piece = [new if p == old else p for p in piece]
+    for a, b in itertools.combinations(range(len(names)), 2):
+        if piece[a] != piece[b] and _alike(names[a], names[b]):
+            raise BadProblem(
+                f"two names in separate graphs look like one: {names[a]!r}, {names[b]!r}"
+            )
+
+
+def _cycle(edges: tuple[tuple[int, int], ...]) -> list[int]:
+    """A cycle of a graph that has one: its nodes in their order, the first one again at the end."""
+    path = [edges[0][0]]
+    stuck: set[int] = set()  # nodes that lead to no cycle
+    while True:
+        after = next((b for a, b in edges if a == path[-1] and b not in stuck), None)
+        if after is None:
+            stuck.add(path.pop())
+            path = path or [next(a for a, _ in edges if a not in stuck)]
+        elif after in path:
+            return [*path[path.index(after) :], after]
+        else:
+            path.append(after)
+
+
+def _alike(name: str, other: str) -> bool:
+    return len(name) > 4 < len(other) and difflib.SequenceMatcher(None, name, other).ratio() > 0.8
 
 
 _CODE = re.compile(r" \(([A-Z])=([01])\)$")
@@ -175,9 +213,10 @@ class Vocabulary:
         )
         old = sorted(range(len(self.names)), key=new.__getitem__)
         edges = tuple((new[a], new[b]) for a, b in edges)
-        graph_of(len(old), edges)  # refuses a cycle
+        names = tuple(self.names[node] for node in old)
+        _check_graph(names, edges)
         story = Story(
-            tuple(self.names[node] for node in old),
+            names,
             tuple(states[node] for node in old),
             edges,
             tuple((Term(event(target), event(given)), p) for target, given, p in numbers),
