@@ -49,9 +49,10 @@ def read_templated(text: str) -> Reading:
     body, _, instruction = body.partition("Instruction:")
     starts = [place for place in map(body.find, (*_STARTS, "\n")) if place >= 0]
     cut = min(starts, default=len(body))
-    names, edges = _edges(body[:cut])
+    sentences, others = _parted(body[cut:])
+    names, edges = _edges(" ".join([body[:cut].strip(), *others]))
     vocabulary = Vocabulary(names)
-    numbers, set_aside = _sentences(body[cut:], vocabulary)
+    numbers, set_aside = _sentences(sentences, vocabulary)
     question = re.split(r"\n|Provide the calculation", question.strip(), maxsplit=1)[0].strip()
     asked = _question(question, instruction.strip(), vocabulary)
     return vocabulary.reading(edges, numbers, asked, set_aside)
@@ -99,35 +100,39 @@ _STARTS = ("For those with ", "The probability of ")
 _NUMBER = re.compile(r" is ([-+]?\d+(?:\.\d+)?)(?=\.?(?:\s|$))")
 
 
-def _sentences(
-    text: str, vocabulary: Vocabulary
-) -> tuple[list[tuple[Named, Named, str]], tuple[str, ...]]:
-    """(target, given, number) of each sentence; and those that are cut or name something else."""
-    read, set_aside = [], []
+def _parted(text: str) -> tuple[list[tuple[str, str]], list[str]]:
+    """The sentences with a number, without it and beside it; and those about effects between."""
+    sentences, others = [], []
     place = 0
     for number in _NUMBER.finditer(text):
         told = text[place : number.start()]
         place = number.end()
-        start = max(map(told.rfind, _STARTS))
-        _check_numbers(told[: max(start, 0)])
-        sentence = told[max(start, 0) :]
-        events = _sentence(sentence, vocabulary) if start >= 0 else None
+        start = max(0, *map(told.rfind, _STARTS))
+        sentences.append((told[start:], number[1]))
+        others.append(told[:start])
+    others.append(text[place:])
+    for other in others:
+        start = max(map(other.rfind, _STARTS))
+        if start >= 0:
+            told = other[start:].strip().rstrip(".")
+            raise BadProblem(f"a probability has no number: {told[-100:]!r}")
+    return sentences, [other.strip(" .\n") + "." for other in others if _AFFECTS in other]
+
+
+def _sentences(
+    told: list[tuple[str, str]], vocabulary: Vocabulary
+) -> tuple[list[tuple[Named, Named, str]], tuple[str, ...]]:
+    """(target, given, number) of each sentence; and those that are cut or name something else."""
+    read, set_aside = [], []
+    for sentence, number in told:
+        events = _sentence(sentence, vocabulary) if sentence.startswith(_STARTS) else None
         if events is None:
-            set_aside.append(f"{sentence.strip('. ')} is {number[1]}")
+            set_aside.append(f"{sentence.strip('. ')} is {number}")
             continue
-        if not 0 <= Decimal(number[1]) <= 1:
-            raise BadProblem(f"a probability is {number[1]}, which is not between 0 and 1")
-        read.append((vocabulary.noted(events[0]), vocabulary.noted(events[1]), number[1]))
-    _check_numbers(text[place:])
+        if not 0 <= Decimal(number) <= 1:
+            raise BadProblem(f"a probability is {number}, which is not between 0 and 1")
+        read.append((vocabulary.noted(events[0]), vocabulary.noted(events[1]), number))
     return read, tuple(set_aside)
-
-
-def _check_numbers(text: str) -> None:
-    """Raises BadProblem where a text without numbers starts to tell a probability."""
-    start = max(map(text.rfind, _STARTS))
-    if start >= 0:
-        told = text[start:].strip().rstrip(".")
-        raise BadProblem(f"a probability has no number: {told[-100:]!r}")
 
 
 def _sentence(text: str, vocabulary: Vocabulary) -> tuple[Named, Named] | None:

@@ -1,6 +1,8 @@
 """From text to structure: round trips, the released slips, and texts that are not problems."""
 
 import dataclasses
+import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -117,6 +119,24 @@ def test_examples_in_brackets_and_a_sentence_cut_in_them():
     assert read(text).story == RAIN
     assert read(cut).story == RAIN
     assert read(cut).set_aside == ("snow) being low is 0.1000",)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(0, 10**6), st.sampled_from(TASKS), st.sampled_from(["redundant", "deconfounding"])
+)
+def test_sentences_in_any_order(seed, task, variant):
+    """Edges and probabilities mixed at will: the same graph, the same set of numbers."""
+    (problem,) = generate_problems((task,), 1, seed, variant=variant)
+    told, numbers, *rest = problem.text.split("\n")
+    parts = told.removeprefix(HEADER).strip(".").split(".")
+    parts += re.split(r"\. (?=[FT])", numbers.strip(" ."))
+    random.Random(seed).shuffle(parts)
+    mixed = read("\n".join([HEADER + " " + ". ".join(parts) + ". ", *rest])).story
+    story = read(problem.text).story
+    names = [mixed.names.index(name) for name in story.names]
+    assert {(names[a], names[b]) for a, b in story.edges} == set(mixed.edges)
+    assert sorted(p for _, p in mixed.given) == sorted(p for _, p in story.given)
 
 
 def test_small_first_letters_and_spaces():
