@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -33,6 +34,8 @@ from caugym_jax.causal.asking import BOUNDS, WITH_MEDIATORS, has_zero_effect
 from caugym_jax.causal.estimands import (
     Query,
     by_definition,
+    by_identification,
+    exact_probability,
 )
 from caugym_jax.causal.graph import (
     MAX_PARENTS,
@@ -55,8 +58,9 @@ from caugym_jax.types import BOUND_TASKS
 TWINS = 6
 EFFECTS = 3  # different ones in a block
 WORLDS = 2_000  # graphs tried for one block
-ORDERS = 40  # of the nodes of a graph
-MODELS = 4  # on a graph
+ORDERS = 30  # of the nodes of a graph
+MODELS = {True: 10, False: 4}  # on a graph; of bounds many are clipped
+DRAWS = 10  # of a model on the graph of a twin that lacks
 MAX_HELD = 2  # mediators that a question or a formula sums over
 MAX_NUMBERS = 18  # that the effects of a block need
 MAX_LURE = 5  # numbers of a set that is told but for one
@@ -93,18 +97,25 @@ def draw_block(
 
     nodes: smallest and largest graph. max_adjusters: at once. max_mediators: of NDE and NIE.
     """
+    least = min(max(nodes[0], 6), nodes[1]) if task == "CDE" else nodes[0]  # it holds a node or two
     for _ in range(WORLDS):
-        n = int(rng.integers(nodes[0], nodes[1] + 1))
+        n = int(rng.integers(least, nodes[1] + 1))
         base = draw_graph(rng, n)
         query = _question(rng, base, task)
         if query is None:
             continue
         graphs = _graphs(rng, base, query)
+        if task == "CDE":
+            query = _held(query, graphs)
         routes = {g: _routes(g, query, max_adjusters, max_mediators) for g in graphs}
         if task not in BOUND_TASKS and None not in routes.values():
             continue
-        for _ in range(MODELS):
+        for _ in range(MODELS[task in BOUND_TASKS]):
             numbers = Telling(rng, joint(draw_scm(rng, base)), query)
+            if task in BOUND_TASKS and not 0 < numbers.exact(((), ())) < 1:
+                continue  # most other sets give a clipped bound as well
+            if len({round(numbers.exact(way), 9) for way in _ways(routes)}) < EFFECTS:
+                break  # the graph's independencies make too many sets equal
             block = _block(rng, numbers, routes)
             if block is not None:
                 return block
@@ -123,6 +134,16 @@ def _question(rng: np.random.Generator, base: Graph, task: str) -> Query | None:
     held = int(rng.integers(1, min(MAX_HELD, base.n - 4) + 1)) if task == "CDE" else 0
     mediators = tuple(sorted(others[:held]))
     return Query(task, x, y, x_value, y_value, (), mediators, tuple(values[:held]))
+
+
+def _held(query: Query, graphs: Sequence[Graph]) -> Query:
+    """CDE: holds what mediates in most of the graphs, out of what was to be held."""
+    found = Counter(mediators(graph, query.x, query.y) for graph in graphs)
+    wanted = [m for m, _ in found.most_common() if m and set(m) <= set(query.mediators)]
+    if not wanted:
+        return query
+    values = tuple(value for node, value in query.held if node in wanted[0])
+    return dataclasses.replace(query, mediators=wanted[0], mediator_values=values)
 
 
 # Graphs ---------------------------------------------------------------------------------------
@@ -171,12 +192,19 @@ def _routes(
     if natural and len(between) > max_mediators:
         return []
     others = [v for v in range(graph.n) if v not in (x, y, *between)]
+    if natural:  # two nodes in all: with more, too many numbers would have to be told
+        max_adjusters = min(max_adjusters, 2 - len(between))
     return [
         (between, z)
         for size in range(max_adjusters + 1)
         for z in itertools.combinations(others, size)
         if is_adjustment_set(graph, x, y, z, held=between, natural=natural)
     ]
+
+
+def _ways(routes: dict[Graph, list[Route] | None]) -> list[Route]:
+    """All routes, each once."""
+    return list(dict.fromkeys(way for ways in routes.values() for way in ways or ()))
 
 
 # Blocks ---------------------------------------------------------------------------------------
@@ -191,8 +219,6 @@ def _block(
     query = numbers.query
     bounds = query.task in BOUND_TASKS
     zeros = [graph for graph, ways in routes.items() if ways is None]
-    if bounds and not 0 < numbers.exact(((), ())) < 1:
-        return None  # most other sets give a clipped bound as well
     goals = _goals(rng, numbers, routes)
     if goals is None:
         return None
@@ -238,7 +264,7 @@ def _goals(
 
     In a share LARGE of the cases one uses two nodes at once in any case.
     """
-    every = list(dict.fromkeys(way for ways in routes.values() for way in ways or ()))
+    every = _ways(routes)
     every = [every[i] for i in rng.permutation(len(every))]
     every.sort(key=lambda way: _size(numbers.query, way))
     if every and rng.random() < LARGE:
@@ -272,8 +298,7 @@ def _lure(
     keys: dict[Key, None],
 ) -> list[Key]:
     """All but one of the numbers that some small route still lacks."""
-    every = dict.fromkeys(way for ways in routes.values() for way in ways or ())
-    short = [way for way in every if _size(numbers.query, way) < 2]
+    short = [way for way in _ways(routes) if _size(numbers.query, way) < 2]
     missing = [[key for key in numbers.keys(way) if key not in keys] for way in short]
     missing = [lure for lure in missing if 0 < len(lure) <= MAX_LURE]
     if not missing:
@@ -318,10 +343,13 @@ def _lacks(
         return False
     query, terms = by_route(numbers.query, way), [term for term, _ in given]
     own = factorised(graph, numbers.observed)
-    return not (
-        determined(own, query, terms, numbers.observed)
-        or determined(draw_scm(rng, graph), query, terms)
-    )
+    if determined(own, query, terms, numbers.observed):
+        return False
+    for _ in range(DRAWS):
+        observed = joint(scm := draw_scm(rng, graph))
+        if 0 < abs(by_identification(query, exact_probability(observed))) < 1:  # no clipped bound
+            return not determined(scm, query, terms, observed)
+    return False
 
 
 def _one(rng: np.random.Generator, items: Sequence) -> Any:
