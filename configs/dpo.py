@@ -21,7 +21,7 @@ from configs.models import pretrained
 
 def get_config(arg: str | None = None):
     config = base("dpo")
-    config.steps = 60
+    config.steps = 40
     config.dpo = dict(
         beta=0.1,
         loss_type=("sigmoid",),  # also robust, ipo, hinge, sigmoid_norm, sft; several: sigmoid,sft
@@ -58,7 +58,7 @@ def preferences(config, solutions: str = "worked") -> None:
         invented_number=1.0,
     )
     config.data.update(
-        max_length=192,  # of a prompt with a completion, in tokens
+        max_length=176,  # of a prompt with a completion, in tokens
         too_long="drop",  # a file's longer rows; "refuse" ends the run
         unusable="drop",  # a file's identical pairs and empty completions
         solutions=solutions,  # of generated problems: worked, or steps (all tasks)

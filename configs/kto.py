@@ -19,7 +19,7 @@ from configs.models import pretrained
 
 def get_config(arg: str | None = None):
     config = base("kto")
-    config.steps = 60
+    config.steps = 40
     config.kto = dict(
         beta=0.1,
         loss_type="kto",  # or apo_zero_unpaired

@@ -122,15 +122,7 @@ def weights_digest(params: Params) -> str:
     Each array gives the sum of its numbers' bits, each times an odd number that follows from its
     place, modulo 2^32: whole numbers, so the order of summation does not matter.
     """
-
-    def checksum(x: jax.Array) -> jax.Array:
-        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
-        place = jnp.zeros(x.shape, jnp.uint32)
-        for axis in range(x.ndim):
-            place = place * 1_000_003 + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-        return jnp.sum(bits.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
-
-    sums = jax.device_get(jax.jit(lambda tree: jax.tree.map(checksum, tree))(params))
+    sums = jax.device_get(_checksums(params))
     told = [
         (jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype), int(total))
         for (path, leaf), total in zip(
@@ -138,6 +130,18 @@ def weights_digest(params: Params) -> str:
         )
     ]
     return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+@jax.jit
+def _checksums(params: Params) -> Any:
+    def checksum(x: jax.Array) -> jax.Array:
+        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+        place = jnp.zeros(x.shape, jnp.uint32)
+        for axis in range(x.ndim):
+            place = place * 1_000_003 + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        return jnp.sum(bits.astype(jnp.uint32) * (2 * place + 1), dtype=jnp.uint32)
+
+    return jax.tree.map(checksum, params)
 
 
 def _digest_of(triples: Sequence[Triple], rest: str) -> str:
