@@ -18,19 +18,22 @@ and the rest goes on. Reworded texts that are merely not understood are counted 
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from caugym_jax import cli
-from caugym_jax.causal.audit import Checked, check, summary
+from caugym_jax.causal.audit import Marks, check, marks, summary
 from caugym_jax.causal.solving import explain
 from caugym_jax.causal.vocabulary import describe
 from caugym_jax.data.files import read_items, write_json
 from caugym_jax.errors import UserError
 from caugym_jax.types import LACK, TASKS, Problem
+from caugym_jax.workers import in_order, worker_count
 
+CHUNK = 200  # items that a worker solves at a time
 SHOWN = 12  # defects of a kind, and unread items, that are printed
 
 
@@ -39,6 +42,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--data", required=True, help="problems; several files: by commas")
     parser.add_argument("--out", help="the JSON file to write")
     parser.add_argument("--explain", type=int, metavar="I", help="print the steps of item I")
+    parser.add_argument(
+        "--workers", type=int, help="processes (default: all cores for 2,000 items or more)"
+    )
     args = parser.parse_args(argv)
     names = [name.strip() for name in args.data.split(",") if name.strip()]
     if not names:
@@ -48,10 +54,10 @@ def main(argv: Sequence[str]) -> None:
         return
     files, broken = {}, 0
     for name in names:
-        checked, bad_rows = _checked(name)
-        files[name] = (checked, bad_rows)
-        broken += len(bad_rows) + sum(c.bad for c in checked)
-        print(_report(name, summary(checked)))
+        marked, bad_rows = _marked(name, args.workers)
+        files[name] = (marked, bad_rows)
+        broken += len(bad_rows) + sum(item.bad for item in marked)
+        print(_report(name, summary(marked)))
         for why in bad_rows:
             print(f"error: {why}", file=sys.stderr)
     if args.out:
@@ -61,23 +67,27 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{broken} broken items, named above")
 
 
-def _checked(name: str) -> tuple[list[Checked], list[str]]:
+def _marked(name: str, workers: int | None) -> tuple[list[Marks], list[str]]:
     """The items of a file beside the solver's answers; what is wrong with the other rows."""
-    checked, bad_rows = [], []
-    for item, problem in enumerate(read_items(name)):
-        if isinstance(problem, Problem):
-            checked.append(check(problem, item))
-        else:
-            bad_rows.append(problem)
-    return checked, bad_rows
+    items = read_items(name)
+    good = [(i, problem) for i, problem in enumerate(items) if isinstance(problem, Problem)]
+    chunks = (good[start : start + CHUNK] for start in range(0, len(good), CHUNK))
+    marked = in_order(_marks, chunks, worker_count(workers, len(good)))
+    bad_rows = [problem for problem in items if not isinstance(problem, Problem)]
+    return list(itertools.chain.from_iterable(marked)), bad_rows
 
 
-def _result(files: dict[str, tuple[list[Checked], list[str]]]) -> dict:
+def _marks(chunk: list[tuple[int, Problem]]) -> list[Marks]:
+    """Solves some items; runs in a worker process."""
+    return [marks(check(problem, item)) for item, problem in chunk]
+
+
+def _result(files: dict[str, tuple[list[Marks], list[str]]]) -> dict:
     if len(files) == 1:
-        ((checked, bad_rows),) = files.values()
-        return {**summary(checked), "bad_rows": bad_rows}
-    parts = {Path(name).name: {**summary(c), "bad_rows": bad} for name, (c, bad) in files.items()}
-    whole = summary([c for checked, _ in files.values() for c in checked])
+        ((marked, bad_rows),) = files.values()
+        return {**summary(marked), "bad_rows": bad_rows}
+    parts = {Path(name).name: {**summary(m), "bad_rows": bad} for name, (m, bad) in files.items()}
+    whole = summary([item for marked, _ in files.values() for item in marked])
     for kind in ("defects", "unread_items"):
         whole[kind] = [{"file": name, **d} for name, part in parts.items() for d in part[kind]]
     whole["bad_rows"] = [why for part in parts.values() for why in part["bad_rows"]]

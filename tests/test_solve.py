@@ -37,6 +37,15 @@ def test_figures_of_generated_problems(tmp_path, capsys):
     assert "14 items, 0 unread" in printed and "100.0" in printed and "graph-free" in printed
 
 
+def test_figures_are_the_same_whatever_the_number_of_workers(tmp_path):
+    data = tmp_path / "hard.json"
+    written(data, 450, variant="redundant")
+    for workers in (1, 2):
+        solve.main([f"--data={data}", f"--out={tmp_path}/{workers}.json", f"--workers={workers}"])
+    one, two = ((tmp_path / f"{workers}.json").read_text() for workers in (1, 2))
+    assert one == two and json.loads(one)["prob"]["all"] == 1
+
+
 def test_a_wrong_label_is_named_with_its_place(tmp_path, capsys):
     data = tmp_path / "base.json"
     rows = written(data)

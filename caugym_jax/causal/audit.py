@@ -240,7 +240,36 @@ def score(problem: Problem, answer: Decimal | None) -> bool:
 # A whole set ----------------------------------------------------------------------------------
 
 
-def summary(items: Sequence[Checked]) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Marks:
+    """What the summary of a set keeps of one item: small, so that sets may be large."""
+
+    task: str
+    prob: bool | None  # None: unread
+    verdict: bool | None  # None: unread, or there is none to compare
+    constants: tuple[bool, bool, bool]  # whether 0, 1, LACK_CONDITION is right
+    shortcut: bool
+    defects: tuple[Defect, ...] = ()
+    unread: dict | None = None  # {"item", "why"}
+    bad: bool = False
+
+
+def marks(checked: Checked) -> Marks:
+    """The marks of one item."""
+    problem, read_it = checked.problem, checked.solved is not None
+    return Marks(
+        problem.task,
+        checked.prob_agrees if read_it else None,
+        checked.verdict_agrees,
+        tuple(score(problem, constant) for constant in (Decimal(0), Decimal(1), None)),
+        not problem.lacks and score(problem, shortcut(problem.text, problem.task)),
+        tuple(defects(checked)),
+        None if read_it else {"item": checked.item, "why": checked.unread},
+        checked.bad,
+    )
+
+
+def summary(items: Sequence[Marks]) -> dict:
     """Agreement over the items that were read, by task; scores without reading; defects.
 
     {"n", "read", "unread", "prob": {"all", "by_task"}, "verdict": {"all", "by_task"}, "shortcut",
@@ -248,36 +277,28 @@ def summary(items: Sequence[Checked]) -> dict:
     Shares are over the items read (prob), those with a verdict to compare (verdict), and all items
     (shortcut; constant: the best of 0, 1 and LACK_CONDITION). A share of nothing is None.
     """
-    read_items = [c for c in items if c.solved is not None]
-    found = [defect for c in items for defect in defects(c)]
-    constants = [
-        share([score(c.problem, constant) for c in items])
-        for constant in (Decimal(0), Decimal(1), None)
-    ]
-    rule = [
-        not c.problem.lacks and score(c.problem, shortcut(c.problem.text, c.problem.task))
-        for c in items
-    ]
+    unread = [item.unread for item in items if item.unread]
     return {
         "n": len(items),
-        "read": len(read_items),
-        "unread": len(items) - len(read_items),
-        "prob": _by_task(read_items, lambda c: c.prob_agrees),
-        "verdict": _by_task(read_items, lambda c: c.verdict_agrees),
-        "shortcut": share(rule),
-        "constant": max(constants) if items else None,
-        "defects": [dataclasses.asdict(defect) for defect in found],
-        "unread_items": [{"item": c.item, "why": c.unread} for c in items if c.solved is None],
+        "read": len(items) - len(unread),
+        "unread": len(unread),
+        "prob": _by_task([(item.task, item.prob) for item in items]),
+        "verdict": _by_task([(item.task, item.verdict) for item in items]),
+        "shortcut": share([item.shortcut for item in items]),
+        "constant": max(
+            (share(c) for c in zip(*(i.constants for i in items), strict=True)), default=None
+        ),
+        "defects": [dataclasses.asdict(defect) for item in items for defect in item.defects],
+        "unread_items": unread,
     }
 
 
-def _by_task(items: Sequence[Checked], agrees) -> dict:
-    """{"all": share, "by_task": {task: share}} over the items where `agrees` is not None."""
-    marks = [(c.problem.task, agrees(c)) for c in items]
-    marks = [(task, bool(mark)) for task, mark in marks if mark is not None]
-    tasks = {task: [mark for t, mark in marks if t == task] for task in TASKS}
+def _by_task(found: Sequence[tuple[str, bool | None]]) -> dict:
+    """{"all": share, "by_task": {task: share}} over the marks that are not None."""
+    told = [(task, bool(mark)) for task, mark in found if mark is not None]
+    tasks = {task: [mark for t, mark in told if t == task] for task in TASKS}
     return {
-        "all": share([mark for _, mark in marks]),
+        "all": share([mark for _, mark in told]),
         "by_task": {task: share(own) for task, own in tasks.items() if own},
     }
 

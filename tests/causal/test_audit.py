@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from caugym_jax.causal.audit import check, defects, label, score, shortcut, summary
+from caugym_jax.causal.audit import check, defects, label, marks, score, shortcut, summary
 from caugym_jax.causal.estimands import Term
 from caugym_jax.causal.generating import generate_problems
 from caugym_jax.data.files import read_problems
@@ -19,7 +19,7 @@ from tests.shared import shared_path
 @functools.cache
 def audited(name: str) -> dict:
     problems = read_problems(shared_path(f"data/caugym/{name}"))
-    return summary([check(problem, i) for i, problem in enumerate(problems)])
+    return summary([marks(check(problem, i)) for i, problem in enumerate(problems)])
 
 
 def kinds(found: dict) -> dict[str, list[int]]:
@@ -42,7 +42,8 @@ def relabeled(problem: Problem, **fields) -> str:
 def test_generated_problems_have_no_defects():
     for variant in ("base", "redundant", "insufficient"):
         items = [
-            check(p, i) for i, p in enumerate(generate_problems(TASKS, 42, 3, variant=variant))
+            marks(check(p, i))
+            for i, p in enumerate(generate_problems(TASKS, 42, 3, variant=variant))
         ]
         found = summary(items)
         assert not found["defects"] and found["unread"] == 0
