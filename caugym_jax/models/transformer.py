@@ -368,7 +368,7 @@ class Model:
 
     def _embed(self, params: Params, tokens: jax.Array) -> jax.Array:
         table = constrain(params["embed"], "vocab", "width")  # gathered over fsdp, as XLA cannot
-        x = table[tokens].astype(self.dtype)
+        x = jnp.asarray(table)[tokens].astype(self.dtype)
         return constrain(x, "batch", "time", "width")
 
     def _angles(self, positions: jax.Array) -> jax.Array:

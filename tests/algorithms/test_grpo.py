@@ -19,6 +19,7 @@ from caugym_jax.optim import make_optimizer
 from caugym_jax.runs import open_model
 from caugym_jax.sharding import make_mesh
 from caugym_jax.types import Rollout
+from tests.glossary import unexplained
 from tests.tiny_model import tiny_model  # noqa: F401
 
 MARK = 1500  # a token that the test rewards
@@ -68,11 +69,14 @@ class Setup:
 
     def prepare(self):
         with jax.set_mesh(self.mesh):
-            return self.algorithm.prepare(self.state, self.draw)
+            experience, metrics, samples = self.algorithm.prepare(self.state, self.draw)
+            assert not unexplained(metrics)
+            return experience, metrics, samples
 
     def update(self, experience):
         with jax.set_mesh(self.mesh):
             self.state, metrics = self.algorithm.update(self.state, experience)
+            assert not unexplained(metrics)
             return jax.device_get(metrics)
 
 

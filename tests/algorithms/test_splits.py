@@ -18,6 +18,7 @@ def sft_loss(W, e):
     return nll(scores(W, e.tokens)[0], e.mask), {}
 
 
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 LOSSES = {
     "sft": sft_loss,
     "grpo": {"beta": 0.04, "entropy_coef": 0.01},
@@ -44,7 +45,7 @@ def program(microbatches):
             for name in LOSSES
         }
 
-    return jax.jit(step)
+    return jax.jit(step, compiler_options=QUICK)
 
 
 def found(batch, microbatches=1):

@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+from tests.glossary import unexplained
+
 HERE = Path(__file__).parent
 TIMES = ("step_time", "tokens_per_second", "time/", "memory/", "mfu")
 
@@ -35,6 +37,7 @@ def digests(workdir: Path, step: int) -> dict[str, str]:
 def metrics(workdir: Path) -> list[dict]:
     """The lines of metrics.jsonl without what is measured of the machine."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert not unexplained(key for line in lines for key in line)
     return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]
 
 
