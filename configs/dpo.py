@@ -31,13 +31,12 @@ def get_config(arg: str | None = None):
     )
     config.dpo.microbatches = 1
     config.optim.update(peak=1e-4, warmup=5, decay="linear", final_ratio=0.1, b2=0.98)
-    preferences(config)
+    preferences(config, solutions="worked" if arg is None else "steps")
     config.data.batch_size = 32  # pairs
     config.evaluation.every = 20
     config.log.show = ("loss", "rewards/accuracies", "rewards/margins")
     if arg is not None:
         pretrained(config, arg)
-        preferences(config, solutions="steps")
         config.steps = 300
         config.data.max_length = 2048
         config.dpo.microbatches = None
@@ -45,22 +44,24 @@ def get_config(arg: str | None = None):
     return config
 
 
-def preferences(config, solutions: str = "worked") -> None:
+def preferences(config, solutions: str) -> None:
     """The data section's part about preferences (preference_sources.preference_items)."""
-    # Of the wrong worked solutions, the share of each kind (causal/mistakes/worked.py).
-    rejected = dict(
-        no_work=1.0,
-        sign_flip=1.0,
-        arithmetic_slip=1.0,
-        misread_number=1.0,
-        wrong_verdict=1.0,
-        false_zero=1.0,
-        invented_number=1.0,
-    )
     config.data.update(
         max_length=176,  # of a prompt with a completion, in tokens
         too_long="drop",  # a file's longer rows; "refuse" ends the run
         unusable="drop",  # a file's identical pairs and empty completions
         solutions=solutions,  # of generated problems: worked, or steps (all tasks)
-        rejected=rejected if solutions == "worked" else None,
+        rejected=None,
     )
+    if (
+        solutions == "worked"
+    ):  # the share of each kind of wrong solution (causal/mistakes/worked.py)
+        config.data.rejected = dict(
+            no_work=1.0,
+            sign_flip=1.0,
+            arithmetic_slip=1.0,
+            misread_number=1.0,
+            wrong_verdict=1.0,
+            false_zero=1.0,
+            invented_number=1.0,
+        )

@@ -29,13 +29,12 @@ def get_config(arg: str | None = None):
     )
     config.kto.microbatches = 1
     config.optim.update(peak=1e-4, warmup=5, decay="linear", final_ratio=0.1, b2=0.98)
-    preferences(config)
+    preferences(config, solutions="worked" if arg is None else "steps")
     config.data.batch_size = 64  # completions
     config.evaluation.every = 20
     config.log.show = ("loss", "rewards/margins", "kl")
     if arg is not None:
         pretrained(config, arg)
-        preferences(config, solutions="steps")
         config.steps = 300
         config.data.max_length = 2048
         config.kto.microbatches = None
