@@ -1,5 +1,8 @@
 """A run that trains adapters: interrupted, opened again, exported, and gone on from."""
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from caugym_jax.models.peft import load_adapter
 from caugym_jax.runs import open_adapters, open_model
 from caugym_jax.sharding import make_mesh
 from tests.end_to_end.runs import command, digests, left_behind, metrics
-from tests.end_to_end.test_resume import check
+from tests.end_to_end.test_resume import check, compiled  # noqa: F401
 from tests.models.test_hub import assert_same
 from tests.tiny_model import tiny_model  # noqa: F401
 
@@ -93,14 +96,31 @@ def test_grpo_goes_on_from_an_adapter(run, tiny_model, tmp_path):  # noqa: F811
     assert learned and all(line["kl"] > 1e-5 for line in learned)
 
 
-def test_a_base_that_is_gone_is_named(run, tiny_model, tmp_path):  # noqa: F811
-    moved = tmp_path / "moved"
-    base = tmp_path / "base"
-    base.symlink_to(tiny_model)
-    train.main(command("sft", base, moved, *OPTIONS, "--config.steps=1"))
-    base.unlink()
-    with pytest.raises(UserError, match=f"holds adapters of the model {base}, which cannot be"):
+def test_a_base_that_is_gone_is_named(run, tmp_path):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    stored = json.loads((run / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps(stored | {"model.name": "runs/gone"}))
+    told = f"{moved} holds adapters of the model runs/gone, which cannot be opened: there is no"
+    with pytest.raises(UserError, match=told):
         open_model(str(moved), MESH)
+
+
+SMALL = [
+    "--config.data.batch_size=8", "--config.evaluation.n=4", "--config.evaluation.max_new_tokens=4",
+    "--config.optim.decay=constant", "--config.optim.peak=1e-2",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["dpo", "kto", "ppo"])
+def test_the_other_methods_train_adapters(method, tiny_model, tmp_path):  # noqa: F811
+    workdir, more = tmp_path / "run", [*OPTIONS, "--config.lora.base_dtype=int8", *SMALL]
+    more += ["--config.ppo.max_completion_length=4"] if method == "ppo" else []
+    start = [f"--config={method}.py", f"--workdir={workdir}", f"--config.model.name={tiny_model}"]
+    train.main([*start, *more, "--config.steps=2"])
+    assert all(np.abs(x).max() > 1e-4 for x in jax.tree.leaves(open_adapters(workdir, MESH)))
+    train.main([*start, *more, "--config.steps=3"])  # and goes on
+    assert metrics(workdir)[-1]["step"] == 3
 
 
 def test_adapters_that_do_not_fit_are_refused(run, tiny_model, tmp_path):  # noqa: F811
