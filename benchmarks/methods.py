@@ -1,7 +1,7 @@
 """The methods side by side: the same model, the same number of problems and steps, fresh items.
 
     python benchmarks/methods.py --out=runs/study [--methods sft,dpo,kto,ppo,grpo] [--seeds 0,1,2]
-        [--steps 40] [--batch_size 16] [--items 1000] [KEY=VALUE ...]
+        [--steps 25] [--batch_size 32] [--items 1000] [KEY=VALUE ...]
 
 Every method goes on from the same model (the embedded one, or model.name=...) for --steps steps of
 --batch_size problems each, and answers --items problems that no training saw, greedily, before and
@@ -34,8 +34,8 @@ def main() -> None:
     add("--out", type=Path, required=True, help="folder for the runs and methods.json")
     add("--methods", default="sft,dpo,kto,ppo,grpo")
     add("--seeds", default="0,1,2")
-    add("--steps", type=int, default=40)
-    add("--batch_size", type=int, default=16, help="problems a step")
+    add("--steps", type=int, default=25)
+    add("--batch_size", type=int, default=32, help="problems a step")
     add("--items", type=int, default=1000, help="fresh problems asked before and after")
     add("more", nargs="*", metavar="KEY=VALUE", help="further settings of every run")
     args = parser.parse_args()
