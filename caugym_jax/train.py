@@ -263,8 +263,9 @@ def _ending(text: str, workdir: Path, config, skipped: int, state) -> str:
         notes.append(
             f"{skipped} steps had no signal (all groups' rewards agreed) and were skipped."
         )
-    if int(state.skipped):
-        notes.append(f"{int(state.skipped)} updates were skipped: their gradient was not finite.")
+    unfinite = sum(int(x.skipped) for x in (state, state.critic) if x is not None)
+    if unfinite:
+        notes.append(f"{unfinite} updates were skipped: their gradient was not finite.")
     shown = os.path.relpath(workdir) if not workdir.is_absolute() else str(workdir)
     return "\n".join(
         [

@@ -22,7 +22,7 @@ from configs.models import pretrained
 
 def get_config(arg: str | None = None):
     config = base("ppo")
-    config.steps = 40
+    config.steps = 25
     config.data.batch_size = 32  # prompts a step
     config.ppo = dict(
         group_size=4,
@@ -32,6 +32,7 @@ def get_config(arg: str | None = None):
         top_p=1.0,
         min_p=0.0,
         reward_weights="answer=1,form=0.1",  # also "package.module:function=WEIGHT"
+        on_reward_error="stop",  # or "skip"
         missing_eos_penalty=ml_collections.config_dict.placeholder(float),
         kl_coef=0.001,
         kl_estimator="k1",
@@ -53,10 +54,10 @@ def get_config(arg: str | None = None):
         sample_batch_size=ml_collections.config_dict.placeholder(int),  # prompts; None: all at once
     )
     config.ppo.microbatches = 1
-    config.optim.update(peak=2e-4, warmup=10, decay="cosine", final_ratio=0.1, b2=0.95)
+    config.optim.update(peak=2e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
     config.critic_optim = config.optim.copy_and_resolve_references()
     config.critic_optim.update(peak=5e-4, warmup=5)
-    config.evaluation.every = 20
+    config.evaluation.every = 25
     config.checkpoint.every = 10
     config.data.max_prompt_length = 512
     config.data.too_long = "drop"  # a file's longer prompts; "refuse" ends the run at the first

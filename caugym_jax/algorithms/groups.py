@@ -141,6 +141,24 @@ def overlong_reward(
     return -penalty * np.clip(excess / buffer, 0.0, 1.0)
 
 
+def penalise_missing_end(judged: Judged, penalty: float) -> Judged:
+    """The rewards less `penalty` where no end token was sampled, as a part of its own; 0: none."""
+    if not penalty:
+        return judged
+    part = np.where(judged.ended, 0.0, -penalty).astype(np.float32)
+    total = judged.total + part
+    table = [
+        row | {"reward": float(reward), "rewards/missing_eos": float(lost)}
+        for row, reward, lost in zip(judged.rows, total, part, strict=True)
+    ]
+    return judged._replace(
+        total=total,
+        names=(*judged.names, "missing_eos"),
+        values=np.concatenate([judged.values, part[:, None]], axis=1),
+        rows=table,
+    )
+
+
 def make_groups(
     prompts: list[Prompt],
     rollout: Rollout,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.groups import Judged, Prompt, collect, judge, lay_out
+from caugym_jax.algorithms.groups import Prompt, collect, judge, lay_out, penalise_missing_end
 from caugym_jax.algorithms.step import (
     WHOLE,
     Adapter,
@@ -33,7 +33,7 @@ from caugym_jax.objectives.policy import aggregate, clipped_surrogate, kl_estima
 from caugym_jax.objectives.value import clipped_value_loss, explained_variance
 from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
-from caugym_jax.rewards.score import DEFAULT_WEIGHTS, parse_weights
+from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.sharding import fetch, put, replicated, row_count, rows
 from caugym_jax.types import Experience, TrainState
@@ -65,6 +65,7 @@ def ppo(
     top_p: float = 1.0,
     min_p: float = 0.0,
     reward_weights: str | Mapping[str, float] = DEFAULT_WEIGHTS,
+    on_reward_error: str = "stop",
     missing_eos_penalty: float | None = None,
     kl_coef: float = 0.001,
     kl_estimator: str = "k1",
@@ -100,7 +101,8 @@ def ppo(
       group_size: samples of each prompt.
       reward_weights: reward functions by name or "package.module:function", with weights: a
         mapping, or text like "answer=1,form=0.1".
-      missing_eos_penalty: taken off the score of a completion that was cut off.
+      on_reward_error: what a reward function's failure does, see `rewards.score.score`.
+      missing_eos_penalty: taken off the score of a completion that was cut off; None: nothing.
       kl_estimator: of the KL at each token, see `kl_estimate`; only k1 in the reward has the
         gradient of the KL divergence in expectation.
       kl_target: adapt the coefficient, from kl_coef on, until the mean KL of a completion is this;
@@ -124,6 +126,7 @@ def ppo(
     for key, value, known in (
         ("loss_type", loss_type, ("dapo", "grpo", "dr_grpo")),
         ("kl_estimator", kl_estimator, ("k1", "k2", "k3")),
+        ("on_reward_error", on_reward_error, ON_ERROR),
     ):
         if value not in known:
             raise UserError(f"ppo.{key}={value!r}: use {', '.join(known)}")
@@ -236,8 +239,10 @@ def ppo(
             )  # fmt: skip
 
         def judged(prompts, rollout):
-            found = judge(prompts, rollout, tokenizer, group_size, weights)
-            return without_end(found, missing_eos_penalty) if missing_eos_penalty else found
+            found = judge(
+                prompts, rollout, tokenizer, group_size, weights, on_error=on_reward_error
+            )
+            return penalise_missing_end(found, missing_eos_penalty or 0.0)
 
         groups, wanted, metrics, samples = collect(
             draw, sample, judged, group_size, only_informative=False
@@ -313,22 +318,6 @@ def ppo_template(optimizer: Optimizer, critic: Critic, mesh) -> TrainState:
     return state_template(optimizer, mesh)._replace(
         critic=state_template(critic.optimizer, mesh),
         kl_coef=jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh)),
-    )
-
-
-def without_end(judged: Judged, penalty: float) -> Judged:
-    """The rewards less `penalty` where no end token was sampled, as a part of its own."""
-    part = np.where(judged.ended, 0.0, -penalty).astype(np.float32)
-    total = judged.total + part
-    table = [
-        row | {"reward": float(reward), "rewards/missing_eos": float(lost)}
-        for row, reward, lost in zip(judged.rows, total, part, strict=True)
-    ]
-    return judged._replace(
-        total=total,
-        names=(*judged.names, "missing_eos"),
-        values=np.concatenate([judged.values, part[:, None]], axis=1),
-        rows=table,
     )
 
 
