@@ -32,12 +32,13 @@ EVALUATION_OWN = ("every", "n", "max_new_tokens")
 def test_shipped_configurations_load_and_fit_their_functions(name):
     from caugym_jax.checkpoints import Checkpoints
     from caugym_jax.data.sources import problem_source
+    from caugym_jax.models.lora import Lora
     from caugym_jax.optim import make_optimizer
     from caugym_jax.runs import open_model
     from caugym_jax.sharding import make_mesh
 
     config = configs.load(name)
-    sections = {"mesh": make_mesh, "model": open_model, "optim": make_optimizer}
+    sections = {"mesh": make_mesh, "model": open_model, "lora": Lora, "optim": make_optimizer}
     for section, function in sections.items():
         assert configs.check_section(section, config[section], function)
     kept = {k: v for k, v in config.checkpoint.items() if k != "every"}

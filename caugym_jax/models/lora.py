@@ -124,15 +124,15 @@ def attach(adapters: Params, frozen: Params, scale: float) -> Params:
 
 def merge(adapters: Params, frozen: Params, scale: float, dtype: Any = jnp.float32) -> Params:
     """A plain model's weights W + scale A B, in float32 and then rounded to `dtype`."""
-    frozen = thaw(frozen, None)
-    layers = dict(frozen["layers"])
+    plain = thaw(frozen)
+    layers = dict(plain["layers"])
     for name in MATRICES:
         if f"{name}_lora_a" not in adapters["layers"]:
             continue
         a, b = (adapters["layers"][f"{name}_lora_{kind}"] for kind in "ab")
         product = jax.vmap(functools.partial(jnp.tensordot, axes=1, precision="highest"))(a, b)
         layers[name] = layers[name].astype(jnp.float32) + scale * product
-    return cast({**frozen, "layers": layers}, dtype)
+    return cast({**plain, "layers": layers}, dtype)
 
 
 def frozen_layout(config: ModelConfig, dtype: str) -> Layout:
@@ -168,18 +168,16 @@ def freeze(params: Params, dtype: str) -> Params:
     return {**kept, "layers": layers}
 
 
-def thaw(frozen: Params, dtype: Any = jnp.float32) -> Params:
-    """The plain weights that frozen ones stand for; a `dtype` of None: as wide as each is exact."""
+def thaw(frozen: Params) -> Params:
+    """The plain weights that frozen ones stand for; those in 8 bits become float32."""
     layers = {}
     for name, weight in frozen["layers"].items():
         if name.endswith("_scale"):
             continue
-        scale = frozen["layers"].get(f"{name}_scale")
-        if scale is not None:
+        if (scale := frozen["layers"].get(f"{name}_scale")) is not None:
             weight = weight.astype(jnp.float32) * jnp.expand_dims(scale, _inputs(name))
         layers[name] = weight
-    plain = {**frozen, "layers": layers}
-    return plain if dtype is None else cast(plain, dtype)
+    return {**frozen, "layers": layers}
 
 
 def _inputs(name: str) -> tuple[int, ...]:
