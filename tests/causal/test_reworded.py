@@ -136,7 +136,7 @@ def test_unknown_words_mean_what_makes_the_numbers_answer():
         read(two.replace("low sun", "low solar activity"))
 
 
-@pytest.mark.parametrize("name, developed, unseen", [("rephrased", 69, 54), ("omitted", 66, 54)])
+@pytest.mark.parametrize("name, developed, unseen", [("rephrased", 69, 54), ("omitted", 66, 55)])
 def test_released_rewrites(name, developed, unseen):
     """Read rates by halves; what is read is right, but for one question that was turned round."""
     problems = read_problems(shared_path(f"data/caugym/test_dev/{name}_dataset.json"))
@@ -171,6 +171,19 @@ def test_any_text_is_read_or_refused(text):
 def test_hostile_texts_take_no_time():
     for piece in ("a", "both ", "the probability of ", "increase probability ", "which ", "0.5 "):
         text = "Tea influences ice. " + piece * (MAX_REWORDED // len(piece) - 20)
+        start = time.process_time()
+        with pytest.raises(Unread):
+            read(text)
+        assert time.process_time() - start < 3
+
+
+def test_hostile_guesses_take_no_time():
+    """Many unknown words, many pieces of a graph: tries are limited."""
+    links = " ".join(f"{c}oqq influences {c}umm." for c in "abcdefghijklmnopqr")
+    sky = "When quux zork blib is frobbed and glorp snarf, the probability of ice is 0.2. "
+    question = "Question: Does raising tea to high increase the probability of ice being high?"
+    for text in (f"{links} {sky * 40}{question}", WORLD + EFFECTS + sky * 50 + question):
+        assert len(text) < MAX_REWORDED
         start = time.process_time()
         with pytest.raises(Unread):
             read(text)

@@ -168,6 +168,9 @@ def _reading(
     phrases: Phrases, edges: Edges, sentences: Sentences, guesses: Mapping[str, int | str]
 ) -> Reading:
     words = Words(phrases, guesses)
+    for sentence in sentences.others:
+        if len(set(words.nodes(sentence))) > 1:
+            raise Unread(f"cannot place the sentence {sentence[:80]!r}")
     given = list(probabilities(sentences.numbers, words))
     try:
         asked = read_question(sentences.question, sentences.instruction, words, edges)
@@ -186,10 +189,11 @@ class Sentences(NamedTuple):
     numbers: list[str]
     instruction: str
     question: str
+    others: list[str]  # which must not be about two variables
 
 
 def parts(text: str) -> Sentences:
-    """Raises Unread where a sentence has no place, or nothing is asked."""
+    """Raises Unread where nothing is asked."""
     text = _FORMAT.split(text, maxsplit=1)[0].removeprefix("Input Info:").strip()
     if form := _FORM.search(text):  # the sentence about the answer's form, in other words
         text = text[: 1 + max(text.rfind(stop, 0, form.start()) for stop in ".?!\n")]
@@ -198,6 +202,7 @@ def parts(text: str) -> Sentences:
         text = pattern.sub(plain, text)
     effects: list[str] = []
     numbers: list[str] = []
+    others: list[str] = []
     instruction = question = label = ""
     for i, sentence in enumerate(s.strip(" -\t") for s in _SENTENCE.split(text)):
         if i == 0 and _SCENE.search(sentence.partition(":")[0]):
@@ -220,7 +225,7 @@ def parts(text: str) -> Sentences:
         elif EFFECT.search(sentence) and not _GOVERNED.search(sentence):
             effects.append(sentence)
         elif not _SCENE.search(sentence):
-            raise Unread(f"cannot place the sentence {sentence[:80]!r}")
+            others.append(sentence)
     if not question:
         raise Unread("no question found")
-    return Sentences(effects, numbers, instruction, question)
+    return Sentences(effects, numbers, instruction, question, others)

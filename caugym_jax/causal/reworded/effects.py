@@ -75,6 +75,8 @@ _PHRASES = [
 
 Phrases = list[tuple[str, ...]]
 SOMEWHAT_ALIKE = 1 / 4
+MAX_PHRASES = 40
+MAX_PIECES = 3  # of a graph, which are joined
 WAYS = 12  # of reading that are tried
 
 
@@ -117,6 +119,8 @@ def told(sentences: Iterable[str]) -> Told:
         if not stems(phrase):
             raise Unread(f"no variable in {phrase[:60]!r}")
         names.setdefault(stems(phrase), []).append(phrase)
+    if len(names) > MAX_PHRASES:
+        raise Unread(f"more than {MAX_PHRASES} phrases for variables")
     cores = list(names)
     edges = ((cores.index(stems(cause)), cores.index(stems(effect))) for cause, effect in pairs)
     return Told(cores, list(names.values()), tuple(dict.fromkeys(edges)))
@@ -166,6 +170,8 @@ def _joined(said: Told, same: list[int], bold: bool) -> list[list[int]]:
     pieces = _pieces(same, said.edges)
     if len(set(pieces)) == 1:
         return [same]
+    if len(set(pieces)) > MAX_PIECES:
+        raise Unread(f"the graph is in more than {MAX_PIECES} pieces: variables have many names")
     likeness = {
         (same[a], same[b]): said.likeness(a, b)
         for a, b in itertools.combinations(range(len(same)), 2)
