@@ -76,7 +76,7 @@ def test_wrong_usage_exits_with_2(capsys):
         (["--config.mesh.data=3"], "this machine has 8: change config.mesh"),
         (["--config.data.batch_size=3"], "are not a multiple of microbatches x batch shards"),
         (["--config.sft.microbatches=3"], "= 3 x 8: change data.batch_size, microbatches"),
-        (["--config.optim.name=sgd"], "use adamw, lion or adafactor"),
+        (["--config.optim.name=sgd"], "use adamw, lion, adafactor, muon or schedule_free"),
         (["--config.model.init=zeros"], "use pretrained or random"),
         (["--config.model.dtype=float8"], "use float32 or bfloat16"),
         (["--config.data.path=absent.jsonl"], "cannot read absent.jsonl: No such file"),
