@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms import ppo as module
-from caugym_jax.algorithms.groups import Judged, Prompt
-from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template, without_end
+from caugym_jax.algorithms.groups import Judged, Prompt, penalise_missing_end
+from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
 from caugym_jax.algorithms.step import gradients
 from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.errors import UserError
@@ -20,52 +20,36 @@ from caugym_jax.objectives.gae import gae, whiten
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.optim import make_optimizer
 from caugym_jax.sharding import fetch, make_mesh, put, rows, shardings
-from caugym_jax.types import Problem, Rollout
+from caugym_jax.types import Problem
 from tests.algorithms.test_step import CONFIG, MODEL, PARAMS
 
-END, MARK, WIDTH, VALUE = 1, 40, 6, ValueModel(MODEL)
+MARK, WIDTH, VALUE = 40, 6, ValueModel(MODEL)
 OPTIONS = dict(
-    group_size=2, max_prompt_length=16, max_completion_length=WIDTH, kl_coef=0.1, lam=0.9,
-    num_ppo_epochs=2, num_mini_batches=2, delta=3.0, entropy_coef=0.01,
+    group_size=8, max_prompt_length=16, max_completion_length=WIDTH, kl_coef=0.1, kl_target=0.05,
+    kl_horizon=100.0, lam=0.9, num_ppo_epochs=2, num_mini_batches=2, delta=3.0, entropy_coef=0.01,
     reward_weights={"tests.algorithms.test_ppo:marks": 1.0},
 )  # fmt: skip
 
 
 class Words:
-    """A tokenizer whose words are numbers."""
+    """A tokenizer whose words are numbers; many of them end a completion, so lengths differ."""
 
-    end_ids, pad_id = (END,), 0
+    end_ids, pad_id = tuple(range(1, 13)), 0
 
     def decode_completion(self, ids):
-        return " ".join(str(i) for i in ids if i != END)
+        return " ".join(str(i) for i in ids if i not in self.end_ids)
 
 
 def marks(completions, problems, truncated):
     """A reward: how often the marked word occurs, and a little for every other one."""
-    return [sum(1.0 if w == str(MARK) else 0.01 * int(w) / 64 for w in text.split())
-            for text in completions]  # fmt: skip
+    return [
+        sum(1.0 if word == str(MARK) else 0.01 * int(word) / 64 for word in text.split())
+        for text in completions
+    ]
 
 
-class Scripted:
-    """Rollouts drawn by NumPy: tokens are a function of (step, ids), lengths are uneven."""
-
-    def __call__(self, params, prompts, *, ids, step, samples_per_prompt, **settings):
-        rng = np.random.default_rng((step, *ids))
-        n, P = len(prompts) * samples_per_prompt, max(map(len, prompts))
-        tokens = np.zeros((n, P + WIDTH), np.int32)
-        lengths = rng.integers(1, WIDTH + 1, n)
-        for r in range(n):
-            prompt = prompts[r // samples_per_prompt]
-            tokens[r, P - len(prompt) : P] = prompt
-            tokens[r, P : P + lengths[r]] = rng.integers(2, 64, lengths[r])
-        prompt_lengths = np.repeat([len(p) for p in prompts], samples_per_prompt)
-        logprobs = np.full((n, WIDTH), -4, np.float32)
-        return Rollout(tokens, prompt_lengths, lengths, lengths < WIDTH, logprobs)
-
-
-def prompts(count, start=0):
-    return [Prompt(Problem(str(i), "{}", "ATE"), [2 + (start + i) % 60] * (3 + (i * 5) % 11))
-            for i in range(count)]  # fmt: skip
+def prompts(count=4):
+    return [Prompt(Problem(str(i), "{}", "ATE"), [13 + i] * (3 + 5 * i % 11)) for i in range(count)]
 
 
 class Made(NamedTuple):
@@ -76,21 +60,21 @@ class Made(NamedTuple):
     optimizers: tuple
     critic: Critic
 
-    def prepare(self, state, count=4):
+    def prepare(self, state):
         with jax.set_mesh(self.mesh):
-            return self.algorithm.prepare(state, lambda: prompts(count))
+            return self.algorithm.prepare(state, prompts)
 
     def update(self, state, e):
         with jax.set_mesh(self.mesh):
             state, metrics = self.algorithm.update(state, e)
         return state._replace(step=state.step + 1), fetch(metrics)
 
-    def init(self, params=PARAMS):
+    def init(self):
         with jax.set_mesh(self.mesh):
-            return self.algorithm.init(jax.device_put(params))
+            return self.algorithm.init(jax.device_put(PARAMS))
 
 
-def make(monkeypatch, scripted=True, peak=1e-3, **options) -> Made:
+def make(monkeypatch, **options) -> Made:
     losses, seen, real = [], [], module.make_step
 
     def spy(loss, *args, **kwargs):
@@ -105,11 +89,9 @@ def make(monkeypatch, scripted=True, peak=1e-3, **options) -> Made:
         return watched
 
     monkeypatch.setattr(module, "make_step", spy)
-    if scripted:
-        monkeypatch.setattr(module, "Sampler", lambda *_, **__: Scripted())
     mesh = make_mesh(devices=jax.devices()[:1])
-    optimizer = make_optimizer(layout(CONFIG), 50, peak=peak)
-    critic = Critic(VALUE, make_optimizer(VALUE.layout, 50, peak=peak))
+    optimizer = make_optimizer(layout(CONFIG), 100, peak=1e-2)
+    critic = Critic(VALUE, make_optimizer(VALUE.layout, 100, peak=1e-2))
     algorithm = ppo(
         MODEL, optimizer, mesh, Words(), critic, jax.device_put(PARAMS), **(OPTIONS | options)
     )
@@ -118,9 +100,9 @@ def make(monkeypatch, scripted=True, peak=1e-3, **options) -> Made:
 
 @pytest.fixture(scope="module")
 def made():
-    """One algorithm with an adaptive coefficient, which several tests use: it compiles once."""
+    """One algorithm for all tests, as compiling takes longer than running."""
     with pytest.MonkeyPatch.context() as patch:
-        yield make(patch, kl_target=0.05, kl_horizon=20.0)
+        yield make(patch)
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +158,11 @@ def test_an_experience_is_what_its_own_rows_say(made, begun):
     assert metrics["critic/vf_explained_var"] == pytest.approx(explained, abs=1e-5)
 
 
-def test_t9_kl_is_exactly_zero_at_the_reference_and_entropy_is_not_negative(made, begun):
+def test_t09_kl_is_exactly_zero_at_the_reference_and_entropy_is_not_negative(made, begun):
     first = made.prepare(made.init())[1]
     assert first["objective/kl"] == 0 == first["objective/non_score_reward"]
-    assert first["objective/entropy"] > 0 and first["reward"] == first["objective/scores"]
+    assert first["objective/entropy"] > 0
+    assert first["objective/scores"] == pytest.approx(first["reward"], abs=1e-6)
     state, _, later = begun
     assert later["objective/kl"] != 0 and later["objective/kl_coef"] == float(state.kl_coef)
 
@@ -189,7 +172,7 @@ def test_a_missing_end_costs():
         np.array([1, 0.5], np.float32), ("a",), np.array([[1], [0.5]], np.float32),
         np.array([3, 6]), 9, np.array([True, False]), [{"reward": 1.0}, {"reward": 0.5}],
     )  # fmt: skip
-    found = without_end(judged, 2.0)
+    found = penalise_missing_end(judged, 2.0)
     np.testing.assert_allclose(found.total, [1, -1.5])
     np.testing.assert_allclose(found.values, [[1, 0], [0.5, -2]])
     assert found.names == ("a", "missing_eos")
@@ -199,7 +182,7 @@ def test_a_missing_end_costs():
 def test_what_cannot_be_is_refused(monkeypatch):
     for options, words in (
         ({"loss_type": "mean"}, "ppo.loss_type='mean': use dapo, grpo, dr_grpo"),
-        ({"kl_target": 0.1, "kl_coef": 0.0}, "ppo.kl_target"),
+        ({"kl_coef": 0.0}, "ppo.kl_target"),
     ):
         with pytest.raises(UserError, match=words):
             make(monkeypatch, **options)
@@ -214,22 +197,27 @@ def test_t22_old_logprobs_are_frozen_and_the_first_ratio_is_one(made):
     """Four updates on one rollout: all are measured from where it was sampled."""
     state = made.init()
     e, _, _ = made.prepare(state)
-    whole = fetch(e)
     made.seen.clear()
     state, metrics = made.update(state, e)
     seen = fetch(made.seen[::2])
     assert len(seen) == 4 and metrics["val/first_ratio"] == pytest.approx(1, abs=1e-6)
     changes = [m["policy/approxkl_avg"] for _, m in seen]
-    assert changes[0] < 1e-10 and min(changes[1:]) > 1e-7
-    known = {row.tobytes(): i for i, row in enumerate(whole.tokens)}
-    assert len(known) == 8
-    orders = []
-    for part, _ in seen:
-        places = [known[row.tobytes()] for row in part.tokens]
-        orders += places
-        for name in ("old_logprobs", "values", "advantages", "returns", "mask"):
-            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[places])
-    assert sorted(orders[:8]) == sorted(orders[8:]) == list(range(8)) and orders[:8] != orders[8:]
+    assert changes[0] < 1e-10 and min(changes[1:]) > 1e-5
+
+    def table(*parts):
+        """Every row with all that is known about it."""
+        return np.concatenate([np.concatenate(jax.tree.leaves(p), axis=1) for p in parts])
+
+    def in_order(rows):
+        return rows[np.lexsort(rows.T)]
+
+    parts = [part for part, _ in seen]
+    passes = table(*parts[:2]), table(*parts[2:])
+    whole = table(fetch(e._replace(ref_logprobs=None)))
+    np.testing.assert_array_equal(passes[0][:16], whole[::2])
+    for one in passes:  # each pass takes every row once, with what was known before the first
+        np.testing.assert_array_equal(in_order(one), in_order(whole))
+    assert np.any(passes[0] != passes[1])
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +225,8 @@ def uneven(made, begun):
     """(experience, losses with weights) to differentiate: 8 rows of uneven lengths, one of which
     does not count, moved off the ratio 1."""
     e, rng = fetch(begun[1])._replace(ref_logprobs=None), np.random.default_rng(0)
+    e = jax.tree.map(lambda x: x[:8], e)
+    assert len(set(e.mask.sum(axis=1))) > 2
     noise = rng.normal(size=e.mask.shape).astype(np.float32) / 2
     e = e._replace(
         old_logprobs=e.old_logprobs + noise,
@@ -247,7 +237,7 @@ def uneven(made, begun):
     return e, {"policy": (made.losses[0], PARAMS), "value": (made.losses[1], critic)}
 
 
-def compiled(loss, microbatches=1):
+def compiled(loss, microbatches):
     return jax.jit(lambda params, e: gradients(loss, params, e, microbatches)[:2])
 
 
@@ -264,45 +254,29 @@ BOTH = pytest.mark.parametrize("name", ["policy", "value"])
 
 
 @BOTH
-def test_t4_splits_order_padding_and_devices_change_no_gradient(uneven, name):
+def test_t04_splits_order_padding_and_devices_change_no_gradient(uneven, name):
+    """On one, two, four and eight devices; on two cut and in another order; on four padded."""
     e, losses = uneven
     loss, params = losses[name]
-    whole = compiled(loss)
-    want = whole(params, e)
-    assert_same(compiled(loss, 8)(params, e), want)
-    order = np.random.default_rng(1).permutation(8)
-    assert_same(whole(params, jax.tree.map(lambda x: x[order], e)), want)
+    want = compiled(loss, 1)(params, e)
+    shuffled = jax.tree.map(lambda x: x[np.random.default_rng(1).permutation(8)], e)
 
     def padded(x):  # two places before the prompt, three after the completion
         completion = x.shape[1] == e.mask.shape[1]
         return np.pad(x, ((0, 0), (0, 3) if completion else (2, 3)), constant_values=completion * 5)
 
     wide = jax.tree.map(padded, e)._replace(mask=np.pad(e.mask, ((0, 0), (0, 3))))
-    assert_same(whole(params, wide), want)
     where = layout(CONFIG) if name == "policy" else VALUE.layout
-    for sizes, microbatches in (((2, 1, 1), 4), ((2, 2, 1), 2), ((2, 2, 2), 1)):
+    for sizes, microbatches, same in (
+        ((2, 1, 1), 4, shuffled), ((1, 4, 1), 1, wide), ((2, 2, 2), 1, e)
+    ):  # fmt: skip
         mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
         with jax.set_mesh(mesh):
             placed = jax.device_put(params, shardings(where, mesh))
-            got = compiled(loss, microbatches)(placed, put(e, rows(mesh)))
-            assert_same(got, want)
+            assert_same(compiled(loss, microbatches)(placed, put(same, rows(mesh))), want)
 
 
-def test_at_ratio_one_the_gradient_is_that_of_reinforce_with_a_baseline(made, begun):
-    state, e, _ = begun
-    params, e = fetch((state.params, e._replace(ref_logprobs=None)))
-
-    def reinforce(params):
-        scores = score(MODEL, params, e.tokens, e.positions, e.segment_ids, start=e.prompt_width)
-        terms = -scores.logprobs * e.advantages - OPTIONS["entropy_coef"] * scores.entropy
-        return (terms * e.mask).sum() / e.mask.sum()
-
-    want = jax.jit(jax.grad(reinforce))(params)
-    got, _ = compiled(made.losses[0])(params, e)
-    assert_same((got, 1.0), (want, 1.0))
-
-
-# --- state -------------------------------------------------------------------------------------
+# --- state ---------------------------------------------------------------------------------------
 
 
 class Killed(Exception):
@@ -362,19 +336,17 @@ def test_a_critic_that_is_not_finite_is_left_alone_and_counted(made, begun):
     jax.tree.map(np.testing.assert_array_equal, fetch(state.critic.params), before)
 
 
-def test_reward_rises_and_the_critic_learns_to_expect_it(monkeypatch):
-    """Fifteen steps on the real sampler teach the policy the word that is rewarded."""
-    made = make(
-        monkeypatch, scripted=False, peak=1e-2, group_size=4, kl_coef=0.0, num_mini_batches=1
-    )
+def test_reward_rises_and_the_critic_learns_to_expect_it(made):
+    """Twenty steps teach the policy the word that is rewarded (no KL term: 0 stays 0)."""
     state, told = made.init(), []
-    for _ in range(15):
-        e, metrics, _ = made.prepare(state, count=8)
+    state = state._replace(kl_coef=state.kl_coef * 0)
+    for _ in range(20):
+        e, metrics, _ = made.prepare(state)
         told.append(metrics)
         state, _ = made.update(state, e)
     rewards = [m["reward"] for m in told]
     assert np.mean(rewards[:3]) < 1 and np.mean(rewards[-3:]) > 3  # of at most 6
     assert told[0]["critic/vf_explained_var"] == 0
-    assert max(m["critic/vf_explained_var"] for m in told) > 0.15
-    assert told[-1]["critic/vpred_mean"] > 2
+    assert max(m["critic/vf_explained_var"] for m in told) > 0.05
+    assert told[-1]["critic/vpred_mean"] > 2 and told[-1]["objective/kl_coef"] == 0
     assert max(m["sampling/sampling_logp_difference/mean"] for m in told) < 1e-4

@@ -25,7 +25,7 @@ import traceback
 from pathlib import Path
 
 from caugym_jax import cli, metrics, programs, train
-from caugym_jax.algorithms import grpo, sft  # noqa: F401 (before the fork)
+from caugym_jax.algorithms import grpo, ppo, sft  # noqa: F401 (before the fork)
 from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.data import sources  # noqa: F401
 from caugym_jax.evals import probe

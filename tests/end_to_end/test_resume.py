@@ -60,10 +60,13 @@ CASES = {
         "grpo",
         ["--config.grpo.num_iterations=2", "--config.grpo.beta=0.1"],
     ),
+    "ppo, adapters and a critic from elsewhere": ("ppo", ["--config.lora.rank=4"]),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * c.startswith("ppo")) for c in CASES]
+)
 def test_t18_three_and_three_steps_are_six(tiny_model, tmp_path, request, capsys, case):  # noqa: F811
     method, more = CASES[case]
     if "sharded" not in case:
@@ -73,6 +76,8 @@ def test_t18_three_and_three_steps_are_six(tiny_model, tmp_path, request, capsys
         options = ["--tasks=ATE,ETT", "--n=30", "--seed=1", "--nodes=3..4", "--for=sft"]
         generate.main([*options, f"--out={data}"])
         more = [*more, f"--config.data.path={data}", "--config.data.max_length=512"]
+    if "critic" in case:
+        more = [*more, f"--config.ppo.critic={tiny_model}"]
     straight, parts = tmp_path / "straight", tmp_path / "parts"
     train.main(command(method, tiny_model, straight, *more))
     train.main(command(method, tiny_model, parts, *more, "--config.steps=3"))
@@ -187,6 +192,17 @@ def test_t18_interrupted_runs_end_like_others(tiny_model, tmp_path, compiled):  
     assert said.count("\nerror: ") == 1  # before it Orbax's threads may complain on their own
     assert said.splitlines()[-1].startswith(f"error: saving to {done['full']['workdir']}/")
     assert "No space left on device" in said.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_t18_killed_in_the_middle_of_a_rollouts_updates(tiny_model, tmp_path, compiled):  # noqa: F811
+    """PPO in its fourth step's fourth program of eight, with a KL controller that has moved."""
+    (done,) = run_trials(
+        [trial("ppo", tiny_model, tmp_path, "updating", 3 * 8 + 4)], tmp_path, compiled
+    )
+    assert done["whole"] == 2
+    told = [line.get("objective/kl_coef") for line in metrics(Path(done["workdir"]))]
+    assert len({coef for coef in told if coef is not None}) == 6
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 import zlib
 
-from configs import grpo, sft
+from configs import grpo, ppo, sft
+from tests.end_to_end import tiny_preferences
 
 REWARD = "tests.end_to_end.tiny_config:spread"
 
@@ -17,7 +18,9 @@ def spread(completions, problems, truncated):
 
 
 def get_config(arg: str | None = None):
-    config = (sft if arg == "sft" else grpo).get_config()
+    if arg in ("dpo", "kto"):
+        return tiny_preferences.get_config(arg)
+    config = {"sft": sft, "grpo": grpo, "ppo": ppo}[arg].get_config()
     config.model.update(name="set by the test", init="pretrained")
     config.steps = 6
     config.optim.update(peak=1e-2, warmup=2, decay="constant")
@@ -28,6 +31,10 @@ def get_config(arg: str | None = None):
     if arg == "sft":
         config.data.batch_size = 8
     else:
-        config.grpo.update(group_size=4, max_completion_length=4, max_refills=0)
-        config.grpo.reward_weights = f"{REWARD}=1"
+        config[arg].update(group_size=4, max_completion_length=4, reward_weights=f"{REWARD}=1")
+    if arg == "grpo":
+        config.grpo.max_refills = 0
+    if arg == "ppo":  # eight programs a step
+        config.ppo.update(num_ppo_epochs=2, num_mini_batches=2, kl_target=0.05)
+        config.critic_optim.update(config.optim)
     return config

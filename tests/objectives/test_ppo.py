@@ -76,6 +76,21 @@ def test_gradient_is_that_of_a_loop_in_float64():
     np.testing.assert_allclose(gradient, want, rtol=1e-4, atol=1e-6)
 
 
+def test_at_ratio_one_the_gradient_is_that_of_reinforce_with_a_baseline():
+    """... whatever the clips are: -A / N at every token that counts."""
+    rng = np.random.default_rng(1)
+    logprobs, advantages = rng.normal(size=(4, 5)) - 2, rng.normal(size=(4, 5))
+    mask = (np.arange(5)[None] < np.array([5, 1, 0, 3])[:, None]).astype(np.float64)
+
+    def loss(new):
+        terms = clipped_surrogate(new, logprobs, advantages, mask, clip_low=1e-3, clip_high=1e-3)
+        total, weight = aggregate(terms.loss, mask, "dapo")
+        return total / weight
+
+    gradient = jax.grad(loss)(jnp.asarray(logprobs))
+    np.testing.assert_allclose(gradient, -advantages * mask / 9, rtol=1e-5)
+
+
 # --- a three-armed bandit: completions of one token, every arm as often as it is likely ----------
 
 SHARES = np.array([4, 2, 2])
