@@ -133,7 +133,8 @@ def kto(
         items, known = zip(*draw(), strict=True)
         check_rows(len(items), microbatches, row_count(mesh), "data.batch_size")
         laid_out = lay_out([(x.prompt, x.completion, x.other) for x in items], max_length, pad_id)
-        metrics = {"tokens": int(np.sum(laid_out.batch.segment_ids > 0))}
+        tokens = np.sum(laid_out.batch.segment_ids > 0, axis=(0, 2))
+        metrics = {"tokens": int(tokens.sum()), "tokens_updated": int(tokens[0])}
         targets = put(laid_out, rows(mesh))
         ref_logps = rescore(targets) if known[0] is None else put(np.stack(known), rows(mesh))
         labels = put(np.array([x.label for x in items]), rows(mesh))

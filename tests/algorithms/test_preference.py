@@ -75,9 +75,7 @@ def sums(which):
     )  # fmt: skip
 
 
-@jax.jit
-def scored(targets):
-    return score_sequences(MODEL, PARAMS, targets)
+scored = functools.partial(jax.jit(functools.partial(score_sequences, MODEL)), PARAMS)
 
 
 def test_sequences_are_the_sums_of_rows_alone():
