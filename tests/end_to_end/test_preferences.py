@@ -14,7 +14,7 @@ from caugym_jax.algorithms.kto import kto
 from caugym_jax.data.preference_sources import preference_items
 from caugym_jax.errors import UserError
 from tests.end_to_end.runs import left_behind, metrics
-from tests.end_to_end.test_resume import compiled  # noqa: F401
+from tests.end_to_end.test_resume import compiled, run_trials, trial  # noqa: F401
 from tests.tiny_model import tiny_model  # noqa: F401
 
 HERE = Path(__file__).parent
@@ -69,14 +69,14 @@ def test_t18_dpo_of_a_file_in_two_parts_is_one_run(run, pairs):
     assert abs(first["loss"] - np.log(2)) < 1e-5 and abs(first["rewards/margins"]) < 1e-5
     assert first["grad_norm"] > 0 and metrics(straight)[-2]["rewards/margins"] != 0
 
-    parts, _ = run("dpo", "parts", data, "--config.steps=2")
+    parts, _ = run("dpo", "parts", data, "--config.steps=3")
     reference = (parts / "reference.npz").read_bytes()
     assert reference == (straight / "reference.npz").read_bytes()
     (parts / "reference.npz").unlink()
     _, told = run("dpo", "parts", data)
-    assert "resumed from step 2" in told
+    assert "resumed from step 3" in told
     assert (parts / "reference.npz").read_bytes() == reference
-    expected, found = left_behind(straight, 4), left_behind(parts, 4)
+    expected, found = left_behind(straight, 6), left_behind(parts, 6)
     for key in expected:
         assert found[key] == expected[key], key
 
@@ -94,12 +94,25 @@ def test_t18_generated_kto_below_adapters_in_two_parts_is_one_run(run):
     for key in ("rewards/chosen", "rewards/rejected", "kl"):
         assert abs(first[key]) < 1e-4, key  # of log-probabilities of some hundreds
     assert abs(first["loss"] - 0.5) < 1e-5 and first["grad_norm"] > 0
-    run("kto", "parts", *more, "--config.steps=2")
+    run("kto", "parts", *more, "--config.steps=3")
     parts, told = run("kto", "parts", *more)
-    assert "resumed from step 2" in told
-    expected, found = left_behind(straight, 4), left_behind(parts, 4)
+    assert "resumed from step 3" in told
+    expected, found = left_behind(straight, 6), left_behind(parts, 6)
     for key in expected:
         assert found[key] == expected[key], key
+
+
+@pytest.mark.slow
+def test_t18_killed_runs_end_like_others(tiny_model, tmp_path, pairs, compiled):  # noqa: F811
+    file = [f"--config.data.path={pairs}"]
+    trials = [
+        trial("dpo", tiny_model, tmp_path, "saving", 2, file),
+        trial("dpo", tiny_model, tmp_path, "updating", 4, file),
+        trial("kto", tiny_model, tmp_path, "updating", 4),
+        trial("kto", tiny_model, tmp_path, "terminated", 3),
+    ]
+    done = run_trials(trials, tmp_path, compiled)
+    assert [t["whole"] for t in done[:3]] == [0, 2, 2]
 
 
 @pytest.mark.parametrize("name", ["dpo.py", "kto.py", "dpo.py:smollm2-135m", "kto.py:smollm2-135m"])
