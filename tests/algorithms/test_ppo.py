@@ -74,7 +74,7 @@ class Made(NamedTuple):
             return self.algorithm.init(jax.device_put(PARAMS))
 
 
-def make(monkeypatch, **options) -> Made:
+def make(monkeypatch, mesh=None, **options) -> Made:
     losses, seen, real = [], [], module.make_step
 
     def spy(loss, *args, **kwargs):
@@ -89,7 +89,7 @@ def make(monkeypatch, **options) -> Made:
         return watched
 
     monkeypatch.setattr(module, "make_step", spy)
-    mesh = make_mesh(devices=jax.devices()[:1])
+    mesh = mesh or make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(layout(CONFIG), 100, peak=1e-2)
     critic = Critic(VALUE, make_optimizer(VALUE.layout, 100, peak=1e-2))
     algorithm = ppo(
@@ -274,6 +274,22 @@ def test_t04_splits_order_padding_and_devices_change_no_gradient(uneven, name):
         with jax.set_mesh(mesh):
             placed = jax.device_put(params, shardings(where, mesh))
             assert_same(compiled(loss, microbatches)(placed, put(same, rows(mesh))), want)
+
+
+@pytest.mark.slow
+def test_t04_a_whole_step_is_the_same_on_eight_devices(made, monkeypatch):
+    """Sampled, scored, whitened, shuffled and updated; in the same order, so that rows agree."""
+    spread, found = make(monkeypatch, make_mesh(2, 2, 2), microbatches=2), []
+    for one in (made, spread):
+        state = one.init()
+        e, metrics, _ = one.prepare(state)
+        state, report = one.update(state, e)
+        found.append((fetch(e), metrics | report))
+    (e, metrics), (other, same) = found
+    for name in ("tokens", "mask", "old_logprobs", "values", "advantages", "returns"):
+        np.testing.assert_allclose(getattr(other, name), getattr(e, name), atol=1e-4)
+    for name in ("objective/kl", "critic/grad_norm", "grad_norm", "loss/value_avg", "val/ratio"):
+        np.testing.assert_allclose(same[name], metrics[name], rtol=1e-3, atol=1e-4)
 
 
 # --- state ---------------------------------------------------------------------------------------
