@@ -18,6 +18,7 @@ def spread(completions, problems, truncated):
 
 
 def get_config(arg: str | None = None):
+    arg = arg or "grpo"
     if arg in ("dpo", "kto"):
         return tiny_preferences.get_config(arg)
     config = {"sft": sft, "grpo": grpo, "ppo": ppo}[arg].get_config()
