@@ -14,7 +14,6 @@ import ml_collections
 from configs.common import base
 from configs.models import pretrained
 
-
 # The problems that `causal.worked` solves.
 WORKED = dict(tasks=("ATE", "CDE", "ETT", "NDE"), adjusters=(0,), max_mediators=0)
 

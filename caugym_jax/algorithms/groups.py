@@ -69,7 +69,7 @@ def lay_out(
     return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
 
 
-class Judged(NamedTuple):
+class Verdicts(NamedTuple):
     """A rollout's rewards and what is logged about it."""
 
     total: np.ndarray  # [B] float32; NaN = not judged
@@ -90,7 +90,7 @@ def judge(
     weights: Mapping[str, float],
     overlong: Callable[[np.ndarray], np.ndarray] | None = None,
     on_error: str = "stop",
-) -> Judged:
+) -> Verdicts:
     """Decodes completions and applies the reward functions.
 
     Args:
@@ -126,7 +126,7 @@ def judge(
     ]
     prompt_tokens = int(np.sum(rollout.prompt_length))
     failures = len(scores.failures)
-    return Judged(totals, names, parts, lengths, prompt_tokens, ended, table, failures)
+    return Verdicts(totals, names, parts, lengths, prompt_tokens, ended, table, failures)
 
 
 def overlong_reward(
@@ -141,7 +141,7 @@ def overlong_reward(
     return -penalty * np.clip(excess / buffer, 0.0, 1.0)
 
 
-def penalise_missing_end(judged: Judged, penalty: float) -> Judged:
+def penalise_missing_end(judged: Verdicts, penalty: float) -> Verdicts:
     """The rewards less `penalty` where no end token was sampled, as a part of its own; 0: none."""
     if not penalty:
         return judged
@@ -162,7 +162,7 @@ def penalise_missing_end(judged: Judged, penalty: float) -> Judged:
 def make_groups(
     prompts: list[Prompt],
     rollout: Rollout,
-    judged: Judged,
+    judged: Verdicts,
     group_size: int,
     only_informative: bool,
     mask_truncated: bool,
@@ -201,7 +201,7 @@ class Collected(NamedTuple):
 def collect(
     draw: Callable[[], list[Prompt]],
     sample: Callable[[list[Prompt], list[int]], Rollout],
-    judge: Callable[[list[Prompt], Rollout], Judged],
+    judge: Callable[[list[Prompt], Rollout], Verdicts],
     group_size: int,
     *,
     only_informative: bool = True,
@@ -239,7 +239,7 @@ def collect(
     return Collected(groups[:wanted], wanted, metrics, samples)
 
 
-def rollout_metrics(drawn: list[Judged], group_size: int) -> dict[str, float]:
+def rollout_metrics(drawn: list[Verdicts], group_size: int) -> dict[str, float]:
     """TRL's metrics, over everything that was sampled in the step (refills included)."""
     total = np.concatenate([j.total for j in drawn])
     values = np.concatenate([j.values for j in drawn])

@@ -36,7 +36,7 @@ Cell = tuple[str, int | None]  # task, number of numbers
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged:
+class Outcome:
     """One problem and which rules are right on it."""
 
     problem: Problem
@@ -44,31 +44,31 @@ class Judged:
     right: frozenset[str]
 
 
-def judge(problem: Problem) -> Judged:
+def judge(problem: Problem) -> Outcome:
     """Tries every rule."""
     told = numbers_told(problem.text)
     found = answers(problem)
-    return Judged(
+    return Outcome(
         problem, len(told), frozenset(rule for rule in found if score(problem, found[rule]))
     )
 
 
-def fit(items: Sequence[Judged]) -> Callable[[Judged], bool]:
+def fit(items: Sequence[Outcome]) -> Callable[[Outcome], bool]:
     """Takes the best rule for each task and number of numbers told; tells if it is right."""
-    cells: dict[Cell, list[Judged]] = defaultdict(list)
+    cells: dict[Cell, list[Outcome]] = defaultdict(list)
     for item in items:
         cells[item.problem.task, item.told].append(item)
         cells[item.problem.task, None].append(item)
     best = {cell: _best(own) for cell, own in cells.items() if cell[1] is None or len(own) >= CELL}
 
-    def right(item: Judged) -> bool:
+    def right(item: Outcome) -> bool:
         task = item.problem.task
         return best.get((task, item.told), best.get((task, None), "lack")) in item.right
 
     return right
 
 
-def _best(items: Sequence[Judged]) -> str:
+def _best(items: Sequence[Outcome]) -> str:
     counts = Counter(rule for item in items for rule in sorted(item.right))
     return counts.most_common(1)[0][0] if counts else "lack"
 

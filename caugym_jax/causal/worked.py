@@ -1,10 +1,11 @@
 """Worked arithmetic: a solution a very small decoder can learn to write, and a person can check.
 
 For ATE, CDE and ETT without adjustment, and for NDE where nothing mediates either, the problem
-prints two conditional probabilities and asks for their difference. The worked text cites both in printed order, each with its condition, says which
-is subtracted from which, and then subtracts *both ways* digit by digit from the right, marking
-every borrow with `*`. Nothing has to be guessed before it is computed: exactly the direction whose
-last column borrows is the negative one, so that sign and verdict follow from the last column.
+prints two conditional probabilities and asks for their difference. The worked text cites both in
+printed order, each with its condition, says which is subtracted from which, and then subtracts
+*both ways* digit by digit from the right, marking every borrow with `*`. Nothing has to be guessed
+before it is computed: exactly the direction whose last column borrows is the negative one, so that
+sign and verdict follow from the last column.
 
     With the treatment being low the probability is 0.8445, with it being high the probability is
     0.9288. The effect is the first minus the second.

@@ -23,8 +23,9 @@ def user_message(problem: Problem, lack_hint: LackHint = "insufficient") -> str:
     """The user's turn: the problem, a newline, "Let's think step by step." and, maybe, the hint.
 
     The hint that the answer may be LACK_CONDITION goes to problems of the insufficient set (the
-    published protocol) and of the hard one, to all (which measures false alarms) or to none. A prompt that the file
-    fixes is used as it stands; a hint that is asked for and not in it yet is added at its end.
+    published protocol) and of the hard one, to all (which measures false alarms) or to none. A
+    prompt that the file fixes is used as it stands; a hint that is asked for and not in it yet is
+    added at its end.
     """
     if lack_hint not in ("insufficient", "all", "none"):
         raise UserError(f"lack_hint is '{lack_hint}': choose insufficient, all or none")

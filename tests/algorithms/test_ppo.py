@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms import ppo as module
-from caugym_jax.algorithms.groups import Judged, Prompt, penalise_missing_end
+from caugym_jax.algorithms.groups import Prompt, Verdicts, penalise_missing_end
 from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
 from caugym_jax.algorithms.step import gradients
 from caugym_jax.checkpoints import Checkpoints
@@ -168,7 +168,7 @@ def test_t09_kl_is_exactly_zero_at_the_reference_and_entropy_is_not_negative(mad
 
 
 def test_a_missing_end_costs():
-    judged = Judged(
+    judged = Verdicts(
         np.array([1, 0.5], np.float32), ("a",), np.array([[1], [0.5]], np.float32),
         np.array([3, 6]), 9, np.array([True, False]), [{"reward": 1.0}, {"reward": 0.5}],
     )  # fmt: skip
