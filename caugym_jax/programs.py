@@ -98,6 +98,11 @@ class Program:
         """How many shapes have been compiled."""
         return len(self._compiled)
 
+    def lower(self, *args: Any) -> Any:
+        """The program for arguments of these shapes, types and shardings, to be compiled without
+        being run: jax.ShapeDtypeStructs will do, here and as what `last` was given."""
+        return self._jitted.lower(*args, *self._last)
+
     def __call__(self, *args: Any) -> Any:
         args = (*args, *self._last)
         leaves, structure = jax.tree.flatten(args)

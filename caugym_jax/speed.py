@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 
 import jax
 
-# Dense bfloat16 operations a second and device, by what jax calls the device (its beginning).
-PEAK_FLOPS = {
-    "TPU v4": 275e12,  # cloud.google.com/tpu/docs/v4
-    "TPU v5 lite": 197e12,  # cloud.google.com/tpu/docs/v5e
-    "TPU v5": 459e12,  # cloud.google.com/tpu/docs/v5p
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,  # cloud.google.com/tpu/docs/v6e
-    "TPU7x": 2307e12,  # cloud.google.com/tpu/docs/tpu7x
-    "NVIDIA A100": 312e12,  # NVIDIA A100 data sheet
-    "NVIDIA H100 PCIe": 756e12,  # NVIDIA H100 data sheet, without sparsity
-    "NVIDIA H100": 989e12,  # of the SXM module
-    "NVIDIA H200": 989e12,  # NVIDIA H200 data sheet, without sparsity
-    "NVIDIA B200": 2250e12,  # NVIDIA DGX B200 data sheet, without sparsity
-    "NVIDIA L4": 121e12,  # NVIDIA L4 data sheet, without sparsity
-    "NVIDIA L40S": 362e12,  # NVIDIA L40S data sheet, without sparsity
-}
+from caugym_jax.chips import chip_of
 
 
 def peak_flops(kind: str) -> float | None:
     """The stated peak of a device kind; None for one that is not in the table (a CPU)."""
-    names = [name for name in PEAK_FLOPS if re.match(rf"{name}\b", kind)]
-    return PEAK_FLOPS[max(names, key=len)] if names else None
+    chip = chip_of(kind)
+    return None if chip is None else chip.flops
 
 
 def mfu(parameters: int, tokens: int, seconds: float, devices: int, kind: str) -> float | None:

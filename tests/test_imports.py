@@ -11,7 +11,7 @@ from tests.shared import ROOT
 # A module may import from its own line and those above it.
 LAYERS = [
     ("errors", "types"),
-    ("cli", "workers"),
+    ("cli", "workers", "chips"),
     ("causal",),
     ("sharding", "models.config"),
     ("programs",),
@@ -23,7 +23,8 @@ LAYERS = [
     ("runs",),
     ("algorithms",),
     ("evals", "methods"),
-    ("train", "evaluate", "grade", "generate", "solve", "export"),
+    ("planning",),
+    ("train", "evaluate", "grade", "generate", "solve", "export", "compile"),
 ]
 PACKAGE = ROOT / "caugym_jax"
 
