@@ -1,21 +1,31 @@
-"""Checkpoints of a run: Orbax, asynchronous and atomic, the newest N and the best one kept.
+"""Checkpoints of a run: Orbax, asynchronous, atomic, sharded; the newest N and the best are kept.
 
 A checkpoint holds the training state and the loader's position. WORKDIR/checkpoints/STEP counts
 only once Orbax has marked it whole: a run killed at any moment resumes from the last whole one.
+Before that its files' digests are written (`digests.py`); they are compared before it is read. A
+damaged one is set aside as STEP.damaged, which is told on stderr, and the one before it serves.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from caugym_jax import digests
 from caugym_jax.errors import UserError
+from caugym_jax.metrics import write_text
 from caugym_jax.types import TrainState
+
+_ELSEWHERE = "elsewhere.txt"  # in WORKDIR/checkpoints: the folder that holds them instead
+_SPLIT = ocp.SaveArgs(shard_axes=(0,))  # stored layer by layer, for `Checkpoints.stored`
 
 
 class Checkpoints:
@@ -24,8 +34,15 @@ class Checkpoints:
     Args:
       keep: how many of the newest to keep.
       best: also keep the one with the highest of this evaluation metric ("strict"), if any.
-      read_only: makes no folder and leaves alone what a live run has half written there; without
-        it such remains are removed.
+      folder: where they lie, e.g. "gs://bucket/run" (needs gcsfs); empty: in WORKDIR/checkpoints.
+        It is remembered in the workdir, so that whoever opens this one later finds them.
+      read_only: makes no folder and leaves alone what a live run has half written there, and what
+        is damaged; without it such remains are removed, and what is damaged is set aside.
+
+    With several processes all of them make the same calls: they share the comparing of digests.
+
+    Raises:
+      UserError: no checkpoint of those that are there is whole, or the folder cannot be written.
     """
 
     def __init__(
@@ -34,9 +51,15 @@ class Checkpoints:
         *,
         keep: int = 2,
         best: str | None = "strict",
+        folder: str = "",
         read_only: bool = False,
     ):
-        self._directory = Path(workdir).absolute() / "checkpoints"
+        self._directory = _place(Path(workdir), folder, read_only)
+        self._damage: dict[int, str] = {}  # what is wrong with a step; "": nothing
+        self._may_move = not read_only
+        self._told = False
+        if not read_only:
+            self._newest()
         policies = [checkpoint_managers.LatestN(max(1, keep))]
         if best is not None:
             policies.append(
@@ -55,6 +78,7 @@ class Checkpoints:
                     create=not read_only,
                     cleanup_tmp_directories=not read_only,
                     save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
+                    temporary_path_class=digests.committing(self._directory),
                 ),
                 item_names=("state", "loader"),
             )
@@ -63,8 +87,8 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The newest whole checkpoint's step."""
-        return self._manager.latest_step()
+        """The newest whole checkpoint's step, if any; tells of newer ones that are damaged."""
+        return self._newest()
 
     @property
     def steps(self) -> list[int]:
@@ -77,11 +101,13 @@ class Checkpoints:
           UserError: it could not be written (disk full). Earlier checkpoints are intact.
         """
         step = int(state.step)
+        self._damage[step] = ""
         self._guard(
             lambda: self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), loader=ocp.args.JsonSave(loader)
+                    state=ocp.args.StandardSave(state, save_args=_split(state)),
+                    loader=ocp.args.JsonSave(loader),
                 ),
                 metrics=metrics,
             )
@@ -135,21 +161,81 @@ class Checkpoints:
                 f"checkpoint {self._directory / str(step)} cannot be read: {_first_line(error)}"
             ) from error
 
+    def stored(self, abstract: Any, step: int | None = None) -> Any:
+        """A tree like `restore_parts`' of arrays that stay on the disk: indexing one and
+        `np.asarray` read that part alone, of a stack of layers one layer.
+        """
+        import tensorstore
+
+        folder = f"{self._directory / str(self._existing(step)) / 'state'}/"
+        base = folder if "://" in folder else {"driver": "file", "path": folder}
+
+        def open_one(path, leaf):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
+            try:
+                array = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, read=True).result()
+            except ValueError as error:
+                raise UserError(f"{folder} holds no {name} ({_first_line(error)})") from error
+            if array.shape != leaf.shape:
+                raise UserError(f"{folder}: {name} is {array.shape}, should be {leaf.shape}")
+            return array
+
+        return jax.tree.map_with_path(open_one, abstract)
+
     def close(self) -> None:
         self._guard(self._manager.close)
 
     def _existing(self, step: int | None) -> int:
-        steps = self.steps
+        if step is None and (newest := self._newest()) is not None:
+            return newest
+        steps = _steps_in(self._directory)
         if not steps:
             raise UserError(f"{self._directory} holds no checkpoint: train first")
-        if step is None:
-            return steps[-1]
+        has = f"it has {', '.join(map(str, steps))}"
         if step not in steps:
-            raise UserError(
-                f"{self._directory} has no checkpoint of step {step}: it has "
-                f"{', '.join(map(str, steps))}"
-            )
+            raise UserError(f"{self._directory} has no checkpoint of step {step}: {has}")
+        if why := self._wrong(step):
+            raise UserError(f"checkpoint {self._directory / str(step)} is damaged ({why}): {has}")
         return step
+
+    def _newest(self) -> int | None:
+        """The newest step that is whole. Newer ones that are not are told and, unless this only
+        reads, set aside.
+        """
+        found = _steps_in(self._directory)
+        damaged = []
+        while found and (why := self._wrong(found[-1])):
+            damaged.append((found.pop(), why))
+        if damaged and not found:
+            told = "; ".join(f"{step}: {why}" for step, why in damaged)
+            raise UserError(
+                f"no checkpoint in {self._directory} is whole ({told}): put a copy of one back, "
+                "or remove that folder to start anew"
+            )
+        for step, why in damaged:
+            folder, aside = self._directory / str(step), ""
+            if self._may_move:
+                aside = f", set aside as {_set_aside(folder).name}"
+            if not self._told:
+                _tell(f"checkpoint {folder} is damaged ({why}){aside}: using step {found[-1]}")
+        self._told = bool(damaged)
+        return found[-1] if found else None
+
+    def _wrong(self, step: int) -> str:
+        """What is wrong with the files of a step; empty: nothing. Looked at once."""
+        if step not in self._damage:
+            folder = self._directory / str(step)
+            try:
+                why = digests.find_damage(folder, (jax.process_index(), jax.process_count())) or ""
+            except FileNotFoundError:
+                why = "" if folder.exists() else "it is gone"
+                if not why:
+                    _tell(
+                        f"{folder} has no {digests.NAME}: it is used without a check of its files"
+                    )
+            self._damage[step] = _first_told(why)
+        return self._damage[step]
 
     def _guard(self, action) -> None:
         try:
@@ -167,6 +253,74 @@ class Checkpoints:
                 f"saving to {self._directory} failed ({why}): mend that and run the same command "
                 "again; earlier checkpoints are intact"
             ) from error
+
+
+def saved_steps(workdir: str | Path) -> list[int]:
+    """The steps of which a workdir has checkpoints, whole or damaged, oldest first."""
+    return _steps_in(_place(Path(workdir), "", read_only=True))
+
+
+def _steps_in(folder: str | Path | epath.Path) -> list[int]:
+    return sorted(ocp.utils.checkpoint_steps(folder)) if epath.Path(folder).exists() else []
+
+
+def _place(workdir: Path, folder: str, read_only: bool) -> epath.Path:
+    """The folder of a workdir's checkpoints."""
+    usual = workdir.absolute() / "checkpoints"
+    note = usual / _ELSEWHERE
+    before = note.read_text().strip() if note.exists() else ""
+    if not folder or read_only:
+        return epath.Path(before or usual)
+    wanted = folder if "://" in folder else str(Path(folder).absolute())
+    if before not in ("", wanted) or (not before and _steps_in(usual)):
+        raise UserError(
+            f"the checkpoints of {workdir} lie in {before or usual}: set config.checkpoint.folder "
+            "to that, or choose another --workdir"
+        )
+    if jax.process_index() == 0:
+        usual.mkdir(parents=True, exist_ok=True)
+        write_text(note, wanted + "\n")
+    return epath.Path(wanted)
+
+
+def _split(state: TrainState) -> Any:
+    """How each array is stored: a stack of layers one by one, others as they lie."""
+    return jax.tree.map_with_path(
+        lambda path, x: _SPLIT if _in_layers(path) and x.ndim > 1 else ocp.SaveArgs(), state
+    )
+
+
+def _in_layers(path: tuple) -> bool:
+    return any(getattr(key, "key", None) == "layers" for key in path)
+
+
+def _set_aside(folder: epath.Path) -> epath.Path:
+    """Renames a step's folder so that it no longer counts."""
+    names = (f"{folder.name}.damaged{'-' * bool(i)}{i or ''}" for i in range(10**6))
+    aside = next(path for name in names if not (path := folder.parent / name).exists())
+    if jax.process_index() == 0:
+        folder.rename(aside)
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(f"{folder} is set aside")
+    return aside
+
+
+def _first_told(text: str, room: int = 256) -> str:
+    """The first text that is not empty of those that the processes found."""
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    mine = np.frombuffer(text.encode()[:room].ljust(room), np.uint8)
+    texts = multihost_utils.process_allgather(mine)
+    return next((t for row in texts if (t := row.tobytes().decode(errors="replace").strip())), "")
+
+
+def _tell(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 def abstract_state(state: TrainState) -> TrainState:

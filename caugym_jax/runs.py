@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from caugym_jax.checkpoints import Checkpoints
+from caugym_jax.checkpoints import Checkpoints, saved_steps
 from caugym_jax.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from caugym_jax.errors import UserError
@@ -233,7 +233,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, 
     stored = workdir / "config.json"
     if old := settings_of(workdir):
         found = differences(old, config, may_change)
-        if found and not any(p.name.isdigit() for p in workdir.glob("checkpoints/*")):
+        if found and not saved_steps(workdir):
             for name in ("before.json", "after.json", "summary.json"):
                 (workdir / name).unlink(missing_ok=True)
         elif found:

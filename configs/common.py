@@ -55,7 +55,7 @@ def base(method: str) -> ml_collections.ConfigDict:
         max_mediators=0,
         zero_fraction=0.2,
     )
-    config.checkpoint = dict(every=50, keep=2, best="strict")
+    config.checkpoint = dict(every=50, keep=2, best="strict", folder="")
     config.log = dict(
         every=10, tensorboard=True, wandb=False, samples=8, samples_every=10, alarms_every=50,
         show=("loss",),

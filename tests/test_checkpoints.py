@@ -1,14 +1,16 @@
 """Checkpoints: what is kept, where it is restored, and what happens when the disk is bad."""
 
 import errno
+import json
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xxhash
 
-from caugym_jax.checkpoints import Checkpoints, abstract_state
+from caugym_jax.checkpoints import Checkpoints, abstract_state, saved_steps
 from caugym_jax.errors import UserError
 from caugym_jax.sharding import make_mesh, replicated, sharding
 from caugym_jax.types import TrainState
@@ -41,8 +43,8 @@ def assert_same(found: TrainState, expected: TrainState) -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(expected))
 
 
-def save(folder, *steps: int, **options) -> None:
-    checkpoints = Checkpoints(folder, **options)
+def save(workdir, *steps: int, **options) -> None:
+    checkpoints = Checkpoints(workdir, **options)
     for step in steps:
         checkpoints.save(state_of(step), {"next_index": step})
     checkpoints.close()
@@ -150,25 +152,145 @@ def _cut_position(folder):
     shutil.rmtree(folder / "loader")
 
 
-@pytest.mark.parametrize(
-    "damage", [_cut_metadata, _cut_arrays, _truncate, _scramble, _cut_position]
-)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(tmp_path, damage):
+def _flip(folder):
+    path = max(folder.glob("state/**/d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _spoil_digests(folder):
+    (folder / "digests.json").write_text("{not json")
+
+
+DAMAGE = [
+    _cut_metadata, _cut_arrays, _truncate, _scramble, _cut_position, _flip, _spoil_digests
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(tmp_path, damage, capsys):
     save(tmp_path, 1, 2)
-    damage(tmp_path / "checkpoints" / "2")
-    wanted = abstract_state(state_of(0))
+    folder = tmp_path / "checkpoints"
+    damage(folder / "2")
+    files = sorted((folder / "2").rglob("*"))
+    reader = Checkpoints(tmp_path, read_only=True)
+    assert reader.latest == reader.latest == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"checkpoint {folder / '2'} is damaged (")
+    assert said.endswith("): using step 1")
+    with pytest.raises(UserError, match=r"checkpoint .*/2 is damaged \(.*\): it has 1, 2"):
+        reader.restore_params(abstract_state(state_of(0)).params, 2)
+    reader.close()
+    assert sorted((folder / "2").rglob("*")) == files
+
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(UserError) as error:
-        checkpoints.restore(wanted)
-    checkpoints.close()
-    assert str(tmp_path / "checkpoints" / "2") in str(error.value)
-    assert "remove that folder" in str(error.value) and "\n" not in str(error.value)
-    shutil.rmtree(tmp_path / "checkpoints" / "2")
-    checkpoints = Checkpoints(tmp_path)
-    found, position = checkpoints.restore(wanted)
-    checkpoints.close()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("), set aside as 2.damaged: using step 1")
+    assert checkpoints.latest == 1
+    found, position = checkpoints.restore(abstract_state(state_of(0)))
     assert_same(found, state_of(1))
     assert position == {"next_index": 1}
+    checkpoints.save(state_of(2), {"next_index": 2})  # the run makes that step once more
+    checkpoints.wait()
+    assert checkpoints.latest == 2
+    assert_same(checkpoints.restore(abstract_state(state_of(0)))[0], state_of(2))
+    checkpoints.close()
+    assert not capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2", "2.damaged"]
+    damage(folder / "2")
+    Checkpoints(tmp_path).close()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged", "2.damaged-1"]
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_lost_and_it_is_said(tmp_path):
+    save(tmp_path, 1, 2)
+    _flip(tmp_path / "checkpoints" / "1")
+    _cut_position(tmp_path / "checkpoints" / "2")
+    for read_only in (False, True):
+        with pytest.raises(
+            UserError, match=r"no checkpoint .* is whole \(2: loader/\S+ is gone; 1: "
+        ):
+            Checkpoints(tmp_path, read_only=read_only).restore(abstract_state(state_of(0)))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_a_checkpoint_without_digests_is_used_and_it_is_said(tmp_path, capsys):
+    save(tmp_path, 1)
+    (tmp_path / "checkpoints" / "1" / "digests.json").unlink()
+    checkpoints = Checkpoints(tmp_path)
+    assert_same(checkpoints.restore(abstract_state(state_of(0)))[0], state_of(1))
+    checkpoints.close()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.endswith("has no digests.json: it is used without a check of its files")
+
+
+def test_every_file_that_is_read_has_a_digest_before_the_step_has_a_name(tmp_path, monkeypatch):
+    from orbax.checkpoint._src.path import atomicity
+
+    seen = []
+    real = atomicity.AtomicRenameTemporaryPath.finalize
+
+    async def finalize(self):
+        seen.append((self.get_final().name, (self.get() / "digests.json").exists()))
+        await real(self)
+
+    monkeypatch.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", finalize)
+    save(tmp_path, 1)
+    assert ("1", True) in seen
+    folder = tmp_path / "checkpoints" / "1"
+    listed = json.loads((folder / "digests.json").read_text())["files"]
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert files - set(listed) == {"digests.json", "_CHECKPOINT_METADATA", "commit_success.txt"}
+    path = folder / "state" / "_METADATA"
+    assert listed["state/_METADATA"] == {
+        "bytes": path.stat().st_size, "xxh3_128": xxhash.xxh3_128_hexdigest(path.read_bytes())
+    }  # fmt: skip
+    # What is left out is not needed: without it the same is restored.
+    for name in ("_CHECKPOINT_METADATA", "commit_success.txt"):
+        (folder / name).unlink()
+    checkpoints = Checkpoints(tmp_path)
+    assert_same(checkpoints.restore(abstract_state(state_of(0)))[0], state_of(1))
+    checkpoints.close()
+
+
+def test_checkpoints_may_lie_elsewhere(tmp_path):
+    workdir, other = tmp_path / "run", str(tmp_path / "bucket" / "run")
+    save(workdir, 1, 2, folder=other)
+    assert sorted(p.name for p in (tmp_path / "bucket" / "run").iterdir()) == ["1", "2"]
+    assert saved_steps(workdir) == [1, 2] and saved_steps(tmp_path) == []
+    reader = Checkpoints(workdir, read_only=True)  # knows where without being told
+    assert_same(reader.restore_params(abstract_state(state_of(0)).params), state_of(2).params)
+    reader.close()
+    with pytest.raises(UserError, match="set config.checkpoint.folder to that"):
+        Checkpoints(workdir, folder=str(tmp_path / "third"))
+    save(tmp_path / "second", 1)
+    with pytest.raises(UserError, match="set config.checkpoint.folder to that"):
+        Checkpoints(tmp_path / "second", folder=other)
+
+
+def test_layers_of_a_stack_are_read_one_by_one(tmp_path):
+    stack = np.arange(5 * 8 * 6, dtype=np.float32).reshape(5, 8, 6)
+    for mesh in (make_mesh(data=1, fsdp=8), make_mesh(devices=jax.devices()[:1])):
+        places = {"layers": {"w": sharding(("layers", "embed", "mlp"), stack.shape, mesh)}}
+        params = jax.device_put({"layers": {"w": stack}}, places)
+        alone = jax.device_put(jnp.int32(1), replicated(mesh))
+        folder = tmp_path / str(mesh.devices.size)
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(TrainState(alone, params, {}, alone), {})
+        checkpoints.wait()
+        abstract = {"params": {"layers": {"w": jax.ShapeDtypeStruct(stack.shape, np.float32)}}}
+        stored = checkpoints.stored(abstract)["params"]["layers"]["w"]
+        assert stored.chunk_layout.read_chunk.shape[0] == 1
+        for layer in range(5):
+            np.testing.assert_array_equal(np.asarray(stored[layer]), stack[layer])
+        found = checkpoints.restore_params(
+            abstract_state(TrainState(alone, params, {}, alone)).params
+        )
+        np.testing.assert_array_equal(found["layers"]["w"], stack)
+        with pytest.raises(UserError, match="holds no params.other"):
+            checkpoints.stored({"params": {"other": abstract["params"]["layers"]["w"]}})
+        checkpoints.close()
 
 
 def test_another_model_s_checkpoint_is_refused(tmp_path):

@@ -18,7 +18,7 @@ LAYERS = [
     ("models",),
     ("rewards", "data", "objectives"),
     ("sampling",),
-    ("config", "optim", "metrics", "alarms", "speed"),
+    ("config", "optim", "metrics", "alarms", "speed", "digests"),
     ("checkpoints",),
     ("runs",),
     ("algorithms",),
