@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 ROUND = 3  # steps a round
 
 
-def ours(rows: int, length: int, remat: bool):
+def ours(rows: int, length: int, remat: str):
     import jax
     import numpy as np
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--remat", action="store_true", help="recompute layers (ours)")
+    parser.add_argument("--remat", default="none", help="what is recomputed (ours)")
     args = parser.parse_args()
     sides = {"caugym_jax": ours(args.rows, args.length, args.remat)}
     if args.torch:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     from caugym_jax.runs import open_model
     from caugym_jax.sampling.picking import Settings
     from caugym_jax.sampling.sampler import Sampler
-    from caugym_jax.sharding import make_mesh
+    from caugym_jax.sharding import make_mesh, sampling_mesh
 
     picking = Settings(args.temperature, args.top_k, args.top_p, args.min_p).check()
     problems = {path: read_problems(path)[: args.limit] for path in args.data}
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
         pad_id=tokenizer.pad_id,
         max_new_tokens=new,
         batch_size=args.batch_size,
-        mesh=mesh,
+        mesh=sampling_mesh(mesh),
     )
     sets = {}
     for path in args.data:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.models.value import ValueModel
 from caugym_jax.optim import Optimizer, evaluated, make_optimizer
 from caugym_jax.runs import merging, open_frozen, open_model
-from caugym_jax.sharding import Layout, put, row_count, shardings
+from caugym_jax.sharding import Layout, put, row_count, sampling_mesh, shardings
 from caugym_jax.types import TrainState
 
 
@@ -46,6 +47,7 @@ class Run(NamedTuple):
     mesh: jax.sharding.Mesh
     trained: Layout  # what is trained: all weights, or the adapters
     adapter: Adapter = WHOLE
+    sampler_mesh: jax.sharding.Mesh | None = None  # the same devices, arranged for sampling
     workdir: Path | None = None  # where a method keeps what it need not compute twice
 
 
@@ -73,11 +75,14 @@ def open_run(
     """(what a method starts from, the first state's trained weights or, on resuming, None)."""
     options = configs.check_section("model", config.model, open_model) | {"seed": config.seed}
     lora = Lora(**configs.check_section("lora", config.lora, Lora))
+    sampling = configs.check_section("sampling", config.sampling, sampling_mesh)
+    sampler_mesh = sampling_mesh(mesh, **sampling)
     if not lora.rank:
         weights = not resuming or needs_reference(config)
         model, params, tokenizer = open_model(mesh=mesh, weights=weights, **options)
         trained = layout(model.config)
-        return Run(config, model, params, tokenizer, mesh, trained, workdir=workdir), params
+        run = Run(config, model, params, tokenizer, mesh, trained)
+        return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), params
     model, frozen, tokenizer = open_frozen(mesh=mesh, kept=lora.base_dtype, **options)
     adapter = Adapter(
         frozen,
@@ -90,7 +95,8 @@ def open_run(
         first = put(load_adapter(lora.init, model.config, lora), shardings(trained, mesh))
     elif not resuming:
         first = init_adapters(trained, jax.random.key(config.seed), mesh)
-    return Run(config, model, frozen, tokenizer, mesh, trained, adapter, workdir), first
+    run = Run(config, model, frozen, tokenizer, mesh, trained, adapter)
+    return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), first
 
 
 def open_method(run: Run) -> Method:
@@ -155,6 +161,8 @@ def _sft(run: Run) -> Method:
             f"dropped {dropped} examples longer than data.max_length={shape['max_length']}",
             file=sys.stderr,
         )
+    if shape["packing"] and run.model.attention == "cudnn":  # which knows one document a row
+        run = run._replace(model=dataclasses.replace(run.model, attention="plain"))
     section = _section(run, "sft", sft)
     check_rows(batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
     optimizer = _optimizer(run)
@@ -221,7 +229,7 @@ def _grpo(run: Run) -> Method:
     algorithm = grpo(
         run.model, optimizer, run.mesh, run.tokenizer,
         run.params if section.get("beta") else None, run.adapter,
-        seed=run.config.seed, max_prompt_length=width, **section,
+        seed=run.config.seed, max_prompt_length=width, sampler_mesh=run.sampler_mesh, **section,
     )  # fmt: skip
     loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
     return _method(run, algorithm, loader, optimizer)
@@ -242,7 +250,7 @@ def _ppo(run: Run) -> Method:
     algorithm = ppo(
         run.model, optimizer, run.mesh, run.tokenizer, critic,
         run.params if section.get("kl_coef") else None, run.adapter,
-        seed=run.config.seed, max_prompt_length=width, **section,
+        seed=run.config.seed, max_prompt_length=width, sampler_mesh=run.sampler_mesh, **section,
     )  # fmt: skip
     loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
     method, mesh = _method(run, algorithm, loader, optimizer), run.mesh
@@ -253,7 +261,7 @@ def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
     """PPO's critic, on the policy's decoder or on that of another model."""
     model, mesh, start = run.model, run.mesh, None
     if name is not None:
-        settings = {"dtype": model.dtype, "remat": model.remat}
+        settings = {k: getattr(model, k) for k in ("dtype", "remat", "attention")}
         model, _, tokenizer = open_model(name, mesh, weights=False, **settings)
         if tokenizer.raw.get_vocab() != run.tokenizer.raw.get_vocab():
             raise UserError(f"ppo.critic={name!r} reads other tokens than the policy writes")

@@ -21,12 +21,13 @@ from caugym_jax.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.metrics import write_text
+from caugym_jax.models.attention import KERNELS
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import to_hf_config
 from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
-from caugym_jax.models.transformer import Model, Params, cast, layout
+from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
 from caugym_jax.optim import schedule_free_average
 from caugym_jax.programs import Program
 from caugym_jax.sharding import Layout, shardings
@@ -48,7 +49,8 @@ def open_model(
     *,
     init: str = "pretrained",
     dtype: str | None = None,
-    remat: bool = False,
+    remat: str = "none",
+    attention: str | None = None,
     seed: int = 0,
     step: int | None = None,
     weights: bool = True,
@@ -62,6 +64,8 @@ def open_model(
         too, and the adapters are merged into it.
       init: "pretrained", or "random": only the shape and the tokenizer are taken from `name`.
       dtype: compute type; None: bfloat16 on accelerators, float32 on a CPU.
+      remat: see `Model`.
+      attention: the kernel, see `Model`; None: splash on a TPU, cudnn on a GPU, plain on a CPU.
       step: which checkpoint of a workdir (the newest).
       weights: False leaves the parameters out.
       kept: the parameters' type, "float32" or "bfloat16" (norms are float32).
@@ -73,14 +77,21 @@ def open_model(
         raise UserError(f"model.init={init!r}: use pretrained or random")
     if dtype not in (None, "float32", "bfloat16"):
         raise UserError(f"model.dtype={dtype!r}: use float32 or bfloat16")
+    if remat not in REMAT:
+        raise UserError(f"model.remat={remat!r}: use {', '.join(REMAT)}")
+    if attention not in (None, *KERNELS):
+        raise UserError(f"model.attention={attention!r}: use {', '.join(KERNELS)}")
+    platform = mesh.devices.flat[0].platform
     if dtype is None:
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    if attention is None:
+        attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain")
     is_run = (Path(name) / "checkpoints").is_dir()
     path = EMBEDDED if name == "embedded" else Path(name) / "model" if is_run else locate(name)
     config = load_config(path)
     tokenizer = load_tokenizer(path)
     check_vocabulary(tokenizer, config.vocab_size)
-    model = Model(config, dtype, remat)
+    model = Model(config, dtype, remat, attention)
     places = shardings(layout(config), mesh)
     if not weights:
         return Opened(model, None, tokenizer)

@@ -4,7 +4,9 @@ This is the only file that says PartitionSpec. A weight names its logical axes w
 (`models/transformer.py`); `RULES` says which mesh axis each logical axis is split over.
 
 Mesh axes: `data` (batch, parameters replicated), `fsdp` (batch, parameters split over the model
-width) and `tensor` (heads, feed-forward width and vocabulary split).
+width), `context` (a row's places, so that long rows fit; keys and values are gathered for
+attention) and `tensor` (heads, feed-forward width and vocabulary split). Devices that exchange most
+lie next to each other: `tensor` is the innermost axis, `data` the outermost.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from caugym_jax.errors import UserError
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "context", "tensor")
 
 RULES: dict[str, str | tuple[str, ...] | None] = {
     # weights
@@ -34,7 +37,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "rank": None,
     # activations and batches
     "batch": ("data", "fsdp"),
-    "time": None,
+    "time": "context",
+    "slots": None,  # of a cache
     "width": None,
 }
 
@@ -65,26 +69,81 @@ def make_mesh(
     data: int = -1,
     fsdp: int = 1,
     tensor: int = 1,
+    context: int = 1,
+    slices: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh with axes (data, fsdp, tensor); one size may be -1 and fills in.
+    """A mesh with axes (data, fsdp, context, tensor); one size may be -1 and fills in.
+
+    Args:
+      slices: pod slices, joined by a slower network than their own: `data` is then a multiple of
+        this and only its outermost part crosses between slices (gradients, once a step).
 
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = [data, fsdp, tensor]
-    if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
-        raise UserError(f"mesh sizes {sizes} (data, fsdp, tensor): positive, and at most one -1")
-    if -1 in sizes:
-        rest = math.prod(s for s in sizes if s != -1)
-        sizes[sizes.index(-1)] = max(1, len(devices) // rest)
-    if math.prod(sizes) != len(devices):
+    sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if len(open_axes) > 1 or any(s == 0 or s < -1 for s in sizes.values()):
+        told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+        raise UserError(f"mesh sizes {told}: positive, and at most one -1")
+    if open_axes:
+        rest = math.prod(s for s in sizes.values() if s != -1)
+        sizes[open_axes[0]] = max(1, len(devices) // rest)
+    if math.prod(sizes.values()) != len(devices):
         raise UserError(
-            f"mesh data x fsdp x tensor = {' x '.join(map(str, sizes))} needs "
-            f"{math.prod(sizes)} devices, this machine has {len(devices)}: change config.mesh"
+            f"mesh {' x '.join(sizes)} = {' x '.join(map(str, sizes.values()))} needs "
+            f"{math.prod(sizes.values())} devices, this machine has {len(devices)}: change "
+            "config.mesh"
         )
-    return Mesh(np.asarray(devices).reshape(sizes), MESH_AXES, (AxisType.Auto,) * 3)
+    if slices < 1 or sizes["data"] % slices:
+        raise UserError(
+            f"mesh.slices={slices} does not divide mesh.data={sizes['data']}: slices are joined by "
+            "data parallelism alone"
+        )
+    return Mesh(
+        _arranged(devices, tuple(sizes.values()), slices), MESH_AXES, (AxisType.Auto,) * len(sizes)
+    )
+
+
+def _arranged(devices: list[jax.Device], shape: tuple[int, ...], slices: int) -> np.ndarray:
+    """The devices in the mesh's shape, neighbours on the machine neighbours in the mesh."""
+    if slices > 1:
+        inner = (shape[0] // slices, *shape[1:])
+        return mesh_utils.create_hybrid_device_mesh(
+            inner, (slices, *[1] * len(shape[1:])), devices, process_is_granule=not _sliced(devices)
+        )
+    if devices[0].platform == "tpu":
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return np.asarray(devices).reshape(shape)
+
+
+def _sliced(devices: list[jax.Device]) -> bool:
+    """Whether the devices say which slice they belong to (else a process is taken for one)."""
+    return getattr(devices[0], "slice_index", None) is not None
+
+
+def sampling_mesh(mesh: Mesh, tensor: int | None = None) -> Mesh:
+    """The same devices arranged for sampling: rows over all that is not `tensor`.
+
+    A sampler makes one token at a time, so weights split over fsdp would be gathered for every
+    one, and a row's places cannot be split.
+
+    Args:
+      tensor: over how many devices heads and feed-forward width are split; None: as in `mesh`.
+    """
+    devices = mesh.devices.reshape(-1)
+    tensor = tensor or mesh.shape["tensor"]
+    if tensor < 1 or devices.size % tensor:
+        raise UserError(
+            f"sampling over tensor={tensor} does not divide the {devices.size} devices: change "
+            "config.sampling.tensor"
+        )
+    shape = (devices.size // tensor, 1, 1, tensor)
+    if shape == mesh.devices.shape:
+        return mesh
+    return Mesh(devices.reshape(shape), MESH_AXES, (AxisType.Auto,) * len(shape))
 
 
 def _mesh_axes(axis: str) -> tuple[str, ...]:
@@ -139,26 +198,37 @@ def row_count(mesh: Mesh) -> int:
     return math.prod(mesh.shape[m] for m in _mesh_axes("batch"))
 
 
+def traced_size(axis: str) -> int:
+    """Into how many parts a logical axis is split by the mesh that is set where a function is
+    traced; 1 where none is."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else math.prod(mesh.shape[m] for m in _mesh_axes(axis))
+
+
 def traced_row_count() -> int:
     """`row_count` of the mesh that is set where a function is traced; 1 where none is."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else row_count(mesh)
+    return traced_size("batch")
+
+
+def activation_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
+    """The partition of an activation; an axis that does not divide (a short last batch) is whole."""
+    sizes = dict(mesh.shape)
+    spec = []
+    for axis, length in zip(axes, shape, strict=True):
+        over = tuple(m for m in _mesh_axes(axis) if sizes.get(m, 1) > 1) if axis else ()
+        spec.append(over if over and length % math.prod(sizes[m] for m in over) == 0 else None)
+    return PartitionSpec(*spec)
 
 
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
     """Pins an activation to its logical axes inside a jitted function.
 
-    A no-op where no mesh is set or an axis does not divide (a short last batch while tracing).
+    A no-op where no mesh is set or it has one device.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    sizes = dict(mesh.shape)
-    spec = []
-    for axis, length in zip(axes, x.shape, strict=True):
-        over = tuple(m for m in _mesh_axes(axis) if sizes.get(m, 1) > 1)
-        spec.append(over if over and length % math.prod(sizes[m] for m in over) == 0 else None)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
 
 
 def put(tree: Any, target: Any) -> Any:

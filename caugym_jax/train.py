@@ -85,7 +85,7 @@ def train(config: Any, workdir: Path) -> None:
         save_shape(workdir / "model", model.config, tokenizer)
         method = open_method(run)
         algorithm, loader = method.algorithm, method.loader
-        held_out, ask = _evaluation(config, model, tokenizer, mesh)
+        held_out, ask = _evaluation(config, model, tokenizer, run.sampler_mesh)
 
         skipped_steps = tokens_seen = 0
         if not resuming:
@@ -198,7 +198,7 @@ def _check_devices() -> None:
         raise UserError("training by several processes is not supported yet: start one")
 
 
-def _evaluation(config, model, tokenizer, mesh) -> tuple[list, Callable]:
+def _evaluation(config, model, tokenizer, sampler_mesh) -> tuple[list, Callable]:
     """(held-out items, params -> Probed)."""
     from caugym_jax import config as configs
     from caugym_jax.data.sources import problem_source, prompt_items
@@ -221,7 +221,7 @@ def _evaluation(config, model, tokenizer, mesh) -> tuple[list, Callable]:
         pad_id=tokenizer.pad_id,
         max_new_tokens=room,
         batch_size=min(128, len(held_out)),
-        mesh=mesh,
+        mesh=sampler_mesh,
     )
 
     def ask(params):

@@ -4,19 +4,24 @@ import ml_collections
 
 
 def base(method: str) -> ml_collections.ConfigDict:
-    """Sections and their functions: mesh (sharding.make_mesh), model (runs.open_model), lora
-    (models.lora.Lora), data and evaluation (data.sources.problem_source), optim
-    (optim.make_optimizer), checkpoint (checkpoints.Checkpoints), and the method's own."""
+    """Sections and their functions: mesh (sharding.make_mesh), sampling (sharding.sampling_mesh),
+    model (runs.open_model), lora (models.lora.Lora), data and evaluation
+    (data.sources.problem_source), optim (optim.make_optimizer), checkpoint
+    (checkpoints.Checkpoints), and the method's own."""
     config = ml_collections.ConfigDict()
     config.method = method
     config.seed = 0
     config.steps = 100
-    config.mesh = dict(data=-1, fsdp=1, tensor=1)
+    config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1, slices=1)
+    config.sampling = dict(
+        tensor=ml_collections.config_dict.placeholder(int),  # None: as mesh.tensor
+    )
     config.model = dict(
         name="embedded",
         init="pretrained",
         dtype=ml_collections.config_dict.placeholder(str),  # None: by the machine
-        remat=False,
+        remat="none",  # or "dots", "attention", "full": what the backward pass makes again
+        attention=ml_collections.config_dict.placeholder(str),  # None: the machine's own kernel
         step=ml_collections.config_dict.placeholder(int),  # of a workdir; None: the newest
     )
     config.lora = dict(  # rank 0: no adapter, all weights are trained

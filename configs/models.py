@@ -18,7 +18,7 @@ def pretrained(config, name: str, max_completion_length: int | None = None) -> b
     found = None if "/" in name or name.endswith(".gguf") else preset(name)
     thinks = found is not None and found.thinks
     room = max_completion_length or (8192 if thinks else 512)
-    config.model.update(name=name, init="pretrained", remat=True)
+    config.model.update(name=name, init="pretrained", remat="full")
     config.lora.base_dtype = "bfloat16"  # what they are published in
     config.data.update(
         tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),

@@ -10,13 +10,15 @@ from caugym_jax.sharding import constrain, fetch, make_mesh, put, row_count, row
 
 
 def test_one_size_fills_in():
-    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "tensor": 1}
-    assert dict(make_mesh(2, -1, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert dict(make_mesh().shape) == {"data": 8, "fsdp": 1, "context": 1, "tensor": 1}
+    sizes = {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
+    assert dict(make_mesh(2, -1, 2).shape) == sizes
+    assert dict(make_mesh(context=4).shape) == {"data": 2, "fsdp": 1, "context": 4, "tensor": 1}
     assert row_count(make_mesh(2, 2, 2)) == 4
 
 
 @pytest.mark.parametrize("sizes,words", [
-    ((3, 1, 1), r"3 x 1 x 1 needs 3 devices, this machine has 8"),
+    ((3, 1, 1), r"3 x 1 x 1 x 1 needs 3 devices, this machine has 8"),
     ((-1, -1, 1), "at most one -1"),
     ((0, 1, 1), "positive"),
     ((-1, 3, 1), r"needs 6 devices"),

@@ -32,7 +32,7 @@ from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sharding import fetch, put, row_count, rows
+from caugym_jax.sharding import fetch, put, row_count, rows, sampling_mesh
 from caugym_jax.types import Experience, TrainState
 
 
@@ -78,6 +78,7 @@ def grpo(
     num_minibatches: int = 1,
     microbatches: int | None = 1,
     sample_batch_size: int | None = None,
+    sampler_mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
     """GRPO (Shao et al. 2024) as the paper trains it.
 
@@ -117,6 +118,7 @@ def grpo(
       microbatches: parts into which each optimiser step is cut to save memory; None: one row to
         each device at a time. No result changes.
       sample_batch_size: prompts sampled at a time (all at once if None).
+      sampler_mesh: the same devices arranged for sampling; None: `sampling_mesh(mesh)`.
     """
     if beta and reference is None:
         raise UserError("grpo.beta > 0 needs reference parameters: set a reference model")
@@ -165,7 +167,7 @@ def grpo(
         max_new_tokens=max_completion_length,
         max_prompt_length=max_prompt_length,
         batch_size=sample_batch_size,
-        mesh=mesh,
+        mesh=sampler_mesh or sampling_mesh(mesh),
     )
     on_policy = num_iterations == 1 and num_minibatches == 1
 
@@ -216,7 +218,8 @@ def grpo(
 
     def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
         clock = time.perf_counter()
-        weights_now = adapter.merge(state.params)
+        weights_now = jax.block_until_ready(sampler.place(adapter.merge(state.params)))
+        placed = time.perf_counter() - clock
 
         def sample(prompts: list[Prompt], ids: list[int]):
             return sampler(
@@ -234,6 +237,7 @@ def grpo(
             only_informative=dynamic_sampling, mask_truncated=mask_truncated_completions,
             max_refills=max_refills,
         )  # fmt: skip
+        metrics["time/place"] = placed
         if not groups:
             return None, metrics, samples
         size = wanted * group_size

@@ -35,7 +35,7 @@ from caugym_jax.optim import Optimizer
 from caugym_jax.programs import Program
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sharding import fetch, put, replicated, row_count, rows
+from caugym_jax.sharding import fetch, put, replicated, row_count, rows, sampling_mesh
 from caugym_jax.types import Experience, TrainState
 
 
@@ -84,6 +84,7 @@ def ppo(
     num_mini_batches: int = 1,
     microbatches: int | None = 1,
     sample_batch_size: int | None = None,
+    sampler_mesh: jax.sharding.Mesh | None = None,
 ) -> Algorithm:
     """PPO (Schulman et al. 2017) as it is used on language models (Stiennon et al. 2020).
 
@@ -119,6 +120,7 @@ def ppo(
       microbatches: parts into which each update is cut to save memory; None: one row to each device
         at a time. No result changes.
       sample_batch_size: prompts sampled at a time (all at once if None).
+      sampler_mesh: the same devices arranged for sampling; None: `sampling_mesh(mesh)`.
     """
     with_kl = kl_coef > 0 or kl_target is not None
     if with_kl and reference is None:
@@ -140,7 +142,7 @@ def ppo(
         max_new_tokens=max_completion_length,
         max_prompt_length=max_prompt_length,
         batch_size=sample_batch_size,
-        mesh=mesh,
+        mesh=sampler_mesh or sampling_mesh(mesh),
     )
 
     def completion_scores(params, e: Experience):
@@ -229,7 +231,9 @@ def ppo(
 
     def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
         clock = time.perf_counter()
-        weights_now, step = adapter.merge(state.params), int(state.step)
+        step = int(state.step)
+        weights_now = jax.block_until_ready(sampler.place(adapter.merge(state.params)))
+        placed = time.perf_counter() - clock
 
         def sample(prompts: list[Prompt], ids: list[int]):
             return sampler(
@@ -247,6 +251,7 @@ def ppo(
         groups, wanted, metrics, samples = collect(
             draw, sample, judged, group_size, only_informative=False
         )
+        metrics["time/place"] = placed
         size = wanted * group_size
         check_rows(
             size, num_mini_batches * (microbatches or 1), row_count(mesh), "prompts x group_size"

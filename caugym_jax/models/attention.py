@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from caugym_jax.models.kernels import cudnn, splash
+from caugym_jax.sharding import activation_spec
 
 
 def visible(
@@ -26,32 +30,137 @@ def visible(
     return mask if window is None else mask & (gap < window)
 
 
+KERNELS = ("plain", "splash", "cudnn")
+
 # Rows are attended to in blocks of this many queries, each over the keys up to its end.
 BLOCK, MAX_BLOCKS = 128, 8
+# Longer rows recompute their softmax in the backward pass, BLOCK queries at a time.
+LONG = 1024
 
 
-def attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-    """Causal grouped-query attention: softmax(q k^T / sqrt(H)) v, softmax in float32.
+class Places(NamedTuple):
+    """Where the tokens of rows stand."""
 
-    Scores of keys behind a block of queries are never made, which saves nearly half of the work
-    of long rows.
+    positions: jax.Array  # [B, T] int32: place within the document
+    segment_ids: jax.Array  # [B, T] int32: 0 is padding
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    window: int | None = None,
+    kernel: str = "plain",
+) -> jax.Array:
+    """Causal grouped-query attention of whole rows: softmax(q k^T / sqrt(H)) v, softmax in float32.
+
+    A query sees the keys of its own segment up to its own place (`visible`); within a row,
+    documents follow each other and positions rise. Queries may be split over the mesh axes of
+    "batch", "time" and "heads"; over "time" each device gathers the row's keys and values.
+
+    No array [B, N, T, T] exists for rows longer than `LONG`, forward or backward.
 
     Args:
       q: [B, T, N, H]; query head n reads key/value head n // (N // K).
       k, v: [B, T, K, H].
-      mask: [B, T, T], True where a query sees a key; never for a key behind its query in the row.
+      positions, segment_ids: [B, T] int32; segment 0 is padding, whose results carry no meaning.
+      kernel: "plain" (any machine), "splash" (TPU) or "cudnn" (NVIDIA; one document a row), see
+        `models/kernels.py`.
 
     Returns:
       [B, T, N, H] in q's dtype.
     """
-    T = q.shape[1]
+    places = Places(positions, segment_ids)
+    mesh = jax.sharding.get_abstract_mesh()
+    sizes = {} if mesh.empty else mesh.shape
+    if not mesh.empty and (sizes["context"] > 1 or (kernel != "plain" and mesh.size > 1)):
+        return _on_each_device(q, k, v, places, window, kernel, mesh)
+    return _rows(q, k, v, places, places, window, kernel)
+
+
+def _on_each_device(q, k, v, places, window, kernel, mesh):
+    """`attention`, each device taking its rows, its query heads and its stretch of queries."""
+    specs = {
+        name: activation_spec(axes, x.shape, mesh)
+        for name, axes, x in (
+            ("q", ("batch", "time", "heads", None), q),
+            ("kv", ("batch", None, "kv_heads", None), k),
+            ("q_places", ("batch", "time"), places.positions),
+            ("k_places", ("batch", None), places.positions),
+        )
+    }
+    heads, kv_heads = q.shape[2], k.shape[2]
+    split = mesh.shape["tensor"] if specs["q"][2] else 1
+    shared = split if not specs["kv"][2] else 1  # devices that hold the same key/value heads
+    group = heads // kv_heads
+
+    def local(q, k, v, q_places, k_places):
+        if shared > 1:  # fewer key/value heads than devices: take those of this device's queries
+            mine = heads // split
+            first = jax.lax.axis_index("tensor") * mine // group
+            width = max(1, mine // group)
+            k, v = (jax.lax.dynamic_slice_in_dim(x, first, width, axis=2) for x in (k, v))
+        first = 0
+        if q.shape[1] < k.shape[1]:
+            first = jax.lax.axis_index("context") * q.shape[1]
+        return _rows(q, k, v, q_places, k_places, window, kernel, first)
+
+    return jax.shard_map(
+        local,
+        in_specs=(specs["q"], specs["kv"], specs["kv"], specs["q_places"], specs["k_places"]),
+        out_specs=specs["q"],
+        check_vma=False,
+    )(q, k, v, places, places)
+
+
+def _rows(q, k, v, q_places, k_places, window, kernel, first: jax.Array | int = 0):
+    """Queries [B, T, N, H], the row's from `first` on, over all the row's keys."""
+    if kernel == "splash":
+        return splash(q, k, v, q_places.segment_ids, k_places.segment_ids, window, first)
+    if kernel == "cudnn" and q.shape[1] == k.shape[1]:
+        return cudnn(q, k, v, k_places.segment_ids, window)
+    return _plain(q, k, v, q_places, k_places, window)
+
+
+def _plain(q, k, v, q_places, k_places, window):
+    """In blocks of queries; of a whole row, scores of keys behind a block are never made, which
+    saves nearly half of the work of long rows."""
+    T, S = q.shape[1], k.shape[1]
     width = max(BLOCK, -(-T // MAX_BLOCKS))
+    if S > LONG:
+        width = -(-width // BLOCK) * BLOCK
     blocks = []
     for start in range(0, T, width):
         end = min(start + width, T)
-        block = q[:, start:end], k[:, :end], v[:, :end], mask[:, start:end, :end]
-        blocks.append(_attention_of_block(*block))
+        seen = end if T == S else S
+        keys = k[:, :seen], v[:, :seen], jax.tree.map(lambda x, n=seen: x[:, :n], k_places)
+        of_block = _recomputed if S > LONG else _masked
+        queries = jax.tree.map(lambda x, s=start, e=end: x[:, s:e], (q, q_places))
+        blocks.append(of_block(*queries, *keys, window))
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
+
+
+def _masked(q, q_places, k, v, k_places, window):
+    return _attention_of_block(q, k, v, visible(*q_places, *k_places, window))
+
+
+def _recomputed(q, q_places, k, v, k_places, window):
+    """`_masked`, BLOCK queries at a time, scores made again in the backward pass."""
+    T = q.shape[1]
+    parts = -(-T // BLOCK)
+
+    def cut(x):
+        x = jnp.pad(x, [(0, 0), (0, parts * BLOCK - T), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(x.reshape(x.shape[0], parts, BLOCK, *x.shape[2:]), 1, 0)
+
+    @jax.checkpoint
+    def one(part):
+        return _masked(*part, k, v, k_places, window)
+
+    mixed = jax.lax.map(one, jax.tree.map(cut, (q, q_places)))
+    return jnp.moveaxis(mixed, 0, 1).reshape(q.shape[0], parts * BLOCK, *q.shape[2:])[:, :T]
 
 
 def _attention_of_block(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from caugym_jax.models.attention import (
     attention,
@@ -34,9 +35,18 @@ from caugym_jax.models.attention import (
     visible,
 )
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.sharding import Layout, constrain
+from caugym_jax.models.kernels import LANES, NAMED
+from caugym_jax.sharding import Layout, constrain, traced_size
 
 Params = dict[str, Any]
+
+# What the backward pass keeps of a layer instead of making it again, by a policy's name.
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(NAMED),
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": jax.checkpoint_policies.everything_saveable,
+}
 
 
 def _weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float) -> nnx.Param:
@@ -56,6 +66,8 @@ def dense(x: jax.Array, weight: jax.Array, axes: int = 1) -> jax.Array:
     One product of two matrices: the weight's gradient then contracts one axis, not the batch's
     and time's two, for which XLA on a CPU would transpose both operands (half of a step's time).
     """
+    if traced_size("time") > 1:  # rows and places are split: one axis of both could not be
+        return jnp.tensordot(x, weight.astype(x.dtype), axes)
     rows, width = x.shape[: x.ndim - axes], math.prod(weight.shape[:axes])
     y = x.reshape(-1, width) @ weight.astype(x.dtype).reshape(width, -1)
     return y.reshape(*rows, *weight.shape[axes:])
@@ -66,6 +78,16 @@ def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
     return (y * scale).astype(x.dtype)
+
+
+def logits_of(hidden: jax.Array, head: jax.Array) -> jax.Array:
+    """[..., D] times [D, V] in float32, [..., V]."""
+    head = head.astype(hidden.dtype)
+    if traced_size("time") > 1:  # as in `dense`
+        return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
+    flat = hidden.reshape(-1, hidden.shape[-1])
+    logits = jnp.matmul(flat, head, preferred_element_type=jnp.float32)
+    return logits.reshape(*hidden.shape[:-1], -1)
 
 
 class Layers(nnx.Module):
@@ -125,6 +147,7 @@ class Layers(nnx.Module):
             q = rms_norm(q, self.q_norm[...], c.norm_eps)
             k = rms_norm(k, self.k_norm[...], c.norm_eps)
         mixed, kept = attend(rotate(q, angles), rotate(k, angles), v)
+        mixed = checkpoint_name(mixed, NAMED)
         x = x + linear("o", mixed, axes=2)
         x = constrain(x, "batch", "time", "width")
 
@@ -232,12 +255,15 @@ class Model:
       config: the decoder's shape.
       dtype: compute type of activations and matrix products, "float32" or "bfloat16"; norms,
         softmax and logits are float32 in either case.
-      remat: recompute each layer in the backward pass instead of keeping its activations.
+      remat: what the backward pass recomputes of each layer instead of keeping it: "none", all but
+        the results of "dots" (matrix products) or of "attention", or "full".
+      attention: the kernel for whole rows, "plain", "splash" or "cudnn" (`models/attention.py`).
     """
 
     config: ModelConfig
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "none"
+    attention: str = "plain"
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 parameters: N(0, 1/fan_in), residual writers times 1/sqrt(2L)."""
@@ -264,14 +290,22 @@ class Model:
         Returns:
           ([B, T, D] in the compute dtype, None or (k, v) each [L, B, T, K, H] / tuple of L).
         """
-        mask = visible(positions, segment_ids, positions, segment_ids, self.config.sliding_window)
+        T, parts = tokens.shape[1], traced_size("time")
+        if parts > 1:  # every device gets as many places
+            short = -T % (parts * (LANES if self.attention == "splash" else 1))
+            grow = functools.partial(jnp.pad, pad_width=((0, 0), (0, short)))
+            tokens, positions, segment_ids = map(grow, (tokens, positions, segment_ids))
+            added = added if added is None else jnp.pad(added, ((0, 0), (0, short), (0, 0)))
 
         def attend(q, k, v):
-            return attention(q, k, v, mask), ((k, v) if keep_kv else None)
+            window = self.config.sliding_window
+            mixed = attention(q, k, v, positions, segment_ids, window, self.attention)
+            return mixed, ((k, v) if keep_kv else None)
 
         x = self._embed(params, tokens)
         x = x if added is None else x + added.astype(x.dtype)
-        return self._run(params, x, self._angles(positions), attend)
+        x, kept = self._run(params, x, self._angles(positions), attend)
+        return x[:, :T], kept
 
     def empty_piece(self, rows: int, width: int, *, stacked: bool) -> Piece:
         """An unwritten piece of cache, in the compute dtype, sharded over rows and heads."""
@@ -286,8 +320,8 @@ class Model:
                 return zeros(layers=c.num_layers, **axes)
             return tuple(zeros(**axes) for _ in range(c.num_layers))
 
-        k = every_layer(batch=rows, kv_heads=c.num_kv_heads, head_dim=c.head_dim, time=width)
-        v = every_layer(batch=rows, kv_heads=c.num_kv_heads, time=width, head_dim=c.head_dim)
+        k = every_layer(batch=rows, kv_heads=c.num_kv_heads, head_dim=c.head_dim, slots=width)
+        v = every_layer(batch=rows, kv_heads=c.num_kv_heads, slots=width, head_dim=c.head_dim)
         slots = jnp.zeros((rows, width), jnp.int32)
         return Piece(k, v, slots, slots - 1)
 
@@ -361,10 +395,20 @@ class Model:
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """[..., D] -> [..., V] float32."""
+        return logits_of(hidden, self.head(params))
+
+    def head(self, params: Params) -> jax.Array:
+        """The matrix [D, V] that makes logits of hidden states, in the compute dtype."""
         head = params["head"] if "head" in params else params["embed"].T
-        flat = hidden.reshape(-1, hidden.shape[-1])  # as in `dense`
-        logits = jnp.matmul(flat, head.astype(flat.dtype), preferred_element_type=jnp.float32)
-        return logits.reshape(*hidden.shape[:-1], -1)
+        return self._gathered(head, ("embed", "vocab"))
+
+    def _gathered(self, weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+        """A weight as its layer uses it: whole over fsdp, and sent there in the compute dtype."""
+        if traced_size("embed") == 1 or "embed" not in axes:
+            return weight
+        if weight.dtype == jnp.float32:
+            weight = weight.astype(self.dtype)
+        return constrain(weight, *("width" if axis == "embed" else axis for axis in axes))
 
     def _embed(self, params: Params, tokens: jax.Array) -> jax.Array:
         table = constrain(params["embed"], "vocab", "width")  # gathered over fsdp, as XLA cannot
@@ -378,8 +422,10 @@ class Model:
 
     def _block(self, x, weights, angles, attend):
         """One layer, given its weights and what stands beside them."""
-        graph, shapes, _ = _split(self.config)
-        own = {name: weights[name] for name in shapes["layers"]}
+        graph, _, axes = _split(self.config)
+        own = {
+            name: self._gathered(weights[name], names[1:]) for name, names in axes["layers"].items()
+        }
         beside = {name: weight for name, weight in weights.items() if name not in own}
         return nnx.merge(graph, own)(x, angles, attend, beside)
 
@@ -390,8 +436,8 @@ class Model:
         def block(x, weights):
             return self._block(x, weights, angles, attend)
 
-        if self.remat:
-            block = jax.checkpoint(block)
+        if self.remat != "none":
+            block = jax.checkpoint(block, policy=REMAT[self.remat])
         if isinstance(layers, tuple):
             kept = []
             for weights in layers:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from caugym_jax.models.transformer import Model, Params
-from caugym_jax.sharding import traced_row_count
+from caugym_jax.models.transformer import Model, Params, logits_of
+from caugym_jax.sharding import traced_row_count, traced_size
 
 # Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).
 CHUNK_LOGITS = 2**25
@@ -51,6 +51,11 @@ def score(
     if start < 1:
         raise ValueError("start must be at least 1: nothing predicts the first token")
     hidden, _ = model.hidden(params, tokens, positions, segment_ids)
+    if traced_size("time") > 1:
+        # Places are split over devices, the same for states and targets: score all, keep some.
+        targets = jnp.roll(tokens, -1, axis=1)
+        scores = score_hidden(model, params, hidden, targets, temperature)
+        return jax.tree.map(lambda x: x[:, start - 1 : -1], scores)
     return score_hidden(model, params, hidden[:, start - 1 : -1], tokens[:, start:], temperature)
 
 
@@ -67,11 +72,13 @@ def score_hidden(
     """
     B, N, D = hidden.shape
     rows = max(1, B // traced_row_count())  # of one device
-    width = max(1, min(N, CHUNK_LOGITS // (rows * model.config.vocab_size)))
-    chunks = -(-N // width)
+    parts = traced_size("time")
+    width = max(1, min(-(-N // parts), CHUNK_LOGITS // (rows * model.config.vocab_size)))
+    chunks = -(-N // (parts * width))
+    head = model.head(params)
 
     def chunk_scores(hidden, targets):
-        logits = model.logits(params, hidden) / temperature
+        logits = logits_of(hidden, head) / temperature
         logprobs = jax.nn.log_softmax(logits, axis=-1)
         chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
         entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
@@ -80,11 +87,18 @@ def score_hidden(
 
     if chunks == 1:
         return chunk_scores(hidden, targets)
-    pad = chunks * width - N
-    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0))).reshape(B, chunks, width, D)
-    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(B, chunks, width)
+
+    def cut(x):
+        """[B, N, ...] -> [chunks, B, parts x width, ...]: of each device's places its share."""
+        pad = [(0, 0), (0, parts * chunks * width - N), *[(0, 0)] * (x.ndim - 2)]
+        x = jnp.pad(x, pad).reshape(B, parts, chunks, width, *x.shape[2:])
+        return jnp.moveaxis(x, 2, 0).reshape(chunks, B, parts * width, *x.shape[4:])
+
     step = jax.checkpoint(chunk_scores)
-    _, scores = jax.lax.scan(
-        lambda _, ht: (None, step(*ht)), None, (hidden.swapaxes(0, 1), targets.swapaxes(0, 1))
-    )
-    return jax.tree.map(lambda s: s.swapaxes(0, 1).reshape(B, -1)[:, :N], scores)
+    _, scores = jax.lax.scan(lambda _, part: (None, step(*part)), None, (cut(hidden), cut(targets)))
+
+    def join(x):
+        x = jnp.moveaxis(x.reshape(chunks, B, parts, width), 0, 2)
+        return x.reshape(B, -1)[:, :N]
+
+    return jax.tree.map(join, scores)

@@ -21,10 +21,10 @@ import numpy as np
 
 from caugym_jax.data.packing import width_for
 from caugym_jax.errors import UserError
-from caugym_jax.models.transformer import Model, Params, cast, unstack
+from caugym_jax.models.transformer import Model, Params, cast, layout, unstack
 from caugym_jax.programs import Program
 from caugym_jax.sampling.picking import Settings, pick
-from caugym_jax.sharding import constrain, fetch, replicated, row_count, rows
+from caugym_jax.sharding import constrain, fetch, replicated, row_count, rows, shardings
 from caugym_jax.types import Rollout
 
 _PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C
@@ -146,7 +146,7 @@ class Sampler:
       max_prompt_length: longer prompts are refused; None: what the model's positions allow.
       batch_size: prompts per device call, rounded up to a multiple of the mesh's batch shards;
         None: all at once (and then their number is compiled in).
-      mesh: where the parameters live; None: a single device.
+      mesh: the devices, arranged for sampling (`sharding.sampling_mesh`); None: a single one.
     """
 
     def __init__(
@@ -178,16 +178,28 @@ class Sampler:
         self._put_rows = functools.partial(jax.device_put, device=mesh and rows(mesh))
         self._ends = self._put(np.asarray(sorted(end_ids), np.int32))
         self._pad = self._put(np.int32(pad_id))
+        remedy = "the number of prompts sampled at a time, samples per prompt or max_new_tokens"
         self._program = Program(
-            "sample",
-            functools.partial(generate, model, max_new_tokens=max_new_tokens),
-            "the number of prompts sampled at a time, samples per prompt or max_new_tokens",
+            "sample", functools.partial(generate, model, max_new_tokens=max_new_tokens), remedy
         )
+        self._places = None if mesh is None else shardings(layout(model.config), mesh)
+        self._cast = jax.jit(lambda params: cast(params, model.dtype))
 
     @property
     def compilations(self) -> int:
         """How many programs have been compiled."""
         return self._program.compilations
+
+    def place(self, params: Params) -> Params:
+        """The parameters in the compute dtype, laid out as the sampler reads them: once a step,
+        where training splits them otherwise; as they are, where it does not."""
+        here = self._places is None or all(
+            weight.sharding.is_equivalent_to(place, weight.ndim)
+            for weight, place in zip(
+                jax.tree.leaves(params), jax.tree.leaves(self._places), strict=True
+            )
+        )
+        return params if here else jax.device_put(self._cast(params), self._places)
 
     def __call__(
         self,
@@ -211,6 +223,7 @@ class Sampler:
         Raises:
           UserError: settings out of range, an empty prompt or one that is too long.
         """
+        params = self.place(params)
         lengths = [len(prompt) for prompt in token_prompts]
         self._check(lengths)
         if len(ids) != len(lengths):
