@@ -268,7 +268,8 @@ def test_t04_splits_order_padding_and_devices_change_no_gradient(uneven, name):
     wide = jax.tree.map(padded, e)._replace(mask=np.pad(e.mask, ((0, 0), (0, 3))))
     where = layout(CONFIG) if name == "policy" else VALUE.layout
     for sizes, microbatches, same in (
-        ((2, 1, 1), 4, shuffled), ((1, 4, 1), 1, wide), ((2, 2, 2), 1, e)
+        ((2, 1, 1), 4, shuffled), ((1, 4, 1), 1, wide), ((2, 2, 2), 1, e), ((8,), 1, e),
+        ((1, 4, 2), 2, wide), ((1, 2, 2, 2), 1, e),
     ):  # fmt: skip
         mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
         with jax.set_mesh(mesh):

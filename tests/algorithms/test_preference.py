@@ -178,6 +178,9 @@ WAYS = {  # mesh sizes, microbatches, whether items bring their reference, order
     "2 devices, a row each, other order": ((2, 1, 1), None, False, [*range(7, -1, -1)]),
     "4 devices, 2 microbatches": ((1, 4, 1), 2, True, range(8)),
     "8 devices": ((2, 2, 2), 1, True, range(8)),
+    "8 devices, data alone": ((8, 1, 1), 1, True, range(8)),
+    "8 devices, 2 microbatches": ((1, 4, 2), 2, True, range(8)),
+    "8 devices, places split": ((1, 2, 2, 2), 4, False, range(8)),
 }  # fmt: skip
 
 

@@ -27,7 +27,9 @@ CONFIG = ModelConfig(
 MODEL = Model(CONFIG)
 PARAMS = jax.device_get(MODEL.init(jax.random.key(0)))
 MESHES = [("sft", (2, 1, 1)), ("sft", (1, 4, 1)), ("sft", (2, 2, 2)), ("grpo", (8, 1, 1)),
-          ("grpo", (2, 2, 2)), ("dapo", (1, 8, 1)), ("dr_grpo", (4, 1, 1))]  # fmt: skip
+          ("grpo", (2, 2, 2)), ("dapo", (1, 8, 1)), ("dr_grpo", (4, 1, 1)), ("sft", (8, 1, 1)),
+          ("sft", (1, 4, 2)), ("grpo", (1, 4, 2)), ("sft", (1, 2, 2, 2)), ("grpo", (1, 2, 2, 2)),
+          ("sft", (1, 1, 1, 8)), ("grpo", (2, 1, 1, 4))]  # data, fsdp, tensor, context  # fmt: skip
 SPLITS = [("sft", 2), ("sft", 8), ("grpo", 4), ("grpo", 8), ("dapo", 2), ("dr_grpo", 4)]
 
 
