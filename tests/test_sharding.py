@@ -6,7 +6,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from caugym_jax.errors import UserError
-from caugym_jax.sharding import constrain, fetch, make_mesh, put, row_count, rows, sharding
+from caugym_jax.sharding import (
+    constrain,
+    fetch,
+    make_mesh,
+    put,
+    row_count,
+    rows,
+    sampling_mesh,
+    sharding,
+)
 
 
 def test_one_size_fills_in():
@@ -61,3 +70,20 @@ def test_activations_are_pinned_where_a_mesh_is_set():
     pin = jax.jit(lambda x: constrain(x * 1, "batch", "time", "width"))
     with jax.set_mesh(make_mesh(2, 2, 2)):
         assert len({str(s.index) for s in pin(x).addressable_shards}) == 4
+
+
+def test_slices_are_joined_by_data_alone():
+    """Without slices of their own, the devices of one process are one: refused, not guessed."""
+    with pytest.raises(UserError, match="mesh.slices=3 does not divide mesh.data=8"):
+        make_mesh(slices=3)
+
+
+def test_devices_are_arranged_anew_for_sampling():
+    mesh = make_mesh(1, 2, 2, context=2)
+    assert dict(sampling_mesh(mesh).shape) == {"data": 4, "fsdp": 1, "context": 1, "tensor": 2}
+    wide = sampling_mesh(mesh, 8)
+    assert dict(wide.shape) == {"data": 1, "fsdp": 1, "context": 1, "tensor": 8}
+    assert list(wide.devices.flat) == list(mesh.devices.flat)
+    assert sampling_mesh(make_mesh(4, tensor=2)) == make_mesh(4, tensor=2)
+    with pytest.raises(UserError, match="tensor=3 does not divide the 8 devices"):
+        sampling_mesh(mesh, 3)

@@ -1,4 +1,4 @@
-"""Accelerators' attention kernels against the plain path, and what the plain path keeps in memory."""
+"""Accelerators' attention kernels against the plain path, and what that keeps in memory."""
 
 import functools
 

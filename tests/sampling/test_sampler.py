@@ -15,7 +15,7 @@ from caugym_jax.objectives.logprobs import score
 from caugym_jax.sampling import sampler as sampler_module
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler, generate, row_keys
-from caugym_jax.sharding import make_mesh, shardings
+from caugym_jax.sharding import make_mesh, sampling_mesh, shardings
 from tests.models.tiny import FAMILIES as THREE_LAYERS
 from tests.models.tiny import random_params
 
@@ -181,15 +181,37 @@ def test_other_rows_their_order_and_the_batch_size_change_no_sample():
     assert_same(completions(by_two(params, PROMPTS, ids=IDS, **arguments)), whole)
 
 
-def test_a_mesh_changes_no_sample():
-    """Rows over data and fsdp, weights over fsdp and tensor, against one device."""
+@pytest.mark.parametrize(
+    ("sizes", "tensor"),
+    [((2, 2, 2), None), ((8, 1, 1), None), ((1, 4, 2), None), ((1, 2, 1, 4), 2)],
+    ids=str,
+)
+def test_a_mesh_changes_no_sample(sizes, tensor):
+    """Weights as training splits them, laid out anew for sampling, against one device."""
     model, params, sampler = setup()
-    mesh = make_mesh(data=2, fsdp=2, tensor=2)
-    places = shardings(layout(model.config), mesh)
-    _, _, over_mesh = setup(mesh=mesh)
-    arguments = {"ids": IDS, "samples_per_prompt": 2, "seed": 5, "step": 9, "temperature": 0.9}
-    spread = over_mesh(jax.device_put(params, places), PROMPTS, **arguments)
-    assert_same(completions(spread), completions(sampler(params, PROMPTS, **arguments)))
+    mesh = make_mesh(*sizes)
+    spread = jax.device_put(params, shardings(layout(model.config), mesh))
+    _, _, over_mesh = setup(mesh=sampling_mesh(mesh, tensor))
+    for temperature in (0.0, 0.9):
+        arguments = {"samples_per_prompt": 2, "seed": 5, "step": 9, "temperature": temperature}
+        wanted = sampler(params, PROMPTS, ids=IDS, **arguments)
+        got = over_mesh(spread, PROMPTS, ids=IDS, **arguments)
+        assert_same(completions(got), completions(wanted))
+
+
+def test_weights_are_laid_out_for_sampling_once():
+    model, params, _ = setup()
+    mesh = make_mesh(2, 2, 2)
+    spread = jax.device_put(params, shardings(layout(model.config), mesh))
+    sampler = setup(mesh=sampling_mesh(mesh))[2]
+    placed = sampler.place(spread)
+    up = placed["layers"]["up"]
+    assert up.addressable_shards[0].data.shape[-1] * 2 == up.shape[-1]  # over tensor alone
+    assert up.addressable_shards[0].data.shape[:-1] == up.shape[:-1]
+    assert sampler.place(placed) is placed
+    alone = make_mesh(8)
+    whole = jax.device_put(params, shardings(layout(model.config), alone))
+    assert setup(mesh=sampling_mesh(alone))[2].place(whole) is whole  # nothing to do, no copy
 
 
 def test_more_samples_only_add_samples():
