@@ -108,6 +108,36 @@ def open_method(run: Run) -> Method:
     return openers[method](run)
 
 
+class Built(NamedTuple):
+    """A method's algorithm, without any data."""
+
+    algorithm: Algorithm
+    optimizer: Optimizer
+    critic: Critic | None = None
+
+
+def build(run: Run, longest_prompt: int | None = None) -> Built:
+    """The algorithm as the configuration says. The run's weights may be jax.ShapeDtypeStructs.
+
+    Args:
+      longest_prompt: in tokens, for methods that sample; None: data.max_prompt_length.
+    """
+    builders = {
+        "sft": _build_sft,
+        "dpo": lambda run: _build_preferences(run, dpo),
+        "kto": lambda run: _build_preferences(run, kto),
+        "grpo": lambda run: _build_grpo(run, longest_prompt or run.config.data.max_prompt_length),
+        "ppo": lambda run: _build_ppo(run, longest_prompt or run.config.data.max_prompt_length),
+    }
+    return builders[run.config.method](run)
+
+
+def _template(built: Built, mesh) -> TrainState:
+    if built.critic is None:
+        return state_template(built.optimizer, mesh)
+    return ppo_template(built.optimizer, built.critic, mesh)
+
+
 def _section(run: Run, name: str, function: Callable) -> dict[str, Any]:
     return configs.check_section(name, run.config[name], function)
 
@@ -143,12 +173,12 @@ def _loader(run: Run, items: Any, batch_size: int, transform: Callable) -> Any:
     )
 
 
-def _method(run: Run, algorithm: Algorithm, loader: Any, optimizer: Optimizer) -> Method:
+def _method(run: Run, built: Built, loader: Any) -> Method:
     mesh, adapter = run.mesh, run.adapter  # not the run: it holds the first model's weights
     return Method(
-        algorithm,
+        built.algorithm,
         loader,
-        lambda: state_template(optimizer, mesh),
+        lambda: _template(built, mesh),
         lambda state: adapter.merge(evaluated(state.params, state.opt_state)),
     )
 
@@ -161,13 +191,18 @@ def _sft(run: Run) -> Method:
             f"dropped {dropped} examples longer than data.max_length={shape['max_length']}",
             file=sys.stderr,
         )
-    if shape["packing"] and run.model.attention == "cudnn":  # which knows one document a row
-        run = run._replace(model=dataclasses.replace(run.model, attention="plain"))
+    return _method(run, build(run), _loader(run, items, batch_size, make))
+
+
+def _build_sft(run: Run) -> Built:
+    data, model = run.config.data, run.model
+    if data.packing and model.attention == "cudnn":  # which knows one document a row
+        model = dataclasses.replace(model, attention="plain")
     section = _section(run, "sft", sft)
-    check_rows(batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
+    check_rows(data.batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
     optimizer = _optimizer(run)
-    algorithm = sft(run.model, optimizer, run.mesh, run.adapter, seed=run.config.seed, **section)
-    return _method(run, algorithm, _loader(run, items, batch_size, make), optimizer)
+    algorithm = sft(model, optimizer, run.mesh, run.adapter, seed=run.config.seed, **section)
+    return Built(algorithm, optimizer)
 
 
 def _dpo(run: Run) -> Method:
@@ -184,13 +219,7 @@ def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
     batch_size, path = data.pop("batch_size"), data.pop("path")
     own = ("max_length", "too_long", "unusable", "solutions", "rejected")
     own = {key: data.pop(key) for key in own if key in data}
-    max_length = own["max_length"]
-    if max_length > run.model.config.max_position:
-        raise UserError(
-            f"data.max_length={max_length}: the model takes {run.model.config.max_position} tokens"
-        )
-    section = _section(run, name, make)
-    check_rows(batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
+    section, max_length = _section(run, name, make), own["max_length"]
     seed, tokenizer = run.config.seed + 1, run.tokenizer
     if path is None:
         options = configs.check_section("data", data, problem_source)
@@ -199,7 +228,7 @@ def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
     items, told = preference_items(path, tokenizer, name == "dpo", seed=seed, **own)
     for line in told:
         print(line, file=sys.stderr)
-    shape, reference = {"max_length": max_length, "pad_id": tokenizer.pad_id}, run.params
+    reference, built = run.params, build(run)  # which checks sizes before the file is scored
     if callable(items):
         source = lambda index: (items(index), None)  # noqa: E731
     else:
@@ -208,21 +237,42 @@ def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
             list(map(triple, items)),
             reference_scorer(run.model, reference, section["microbatches"], "data.batch_size"),
             f"{weights_digest(reference)} {run.model.dtype}",
-            run.mesh, batch_size=batch_size, **shape,
+            run.mesh, batch_size=batch_size, max_length=max_length, pad_id=tokenizer.pad_id,
         )  # fmt: skip
-        source, reference = list(zip(items, known, strict=True)), None
+        source, built = list(zip(items, known, strict=True)), build(run._replace(params=None))
+    return _method(run, built, _loader(run, source, batch_size, list))
+
+
+def _build_preferences(run: Run, make: Callable) -> Built:
+    data, longest = run.config.data, run.model.config.max_position
+    if data.max_length > longest:
+        raise UserError(f"data.max_length={data.max_length}: the model takes {longest} tokens")
+    section = _section(run, run.config.method, make)
+    check_rows(data.batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
     optimizer = _optimizer(run)
-    algorithm = make(run.model, optimizer, run.mesh, reference, run.adapter, **shape, **section)
-    return _method(run, algorithm, _loader(run, source, batch_size, list), optimizer)
+    algorithm = make(
+        run.model, optimizer, run.mesh, run.params, run.adapter,
+        max_length=data.max_length, pad_id=run.tokenizer.pad_id, **section,
+    )  # fmt: skip
+    return Built(algorithm, optimizer)
 
 
 def _grpo(run: Run) -> Method:
+    return _prompted(run, run.config.grpo.max_completion_length)
+
+
+def _prompted(run: Run, room: int) -> Method:
     source, batch_size, shape = _data(run, solutions=False)
+    items, width = _prompts(run, source, shape, room)
+    loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
+    return _method(run, build(run, width), loader)
+
+
+def _build_grpo(run: Run, width: int) -> Built:
     section = _section(run, "grpo", grpo)
     parts = section.get("num_minibatches", 1) * (section.get("microbatches") or 1)
-    size = batch_size * section.get("group_size", 8)
+    size = run.config.data.batch_size * section.get("group_size", 8)
     check_rows(size, parts, row_count(run.mesh), "data.batch_size x grpo.group_size")
-    items, width = _prompts(run, source, shape, section["max_completion_length"])
     optimizer = _optimizer(
         run, section.get("num_iterations", 1) * section.get("num_minibatches", 1)
     )
@@ -231,30 +281,29 @@ def _grpo(run: Run) -> Method:
         run.params if section.get("beta") else None, run.adapter,
         seed=run.config.seed, max_prompt_length=width, sampler_mesh=run.sampler_mesh, **section,
     )  # fmt: skip
-    loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
-    return _method(run, algorithm, loader, optimizer)
+    return Built(algorithm, optimizer)
 
 
 def _ppo(run: Run) -> Method:
-    source, batch_size, shape = _data(run, solutions=False)
+    return _prompted(run, run.config.ppo.max_completion_length)
+
+
+def _build_ppo(run: Run, width: int) -> Built:
     section = run.config.ppo.to_dict()
     starts_from = section.pop("critic", None)
     section = configs.check_section("ppo", section, ppo)
     parts = section.get("num_mini_batches", 1)
     updates = section.get("num_ppo_epochs", 4) * parts
-    size = batch_size * section.get("group_size", 1)
+    size = run.config.data.batch_size * section.get("group_size", 1)
     parts *= section.get("microbatches") or 1
     check_rows(size, parts, row_count(run.mesh), "data.batch_size x ppo.group_size")
-    items, width = _prompts(run, source, shape, section["max_completion_length"])
     optimizer, critic = _optimizer(run, updates), _critic(run, starts_from, updates)
     algorithm = ppo(
         run.model, optimizer, run.mesh, run.tokenizer, critic,
         run.params if section.get("kl_coef") else None, run.adapter,
         seed=run.config.seed, max_prompt_length=width, sampler_mesh=run.sampler_mesh, **section,
     )  # fmt: skip
-    loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
-    method, mesh = _method(run, algorithm, loader, optimizer), run.mesh
-    return method._replace(template=lambda: ppo_template(optimizer, critic, mesh))
+    return Built(algorithm, optimizer, critic)
 
 
 def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -136,3 +136,19 @@ class Program:
                 f"the {self.name} program needs {needed / 2**30:.2f} GiB of memory {where}, "
                 f"{limit / 2**30:.2f} GiB are available: lower {self.remedy}"
             )
+
+
+class Call(NamedTuple):
+    """A program as a training step calls it: with the shapes, types and shardings of arguments in
+    place of arguments, so that it can be compiled where neither they nor the devices are."""
+
+    name: str
+    program: Program
+    arguments: tuple  # pytrees of jax.ShapeDtypeStructs, for `Program.lower`
+    times: int = 1  # in a step
+    beside: Any = ()  # pytree of what else lies on the devices meanwhile
+
+
+def described(tree: Any, place: jax.sharding.Sharding) -> Any:
+    """A tree of arrays (NumPy's too) as jax.ShapeDtypeStructs with that sharding."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)

@@ -75,23 +75,12 @@ def open_model(
     """
     if init not in ("pretrained", "random"):
         raise UserError(f"model.init={init!r}: use pretrained or random")
-    if dtype not in (None, "float32", "bfloat16"):
-        raise UserError(f"model.dtype={dtype!r}: use float32 or bfloat16")
-    if remat not in REMAT:
-        raise UserError(f"model.remat={remat!r}: use {', '.join(REMAT)}")
-    if attention not in (None, *KERNELS):
-        raise UserError(f"model.attention={attention!r}: use {', '.join(KERNELS)}")
-    platform = mesh.devices.flat[0].platform
-    if dtype is None:
-        dtype = "float32" if platform == "cpu" else "bfloat16"
-    if attention is None:
-        attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain")
     is_run = (Path(name) / "checkpoints").is_dir()
     path = EMBEDDED if name == "embedded" else Path(name) / "model" if is_run else locate(name)
     config = load_config(path)
     tokenizer = load_tokenizer(path)
     check_vocabulary(tokenizer, config.vocab_size)
-    model = Model(config, dtype, remat, attention)
+    model = model_for(config, mesh, dtype=dtype, remat=remat, attention=attention)
     places = shardings(layout(config), mesh)
     if not weights:
         return Opened(model, None, tokenizer)
@@ -106,6 +95,29 @@ def open_model(
     adapters = _trained(name, adapter_layout(config, lora), mesh, step)
     merge = merging(config, _base(name, config, lora, mesh), lora, mesh, kept)
     return Opened(model, merge(adapters), tokenizer)
+
+
+def model_for(
+    config: ModelConfig,
+    mesh: jax.sharding.Mesh,
+    *,
+    dtype: str | None = None,
+    remat: str = "none",
+    attention: str | None = None,
+) -> Model:
+    """A decoder's arithmetic as a mesh's devices do it best (see `open_model`)."""
+    if dtype not in (None, "float32", "bfloat16"):
+        raise UserError(f"model.dtype={dtype!r}: use float32 or bfloat16")
+    if remat not in REMAT:
+        raise UserError(f"model.remat={remat!r}: use {', '.join(REMAT)}")
+    if attention not in (None, *KERNELS):
+        raise UserError(f"model.attention={attention!r}: use {', '.join(KERNELS)}")
+    platform = mesh.devices.flat[0].platform
+    if dtype is None:
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    if attention is None:
+        attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain")
+    return Model(config, dtype, remat, attention)
 
 
 def open_frozen(name: str, mesh: jax.sharding.Mesh, kept: str, **options: Any) -> Opened:

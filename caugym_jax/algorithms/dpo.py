@@ -17,11 +17,13 @@ from caugym_jax.algorithms.step import (
     check_rows,
     init_state,
     make_step,
+    state_template,
 )
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.objectives import dpo as objective
 from caugym_jax.optim import Optimizer
+from caugym_jax.programs import Call, described
 from caugym_jax.sharding import put, row_count, rows
 from caugym_jax.types import Preference, TrainState
 
@@ -121,7 +123,15 @@ def dpo(
         shares = put(np.full(len(pairs), share, np.float32), rows(mesh))
         return Pairs(targets, ref_logps, shares), metrics, []
 
-    return Algorithm(init, prepare, step)
+    def calls(pairs: list[tuple[Preference, Any]]) -> tuple[Call, ...]:
+        laid_out = lay_out([(p.prompt, p.chosen, p.rejected) for p, _ in pairs], max_length, pad_id)
+        state, targets = state_template(optimizer, mesh), described(laid_out, rows(mesh))
+        sums = np.zeros((len(pairs), 2), np.float32), np.zeros(len(pairs), np.float32)
+        e = Pairs(targets, *described(sums, rows(mesh)))
+        found = () if rescore is None else (Call("reference", rescore, (targets,), beside=state),)
+        return (*found, Call("update", step, (state, e), beside=reference))
+
+    return Algorithm(init, prepare, step, calls)
 
 
 def _check(

@@ -69,6 +69,13 @@ def lay_out(
     return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
 
 
+def longest_rows(size: int, max_prompt: int, max_new: int) -> Experience:
+    """What `lay_out` makes of the longest prompts and completions there may be (all zeros)."""
+    blank = np.zeros(max_new, np.int32)
+    group = Group([0] * max_prompt, [blank], [blank], np.zeros(1, bool), np.zeros(1, np.float32))
+    return lay_out([group], np.zeros(1, np.float32), size, max_prompt, max_new)
+
+
 class Verdicts(NamedTuple):
     """A rollout's rewards and what is logged about it."""
 

@@ -10,7 +10,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from caugym_jax.algorithms.groups import Prompt, collect, judge, lay_out, overlong_reward
+from caugym_jax.algorithms.groups import (
+    Prompt,
+    collect,
+    judge,
+    lay_out,
+    longest_rows,
+    overlong_reward,
+)
 from caugym_jax.algorithms.step import (
     WHOLE,
     Adapter,
@@ -20,7 +27,10 @@ from caugym_jax.algorithms.step import (
     init_state,
     make_step,
     mean_report,
+    merged_template,
+    minibatch_template,
     split_rows,
+    state_template,
 )
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
@@ -29,7 +39,7 @@ from caugym_jax.objectives import policy
 from caugym_jax.objectives.advantages import group_advantages
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Program
+from caugym_jax.programs import Call, Program, described
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.sharding import fetch, put, row_count, rows, sampling_mesh
@@ -280,4 +290,25 @@ def grpo(
                 reports.append(metrics)
         return state, mean_report(reports)
 
-    return Algorithm(init, prepare, update)
+    def calls(prompts: list[Prompt]) -> tuple[Call, ...]:
+        """For prompts and completions of the longest kind."""
+        state, count = state_template(optimizer, mesh), len(prompts)
+        laid = longest_rows(count * group_size, max_prompt_length, max_completion_length)
+        e = described(laid, rows(mesh))
+        plain = merged_template(adapter, state, model, mesh)
+        beside = state, reference, adapter.frozen
+        found = list(sampler.calls(plain, count, group_size, beside))
+        if not on_policy or kl_in_reward:
+            found.append(Call("score", rescore_own, (state.params, e), beside=state.opt_state))
+            e = e._replace(old_logprobs=e.sampler_logprobs)
+        if beta:
+            found.append(Call("reference", rescore, (reference, e), beside=state))
+        if on_policy:
+            e = e._replace(old_logprobs=None)
+        if beta and not kl_in_reward:
+            e = e._replace(ref_logprobs=e.sampler_logprobs)
+        part = minibatch_template(e, num_minibatches, mesh)
+        times = num_iterations * num_minibatches
+        return (*found, Call("update", step, (state, part), times, reference))
+
+    return Algorithm(init, prepare, update, calls)

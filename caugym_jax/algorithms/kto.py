@@ -19,12 +19,13 @@ from caugym_jax.algorithms.step import (
     in_parts,
     init_state,
     make_step,
+    state_template,
 )
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.objectives import kto as objective
 from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Program
+from caugym_jax.programs import Call, Program, described
 from caugym_jax.sharding import put, row_count, rows
 from caugym_jax.types import Judged, TrainState
 
@@ -149,4 +150,27 @@ def kto(
         metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
         return state, metrics
 
-    return Algorithm(init, prepare, update)
+    def calls(items: list[tuple[Judged, Any]]) -> tuple[Call, ...]:
+        count = len(items)
+        laid_out = lay_out(
+            [(x.prompt, x.completion, x.other) for x, _ in items], max_length, pad_id
+        )
+        state, targets = state_template(optimizer, mesh), described(laid_out, rows(mesh))
+        numbers = (
+            np.zeros((count, 2), np.float32),
+            np.zeros(count, bool),
+            np.zeros(count, np.float32),
+        )
+        both, labels, each = described(numbers, rows(mesh))
+        own = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype), targets
+        )
+        found = [] if rescore is None else [Call("reference", rescore, (targets,), beside=state)]
+        moments = state.opt_state, reference
+        found.append(
+            Call("reference point", compare, (state.params, targets, both, labels), beside=moments)
+        )
+        e = Completions(described(own, rows(mesh)), each, labels, each)
+        return (*found, Call("update", step, (state, e), beside=reference))
+
+    return Algorithm(init, prepare, update, calls)

@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.groups import Prompt, collect, judge, lay_out, penalise_missing_end
+from caugym_jax.algorithms.groups import (
+    Prompt,
+    collect,
+    judge,
+    lay_out,
+    longest_rows,
+    penalise_missing_end,
+)
 from caugym_jax.algorithms.step import (
     WHOLE,
     Adapter,
@@ -20,6 +27,8 @@ from caugym_jax.algorithms.step import (
     init_state,
     make_step,
     mean_report,
+    merged_template,
+    minibatch_template,
     split_rows,
     state_template,
 )
@@ -32,7 +41,7 @@ from caugym_jax.objectives.logprobs import score
 from caugym_jax.objectives.policy import aggregate, clipped_surrogate, kl_estimate
 from caugym_jax.objectives.value import clipped_value_loss, explained_variance
 from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Program
+from caugym_jax.programs import Call, Program, described
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.sharding import fetch, put, replicated, row_count, rows, sampling_mesh
@@ -315,7 +324,33 @@ def ppo(
         }
         return policy._replace(critic=value, kl_coef=coef), metrics
 
-    return Algorithm(init, prepare, update)
+    def calls(prompts: list[Prompt]) -> tuple[Call, ...]:
+        """For prompts and completions of the longest kind."""
+        state, count = ppo_template(optimizer, critic, mesh), len(prompts)
+        policy, value = state._replace(critic=None, kl_coef=None), state.critic
+        laid = longest_rows(count * group_size, max_prompt_length, max_completion_length)
+        e = described(laid, rows(mesh))
+        plain = merged_template(adapter, policy, model, mesh)
+        found = list(sampler.calls(plain, count, group_size, (state, reference, adapter.frozen)))
+        moments = policy.opt_state, value.opt_state, reference
+        found += [
+            Call("score", rescore, (policy.params, e), beside=(moments, value.params)),
+            Call("value", evaluate, (value.params, e), beside=(moments, policy.params)),
+        ]
+        drawn = e.sampler_logprobs
+        e = e._replace(old_logprobs=drawn, values=drawn)
+        if with_kl:
+            found.append(Call("reference", rescore_reference, (reference, e), beside=state))
+        e = e._replace(advantages=drawn, returns=drawn)
+        part = minibatch_template(e, num_mini_batches, mesh)
+        times = num_ppo_epochs * num_mini_batches
+        return (
+            *found,
+            Call("update", policy_step, (policy, part), times, (value, reference)),
+            Call("critic update", value_step, (value, part), times, (policy, reference)),
+        )
+
+    return Algorithm(init, prepare, update, calls)
 
 
 def ppo_template(optimizer: Optimizer, critic: Critic, mesh) -> TrainState:

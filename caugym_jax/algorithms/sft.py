@@ -15,12 +15,14 @@ from caugym_jax.algorithms.step import (
     check_rows,
     init_state,
     make_step,
+    state_template,
 )
 from caugym_jax.data.packing import width_for
 from caugym_jax.models.transformer import Model
 from caugym_jax.objectives.logprobs import Scores, score_hidden
 from caugym_jax.objectives.sft import nll
 from caugym_jax.optim import Optimizer
+from caugym_jax.programs import Call, described
 from caugym_jax.sharding import put, row_count, rows
 from caugym_jax.types import Batch
 
@@ -139,4 +141,14 @@ def sft(
             )
         return targets, metrics, []
 
-    return Algorithm(init, prepare, step)
+    def calls(batch: Batch) -> tuple[Call, ...]:
+        targets = described(find_targets(batch), rows(mesh))
+        if neftune_noise_alpha:
+            drawn = jax.eval_shape(
+                lambda: noise_for(batch, neftune_noise_alpha, model.config.d_model, seed, 0)[0]
+            )
+            size = jax.ShapeDtypeStruct(batch.tokens.shape, np.float32)
+            targets = targets._replace(noise=described((drawn, size), rows(mesh)))
+        return (Call("update", step, (state_template(optimizer, mesh), targets)),)
+
+    return Algorithm(init, prepare, step, calls)

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 
 from caugym_jax.errors import UserError
-from caugym_jax.models.transformer import Params
+from caugym_jax.models.transformer import Model, Params, cast, layout
 from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Program
-from caugym_jax.sharding import replicated, sharding, shardings, traced_row_count
+from caugym_jax.programs import Call, Program, described
+from caugym_jax.sharding import replicated, rows, sharding, shardings, traced_row_count
 from caugym_jax.types import TrainState
 
 # A reported quantity as (sum, weight): adds exactly, and is divided once.
@@ -29,11 +29,14 @@ class Algorithm(NamedTuple):
     prepare(state, draw) -> (experience, metrics, samples): all that needs no gradient; `draw()`
         gives the loader's next items. An experience of None: nothing to learn, skip the step.
     update(state, experience) -> (state, metrics)
+    calls(items) -> the compiled programs of a step on such items, as the loader gives them, with
+        the arguments they get: nothing is computed.
     """
 
     init: Callable[[Any], TrainState]
     prepare: Callable[..., Any]
     update: Callable[..., Any]
+    calls: Callable[[Any], tuple[Call, ...]] | None = None
 
 
 class Adapter(NamedTuple):
@@ -86,6 +89,19 @@ def state_template(optimizer: Optimizer, mesh) -> TrainState:
     )
 
 
+def merged_template(adapter: Adapter, state: TrainState, model: Model, mesh) -> Params:
+    """Shapes, types and shardings of `adapter.merge(state.params)`."""
+    if adapter is WHOLE:
+        return state.params
+    plain = layout(model.config)
+    weights = jax.eval_shape(lambda params: cast(params, model.dtype), plain.shapes)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        weights,
+        shardings(plain, mesh),
+    )
+
+
 def state_shardings(optimizer: Optimizer, mesh) -> TrainState:
     """Where each array of the training state lives: moments like their parameters."""
     shapes, axes = optimizer.layout
@@ -116,6 +132,12 @@ def split_rows(batch: Any, parts: int) -> Any:
         return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(split, batch)
+
+
+def minibatch_template(batch: Any, parts: int, mesh) -> Any:
+    """Shapes, types and shardings of one of `split_rows(batch, parts)`."""
+    one = jax.eval_shape(lambda b: jax.tree.map(lambda x: x[0], split_rows(b, parts)), batch)
+    return described(one, rows(mesh))
 
 
 def merge_rows(parts: Any) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,7 @@ import numpy as np
 from caugym_jax.data.packing import width_for
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params, cast, layout, unstack
-from caugym_jax.programs import Program
+from caugym_jax.programs import Call, Program, described
 from caugym_jax.sampling.picking import Settings, pick
 from caugym_jax.sharding import constrain, fetch, replicated, row_count, rows, shardings
 from caugym_jax.types import Rollout
@@ -176,11 +177,14 @@ class Sampler:
         whole = None if mesh is None else replicated(mesh)
         self._put = functools.partial(jax.device_put, device=whole)
         self._put_rows = functools.partial(jax.device_put, device=mesh and rows(mesh))
-        self._ends = self._put(np.asarray(sorted(end_ids), np.int32))
-        self._pad = self._put(np.int32(pad_id))
+        self._ends = np.asarray(sorted(end_ids), np.int32)
         remedy = "the number of prompts sampled at a time, samples per prompt or max_new_tokens"
         self._program = Program(
-            "sample", functools.partial(generate, model, max_new_tokens=max_new_tokens), remedy
+            "sample",
+            functools.partial(
+                generate, model, max_new_tokens=max_new_tokens, unstacked=_unstacked(mesh)
+            ),
+            remedy,
         )
         self._places = None if mesh is None else shardings(layout(model.config), mesh)
         self._cast = jax.jit(lambda params: cast(params, model.dtype))
@@ -199,7 +203,32 @@ class Sampler:
                 jax.tree.leaves(params), jax.tree.leaves(self._places), strict=True
             )
         )
-        return params if here else jax.device_put(self._cast(params), self._places)
+        if here:
+            return params
+        if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):  # for `calls`
+            return jax.tree.map(
+                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+                jax.eval_shape(self._cast, params),
+                self._places,
+            )
+        return jax.device_put(self._cast(params), self._places)
+
+    def calls(
+        self, params: Params, count: int, samples_per_prompt: int = 1, beside: Any = ()
+    ) -> tuple[Call, ...]:
+        """What `count` of the longest prompts take (see `Call`); params as shapes too."""
+        shards = 1 if self._mesh is None else row_count(self._mesh)
+        size = -(-(self._batch_size or count) // shards) * shards
+        batch = self._batch([[self._pad_id] * self._longest], [0], size)
+        prompts, lengths, limits, ids = described(batch, rows(self._mesh))
+        settings = Settings().arrays(), self._ends, np.int32(self._pad_id)
+        settings, ends, pad = described(settings, replicated(self._mesh))
+        number = jax.ShapeDtypeStruct((), np.uint32)
+        each = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
+        with jax.set_mesh(self._mesh):
+            keys = described(jax.eval_shape(each, number, number, ids), rows(self._mesh))
+        arguments = self.place(params), prompts, lengths, keys, settings, ends, pad, limits
+        return (Call("sample", self._program, arguments, -(-count // size), beside),)
 
     def __call__(
         self,
@@ -229,6 +258,7 @@ class Sampler:
         if len(ids) != len(lengths):
             raise ValueError(f"{len(lengths)} prompts, but {len(ids)} ids")
         settings = self._put(Settings(temperature, top_k, top_p, min_p).check().arrays())
+        ends, pad = self._put((self._ends, np.int32(self._pad_id)))
         place = self._put((np.uint32(seed & 0xFFFFFFFF), np.uint32(step)))
         shards = 1 if self._mesh is None else row_count(self._mesh)
         size = -(-(self._batch_size or len(lengths)) // shards) * shards
@@ -243,7 +273,7 @@ class Sampler:
                 prompts, row_lengths, limits, row_ids = self._put_rows(batch)
                 keys = row_keys(*place, row_ids, samples_per_prompt=samples_per_prompt)
                 rollout = self._program(
-                    params, prompts, row_lengths, keys, settings, self._ends, self._pad, limits
+                    params, prompts, row_lengths, keys, settings, ends, pad, limits
                 )
                 kept = len(chosen) * samples_per_prompt
                 done.append(Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout))))
@@ -277,6 +307,11 @@ class Sampler:
             np.pad(np.minimum(self._new, self._positions - lengths), filler),
             np.pad(np.asarray([int(i) & 0xFFFFFFFF for i in ids], np.uint32), filler),
         )
+
+
+def _unstacked(mesh: jax.sharding.Mesh | None) -> bool | None:
+    """`generate`'s argument for a mesh's devices, which need not be this machine's."""
+    return None if mesh is None else mesh.devices.flat[0].platform == "cpu"
 
 
 def _in_order(done: list[Rollout], order: np.ndarray, G: int, pad_id: int) -> Rollout:

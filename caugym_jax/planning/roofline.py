@@ -1,0 +1,271 @@
+"""How long a program should take: operations, bytes of memory and bytes between devices.
+
+    arithmetic = products / (peak x e.matmul) + attention / (peak x e.attention)
+    memory     = bytes read and written / (bandwidth x e.memory)
+    exchange   = bytes received / (link x ways x e.link) + collectives x e.latency
+    time       = max(arithmetic, memory, exchange) + optimiser's bytes / (bandwidth x e.memory)
+
+of one device, all devices doing the same. On a CPU, where nothing overlaps, the sum is taken in
+place of the largest. Operations and bytes are by formula (below), what is exchanged is read from
+the compiled program (`collectives.py`). `ways` are the links that lead to a collective's group:
+for each axis of the torus that it spreads over two where the ring is closed, else one.
+
+Model FLOPs utilisation counts what the mathematics needs, 3 times the forward pass with causal
+attention, and nothing that is computed again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from caugym_jax.chips import Chip
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.planning.collectives import Collective
+
+
+@dataclasses.dataclass(frozen=True)
+class Efficiency:
+    """Which part of the stated numbers a program reaches.
+
+    Attributes:
+      matmul: of peak FLOPs in large products, with the elementwise work fused around them.
+      attention: of peak FLOPs in attention kernels.
+      memory, link: of the bandwidths.
+      latency: seconds a collective takes whatever its size.
+      overlapped: arithmetic, memory and exchange run beside each other.
+    """
+
+    matmul: float
+    attention: float
+    memory: float
+    link: float
+    latency: float
+    overlapped: bool
+
+
+# matmul: 128 x 128 systolic arrays at 0.9 in products of this size, less what norms, rotations and
+#   the loop over layers add; MaxText's 32B to 128B models (v5p and v5e READMEs) lie between 0.74
+#   and 0.82 once their recomputation is counted.
+# attention: exponentials and masks run on the vector unit between products of one tile.
+# memory: streaming reaches 85 to 90% of what is stated. link: 9.0e10 of a stated 1.0e11 bytes a
+#   second (jax-ml.github.io/scaling-book/tpus). latency: about 1 us a hop and a dozen hops.
+TPU = Efficiency(0.78, 0.50, 0.85, 0.90, 10e-6, True)
+# matmul: 769 to 798 of 989 TFLOP/s measured on an H200, less the same. memory: 4.3 of 4.8 TB/s.
+GPU = Efficiency(0.70, 0.45, 0.85, 0.80, 20e-6, True)
+# The machine itself is measured (`benchmarks/roofline.py`): what is left is what products in a step
+# lose to smaller shapes and to transposing operands.
+CPU = Efficiency(0.80, 0.50, 1.0, 1.0, 20e-6, False)
+
+
+def efficiency_of(platform: str) -> Efficiency:
+    return {"tpu": TPU, "gpu": GPU, "cuda": GPU}.get(platform, CPU)
+
+
+class Work(NamedTuple):
+    """What one call of a program computes, over all devices.
+
+    Attributes:
+      rows, width: [rows, width] tokens go through the layers.
+      scored: places of each row whose logits are made (0: a critic, or prefill).
+      train: a backward pass and an optimiser step follow.
+      parts: microbatches (each reads all weights again).
+      remat, kernel: see `Model`.
+      adapters: parameters trained in place of all; None: all are.
+      drawn: tokens that a sampler draws for each of rows x samples; `pieces` of cache hold them.
+      itemsize: bytes of a number in the compute type.
+    """
+
+    model: ModelConfig
+    rows: int
+    width: int
+    scored: int
+    train: bool = False
+    parts: int = 1
+    remat: str = "none"
+    kernel: str = "plain"
+    adapters: int | None = None
+    drawn: int = 0
+    samples: int = 1
+    piece: int = 1
+    itemsize: int = 2
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the call reads or draws."""
+        return self.rows * (self.width + self.samples * self.drawn)
+
+
+class Operations(NamedTuple):
+    """Floating-point operations of one call, over all devices."""
+
+    model: float  # what the mathematics needs
+    matmul: float  # done, in products with weights
+    attention: float  # done, in attention
+
+
+class Prediction(NamedTuple):
+    """Seconds of one call, with the terms they follow from."""
+
+    seconds: float
+    arithmetic: float
+    memory: float
+    exchange: float
+    optimiser: float
+    flops: Operations
+    mfu: float
+    tokens_per_second: float
+
+
+def layer_parameters(c: ModelConfig) -> int:
+    """Of one layer's matrices: q, k, v, o, gate, up, down."""
+    heads = c.num_heads + 2 * c.num_kv_heads
+    return c.d_model * c.head_dim * (heads + c.num_heads) + 3 * c.d_model * c.d_ff
+
+
+def parameters(c: ModelConfig) -> int:
+    """Of all matrices and tables."""
+    tables = 1 if c.tied else 2
+    return c.num_layers * layer_parameters(c) + tables * c.vocab_size * c.d_model
+
+
+def keys_seen(width: int, window: int | None = None) -> int:
+    """Pairs (query, key) of one causal row. By hand: width 4: 1 + 2 + 3 + 4 = 10; window 2: 7."""
+    w = width if window is None else min(window, width)
+    return w * (w + 1) // 2 + (width - w) * w
+
+
+def operations(work: Work) -> Operations:
+    """Two operations a multiplication and addition.
+
+        layers     2 tokens L (matrices of a layer)
+        head       2 rows scored D V
+        attention  4 N H L rows (pairs of query and key)
+
+    Backward: twice as much, of frozen matrices once as much. Done again: all of a layer under
+    remat "full"; all but attention's results under "attention"; attention alone under "dots"; the
+    head's product always (log-probabilities are taken in chunks). Attention's own backward pass
+    makes the scores again in each of its two kernels: 7 products against the forward's 2.
+    """
+    c = work.model
+    layers = 2.0 * work.rows * work.width * c.num_layers * layer_parameters(c)
+    head = 2.0 * work.rows * work.scored * c.d_model * c.vocab_size
+    heads = 4.0 * c.num_heads * c.head_dim * c.num_layers
+    mixing = heads * work.rows * keys_seen(work.width, c.sliding_window)
+    if work.drawn:
+        rows = work.rows * work.samples
+        layers += 2.0 * rows * work.drawn * c.num_layers * layer_parameters(c)
+        head += 2.0 * rows * work.drawn * c.d_model * c.vocab_size
+        mixing += heads * rows * work.drawn * (work.width + work.drawn / 2)
+    forward = layers + head + mixing
+    if not work.train:
+        return Operations(forward, layers + head, mixing)
+    again = {"full": (1, 1), "attention": (1, 0), "dots": (0, 1), "none": (0, 0)}[work.remat]
+    backward = 2 if work.adapters is None else 1
+    return Operations(
+        model=forward + backward * (layers + head) + 2 * mixing,
+        matmul=layers * (1 + backward + again[0]) + head * (2 + backward),
+        attention=mixing * (1 + 3.5 + again[1]),
+    )
+
+
+def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, float]:
+    """Bytes that one device reads and writes: (during the passes, by the optimiser).
+
+    Weights are read once for each pass and part, `1 / tensor` of them; AdamW reads and writes
+    weights and two moments and reads the gradient, 28 bytes a parameter, split over all devices.
+    Activations: 14 D + 4 (N + 2 K) H + 6 F numbers a token and layer forward, as many again for
+    each further pass; the plain kernel's scores and the logits in float32, each gone through 6
+    times a pass. A sampler reads the cache's pieces begun for every token.
+    """
+    c, size = work.model, work.itemsize
+    passes = 1
+    if work.train:
+        passes = 3 + (work.remat == "full")
+    weights = size * (c.num_layers * layer_parameters(c) + c.vocab_size * c.d_model) / tensor
+    tokens = work.rows * work.width / devices
+    wide = 14 * c.d_model + 4 * (c.num_heads + 2 * c.num_kv_heads) * c.head_dim + 6 * c.d_ff
+    moved = passes * (work.parts * weights + tokens * c.num_layers * wide * size)
+    if work.kernel == "plain":
+        pairs = c.num_heads * c.num_layers * work.rows * keys_seen(work.width, c.sliding_window)
+        moved += passes * 6 * 4 * pairs / devices
+    moved += passes * 6 * 4 * work.rows * work.scored * c.vocab_size / devices
+    if work.drawn:
+        rows = work.rows * work.samples / (devices / tensor)
+        pieces = math.ceil(work.drawn / work.piece)
+        slots = work.piece * (pieces + 1) / 2 + work.width / work.samples
+        kv = 2 * c.num_layers * max(1, c.num_kv_heads / tensor) * c.head_dim * size
+        moved += work.drawn * (weights + rows * slots * kv)
+    if not work.train:
+        return moved, 0.0
+    trained = parameters(c) if work.adapters is None else work.adapters
+    moved += 12.0 * work.parts * trained / devices  # gradients are added up in float32
+    return moved, 28.0 * trained / devices
+
+
+def ways(group: Sequence[int], coordinates: Sequence[tuple[int, ...]], closed: int) -> int:
+    """Links that lead into a device of a group from the group.
+
+    Args:
+      coordinates: of every device, by its place in the mesh; empty where there is no torus.
+      closed: from how many devices along an axis its ring is closed.
+    """
+    if not coordinates:
+        return 1
+    total = 0
+    for axis in range(len(coordinates[0])):
+        spread = {coordinates[i][axis] for i in group}
+        if len(spread) > 1:
+            whole = len({at[axis] for at in coordinates})
+            total += 2 if len(spread) == whole and whole >= closed else 1
+    return max(1, total)
+
+
+def exchange(
+    found: Sequence[Collective],
+    chip: Chip,
+    efficiency: Efficiency,
+    coordinates: Sequence[tuple[int, ...]] = (),
+) -> float:
+    """Seconds that a program's collectives take, one after the other."""
+    seconds = 0.0
+    for one in found:
+        lanes = min(chip.links, ways(one.group, coordinates, chip.whole))
+        seconds += one.received / (chip.link * lanes * efficiency.link)
+        seconds += one.count * efficiency.latency
+    return seconds
+
+
+def predict(
+    work: Work,
+    chip: Chip,
+    efficiency: Efficiency,
+    devices: int,
+    *,
+    tensor: int = 1,
+    exchanged: float = 0.0,
+) -> Prediction:
+    """One call's time on `devices` of these chips.
+
+    Args:
+      tensor: over how many devices a layer's weights are split where they are used.
+      exchanged: seconds, from `exchange`.
+
+    By hand: 1e9 parameters in the layers' matrices, 1e6 tokens trained without attention, head or
+    recomputation on 10 devices of 1e14 FLOP/s at 0.5: 6e15 / (10 x 5e13) = 12 s.
+    """
+    flops = operations(work)
+    peak = chip.flops * devices
+    arithmetic = flops.matmul / (peak * efficiency.matmul)
+    arithmetic += flops.attention / (peak * efficiency.attention)
+    moved, optimiser = (
+        x / (chip.bandwidth * efficiency.memory) for x in memory_traffic(work, devices, tensor)
+    )
+    terms = arithmetic, moved, exchanged
+    seconds = (max(terms) if efficiency.overlapped else sum(terms)) + optimiser
+    return Prediction(
+        seconds, *terms, optimiser, flops,
+        flops.model / (seconds * peak), work.tokens / seconds,
+    )  # fmt: skip

@@ -1,0 +1,132 @@
+"""What is planned from shapes is what a real step calls."""
+
+import jax
+import numpy as np
+import pytest
+
+from caugym_jax import config as configs
+from caugym_jax.algorithms.groups import Prompt
+from caugym_jax.errors import UserError
+from caugym_jax.methods import open_method, open_run
+from caugym_jax.planning import abstract
+from caugym_jax.programs import Program
+from caugym_jax.sharding import make_mesh
+from caugym_jax.types import Example, Judged, Preference, Problem
+from tests.tiny_model import tiny_model  # noqa: F401
+
+TINY = "tests/end_to_end/tiny_config.py"
+MESH = ["mesh.data=2", "mesh.fsdp=2", "data.batch_size=8"]
+OPTIONS = {
+    "sft": ["sft.microbatches=2"],
+    "grpo": [
+        "grpo.beta=0.1",
+        "grpo.dynamic_sampling=false",
+        "grpo.num_minibatches=2",
+        "data.max_prompt_length=64",
+    ],
+    "ppo": ["data.max_prompt_length=64"],
+}
+
+
+def planned(method, name, *more):
+    options = [*MESH, *OPTIONS.get(method, ()), *more, f"model.name={name}"]
+    config = configs.load(f"{TINY}:{method}", options)
+    return config, abstract.plan(config, jax.devices()[:4])
+
+
+def longest(config):
+    """A real batch of the longest rows that the configuration allows."""
+    method, count = config.method, config.data.batch_size
+    if method in ("grpo", "ppo"):
+        problem = Problem("?", '{"PROB": 0.5}', "PN")
+        return [Prompt(problem, [5] * config.data.max_prompt_length)] * count
+    rest = [5] * (config.data.max_length - 1)
+    if method == "sft":
+        from caugym_jax.data.packing import pad
+
+        return pad([Example([5], rest)] * count, config.data.max_length)
+    if method == "dpo":
+        return [(Preference([5], rest, rest), None)] * count
+    return [(Judged([5], rest, i % 2 == 0, rest), None) for i in range(count)]
+
+
+def same(described, arrays):
+    described, arrays = jax.tree.flatten(described), jax.tree.flatten(arrays)
+    assert described[1] == arrays[1]
+    for x, y in zip(described[0], arrays[0], strict=True):
+        assert (x.shape, x.dtype) == (y.shape, y.dtype)
+        assert y.sharding.is_equivalent_to(x.sharding, x.ndim), (x, y.sharding)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "grpo", "ppo"])
+def test_a_step_calls_what_was_planned(method, tiny_model, monkeypatch, tmp_path):  # noqa: F811
+    """Every program that a real step on the longest rows calls is among the planned ones, as often,
+    with arguments of the same shapes, types and shardings; and it compiles to the same memory."""
+    config, plan = planned(method, tiny_model)
+    made: list = []
+    monkeypatch.setattr(
+        Program, "__call__", lambda self, *args, call=Program.__call__: (
+            made.append((self.name, jax.tree.map(_description, args))), call(self, *args)
+        )[1],
+    )  # fmt: skip
+    with jax.set_mesh(plan.mesh):
+        run, first = open_run(config, plan.mesh, resuming=False, workdir=tmp_path)
+        algorithm = open_method(run).algorithm
+        state = algorithm.init(first)
+        made.clear()
+        experience, _, _ = algorithm.prepare(state, lambda: longest(config))
+        algorithm.update(state, experience)
+    assert sum(call.times for call in plan.calls) == len(made)
+    wanted = [call for call in plan.calls for _ in range(call.times)]
+
+    def by_name(pairs):  # policy's and critic's updates share theirs
+        return sorted(pairs, key=lambda pair: (pair[0], str(jax.tree.structure(pair[1]))))
+
+    wanted = by_name([(call.program.name, call.arguments) for call in wanted])
+    for (name, described), (called, arrays) in zip(wanted, by_name(made), strict=True):
+        assert name == called
+        same(described, arrays)
+
+    update = next(call for call in plan.calls if call.name == "update")
+    real = next(c for c in algorithm.calls(longest(config)) if c.name == "update")
+    found = []
+    with jax.set_mesh(plan.mesh):
+        for call in (update, real):
+            found.append(call.program.lower(*call.arguments).compile().memory_analysis())
+    for part in ("argument", "output", "temp", "alias"):
+        sizes = {getattr(memory, f"{part}_size_in_bytes") for memory in found}
+        assert len(sizes) == 1 and sizes != {0}
+
+
+def _description(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def test_adapters_are_planned_on_a_frozen_base(tiny_model):  # noqa: F811
+    _, plan = planned("sft", tiny_model, "lora.rank=2", "lora.base_dtype=int8")
+    (update,) = plan.calls
+    state, _ = update.arguments
+    assert plan.adapters == sum(x.size for x in jax.tree.leaves(state.params))
+    assert {x.dtype for x in jax.tree.leaves(update.program._last)} > {np.dtype(np.int8)}
+    with jax.set_mesh(plan.mesh):
+        update.program.lower(*update.arguments)
+
+
+def test_the_paper_s_model_is_described_and_not_made():
+    """14.8e9 parameters: 177 GB of float32 with their moments, on a machine with far less."""
+    config = configs.load("grpo.py:r1-distill-qwen-14b")
+    plan = abstract.plan(config, jax.devices())
+    (update,) = [call for call in plan.calls if call.name == "update"]
+    state, e = update.arguments
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert size == pytest.approx(12 * 14.77e9, rel=0.001)
+    shards = {x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(state.params)}
+    assert (152064, 5120 // 8) in shards
+    assert e.tokens.shape == (1024, 2048 + 8192) and e.mask.shape == (1024, 8192)
+
+
+def test_what_training_would_refuse_is_refused(tiny_model):  # noqa: F811
+    with pytest.raises(UserError, match="data.batch_size=6 rows are not a multiple"):
+        planned("sft", tiny_model, "data.batch_size=6")
+    with pytest.raises(UserError, match="did you mean r1-distill-qwen-14b"):
+        abstract.shape_of("r1-distil-qwen-14b")
