@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import jax
 import ml_collections
 
 from caugym_jax import config as configs
+from caugym_jax import processes
 from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.grpo import grpo
@@ -167,9 +167,9 @@ def _loader(run: Run, items: Any, batch_size: int, transform: Callable) -> Any:
         items,
         batch_size,
         run.config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        transform=transform,
+        process_index=processes.index(),
+        process_count=processes.count(),
+        transform=lambda rows: transform(processes.all_rows(rows)),
     )
 
 
@@ -187,9 +187,8 @@ def _sft(run: Run) -> Method:
     source, batch_size, shape = _data(run, solutions=True)
     items, make, dropped = sft_batches(source, run.tokenizer, shape["max_length"], shape["packing"])
     if dropped:
-        print(
-            f"dropped {dropped} examples longer than data.max_length={shape['max_length']}",
-            file=sys.stderr,
+        processes.say(
+            f"dropped {dropped} examples longer than data.max_length={shape['max_length']}"
         )
     return _method(run, build(run), _loader(run, items, batch_size, make))
 
@@ -227,7 +226,7 @@ def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
     own = configs.check_section("data", own, preference_items)
     items, told = preference_items(path, tokenizer, name == "dpo", seed=seed, **own)
     for line in told:
-        print(line, file=sys.stderr)
+        processes.say(line)
     reference, built = run.params, build(run)  # which checks sizes before the file is scored
     if callable(items):
         source = lambda index: (items(index), None)  # noqa: E731
@@ -335,9 +334,8 @@ def _prompts(run: Run, source: Any, shape: dict[str, Any], room: int) -> tuple[A
         shape["too_long"],
     )
     if dropped:
-        print(
+        processes.say(
             f"dropped {dropped} of {dropped + len(items)} prompts longer than "
-            f"data.max_prompt_length={shape['max_prompt_length']}",
-            file=sys.stderr,
+            f"data.max_prompt_length={shape['max_prompt_length']}"
         )
     return items, width

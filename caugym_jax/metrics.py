@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from caugym_jax import processes
 from caugym_jax.errors import UserError
 
 
@@ -30,7 +31,8 @@ class Log:
     docs/metrics.md says what every number is.
 
     Lines after `step` are removed first (all where it is 0), so that a resumed run leaves the log
-    of an uninterrupted one. Every step is on disk before the next one begins.
+    of an uninterrupted one. Every step is on disk before the next one begins. Of several processes
+    only the first writes.
 
     Args:
       wandb: log to Weights & Biases too, as one run however often it is resumed.
@@ -42,6 +44,9 @@ class Log:
     def __init__(self, workdir: Path, step: int, *, tensorboard: bool = True, wandb: bool = False):
         self.metrics_path = workdir / "metrics.jsonl"
         self.samples_path = workdir / "samples.jsonl"
+        self._board = self._wandb = None
+        if not processes.is_first():
+            return
         for path in (self.metrics_path, self.samples_path):
             _forget(path, step)
         self._board = _Board(workdir / "tensorboard", step + 1) if tensorboard else None
@@ -49,6 +54,8 @@ class Log:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of finite numbers (NaN and infinity are written as null)."""
+        if not processes.is_first():
+            return
         clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
         _append(self.metrics_path, [{"step": step, **clean}])
         if self._board is not None:
@@ -58,6 +65,8 @@ class Log:
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """A table of prompts, completions and reward parts."""
+        if not processes.is_first():
+            return
         _append(self.samples_path, [{"step": step, **row} for row in rows])
         if self._board is not None and rows:
             shown = [f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4]]
@@ -173,7 +182,10 @@ def _forget(path: Path, step: int) -> None:
 
 
 class Progress:
-    """Rate and time left: one rewritten line on a terminal, a plain line now and then elsewhere."""
+    """Rate and time left: one rewritten line on a terminal, a plain line now and then elsewhere.
+
+    Of several processes only the first tells.
+    """
 
     def __init__(self, done: int, total: int, every: int = 10, unit: str = "step"):
         self._unit = unit
@@ -183,7 +195,8 @@ class Progress:
 
     def show(self, step: int, values: Mapping[str, float], keys: Sequence[str]) -> None:
         """`step` counts finished steps."""
-        if not self._tty and step % self._every and step != self._total:
+        between = not self._tty and step % self._every and step != self._total
+        if between or not processes.is_first():
             return
         seconds = (time.perf_counter() - self._start) / max(1, step - self._first)
         left = seconds * (self._total - step)
@@ -196,8 +209,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line of its own, above the progress line."""
-        start = "\r\x1b[K" if self._tty else ""
-        print(start + text, file=sys.stderr, flush=True)
+        processes.say(("\r\x1b[K" if self._tty else "") + text)
 
 
 def clock(seconds: float) -> str:

@@ -232,18 +232,30 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
 
 
 def put(tree: Any, target: Any) -> Any:
-    """Host to device: NumPy arrays (this process's part) to arrays with the given sharding(s)."""
+    """Host to device: NumPy arrays to arrays with the given sharding(s).
+
+    Of several processes every one has the whole arrays and feeds its devices' part of them, so
+    this is right for any mesh.
+    """
     if isinstance(target, NamedSharding):
         target = jax.tree.map(lambda _: target, tree)
-    return jax.tree.map(
-        lambda x, s: jax.make_array_from_process_local_data(s, np.asarray(x)), tree, target
-    )
+
+    def one(x, s):
+        x = np.asarray(x)
+        return jax.make_array_from_process_local_data(s, x, x.shape)
+
+    return jax.tree.map(one, tree, target)
 
 
 def fetch(tree: Any) -> Any:
-    """Device to host: a tree of NumPy arrays holding the global values."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    """Device to host: a tree of NumPy arrays holding the global values, on every process."""
 
-        return multihost_utils.process_allgather(tree, tiled=True)
-    return jax.device_get(tree)
+    def whole(x):
+        there = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
+        return jax.jit(_same, out_shardings=replicated(x.sharding.mesh))(x) if there else x
+
+    return jax.device_get(jax.tree.map(whole, tree))
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x

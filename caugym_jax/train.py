@@ -5,6 +5,8 @@ names grpo.py and sft.py run on any machine in minutes, without a download. ARG 
 
   python -m caugym_jax.train --config=grpo.py
   python -m caugym_jax.train --config=sft.py:smollm2-135m --config.steps=2
+
+Several processes train together where they find each other: docs/processes.md, launch/local.sh.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax import cli
+from caugym_jax import cli, processes
 from caugym_jax.errors import UserError
+from caugym_jax.metrics import write_text
 
 # What may differ between the runs that share a workdir.
 MAY_CHANGE = ("steps", "log", "checkpoint")
@@ -45,7 +48,8 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises, with a traceback
     config = configs.load(options.config, [a.removeprefix("--config.") for a in rest])
     name = options.config.removesuffix(".py").replace(".py:", "-").replace("/", "-")
-    train(config, options.workdir or Path("runs") / name)
+    with processes.connected():
+        train(config, options.workdir or Path("runs") / name)
 
 
 def train(config: Any, workdir: Path) -> None:
@@ -58,21 +62,23 @@ def train(config: Any, workdir: Path) -> None:
     from caugym_jax.checkpoints import Checkpoints
     from caugym_jax.evals import probe
     from caugym_jax.methods import open_method, open_run
-    from caugym_jax.metrics import Log, Progress, past_metrics, write_text
+    from caugym_jax.metrics import Log, Progress, past_metrics
     from caugym_jax.models.transformer import abstract_params
     from caugym_jax.runs import claim_workdir, pinned_step, save_shape
     from caugym_jax.sharding import fetch, make_mesh
 
     configs.check_counts(config, COUNTS)
     jax.config.update("jax_threefry_partitionable", True)
+    _check_devices()
     config.model.step = pinned_step(workdir, config.model.name, config.model.step)
-    claim_workdir(workdir, configs.flat(config), MAY_CHANGE)
+    processes.first(lambda: claim_workdir(workdir, configs.flat(config), MAY_CHANGE))
     finished = workdir / "summary.json"
-    if finished.exists() and (done := json.loads(finished.read_text()))["steps"] >= config.steps:
-        print(done["text"])
+    done = processes.first(lambda: _read(finished))
+    if done is not None and done["steps"] >= config.steps:
+        if processes.is_first():
+            print(done["text"])
         return
 
-    _check_devices()
     mesh = make_mesh(**configs.check_section("mesh", config.mesh, make_mesh))
     with jax.set_mesh(mesh):
         started = time.perf_counter()
@@ -82,7 +88,7 @@ def train(config: Any, workdir: Path) -> None:
         resuming = checkpoints.latest is not None
         run, first_weights = open_run(config, mesh, resuming, workdir)
         model, tokenizer = run.model, run.tokenizer
-        save_shape(workdir / "model", model.config, tokenizer)
+        processes.first(lambda: save_shape(workdir / "model", model.config, tokenizer))
         method = open_method(run)
         algorithm, loader = method.algorithm, method.loader
         held_out, ask = _evaluation(config, model, tokenizer, run.sampler_mesh)
@@ -95,14 +101,14 @@ def train(config: Any, workdir: Path) -> None:
             skipped_steps = position.pop("steps_without_signal", 0)
             tokens_seen = position.pop("num_tokens", 0)
             loader.set_state(position)
-            print(f"resumed from step {int(state.step)} of {workdir}", file=sys.stderr)
+            processes.say(f"resumed from step {int(state.step)} of {workdir}")
         del run, first_weights
         first = int(state.step)
         log = Log(
             workdir, first, tensorboard=config.log.tensorboard, wandb=config.log.get("wandb", False)
         )
         alarms = Alarms()
-        for line in past_metrics(workdir):
+        for line in processes.first(lambda: past_metrics(workdir)):
             alarms.look(line)
         machine = mesh.devices.size, mesh.devices.flat[0].device_kind
         progress = Progress(first, config.steps, config.log.every)
@@ -110,11 +116,13 @@ def train(config: Any, workdir: Path) -> None:
         progress.note(_about(model, model_size, mesh, config, time.perf_counter() - started))
 
         before_path = workdir / "before.json"
-        if not before_path.exists():
+        answered = processes.first(lambda: _read(before_path))
+        if answered is None:
             if first:
                 raise UserError(f"{before_path} is gone: it held the answers before training")
-            write_text(before_path, json.dumps(ask(method.weights(state)).as_json()))
-        before = probe.Probed.from_json(json.loads(before_path.read_text()))
+            answered = ask(method.weights(state)).as_json()
+            processes.first(lambda: write_text(before_path, json.dumps(answered)))
+        before = probe.Probed.from_json(answered)
         problems = [problem for problem, _ in held_out]
         if not first:
             figures = probe.figures(before, problems)
@@ -160,7 +168,7 @@ def train(config: Any, workdir: Path) -> None:
                 taken = {"time/evaluate": time.perf_counter() - clock}
                 log.metrics(step, {f"eval/{k}": v for k, v in figures.items()} | taken)
                 progress.note(_shown(f"step {step}", figures))
-            stopping = stop()
+            stopping = any(processes.share(stop()))  # all, after the same step
             if step % config.checkpoint.every == 0 or step == config.steps or stopping:
                 position = {
                     **loader.get_state(),
@@ -171,19 +179,17 @@ def train(config: Any, workdir: Path) -> None:
             if stopping:
                 checkpoints.close()
                 log.close()
-                print(f"terminated after step {step}, which is saved", file=sys.stderr)
+                processes.say(f"terminated after step {step}, which is saved")
                 sys.exit(128 + signal.SIGTERM)
 
         checkpoints.close()
         log.close()
         if first >= config.steps:  # killed before the summary, or asked for fewer steps
             after = ask(method.weights(state))
-        write_text(workdir / "after.json", json.dumps(after.as_json()))
         text = _ending(
             probe.summary(before, after, problems), workdir, config, skipped_steps, state
         )
-        write_text(finished, json.dumps({"steps": config.steps, "text": text}))
-        print(text)
+        processes.first(lambda: _finish(workdir, after.as_json(), config.steps, text))
 
 
 def _check_devices() -> None:
@@ -194,8 +200,21 @@ def _check_devices() -> None:
     except RuntimeError as error:
         why = str(error).splitlines()[0]
         raise UserError(f"no device to run on ({why}): unset or change JAX_PLATFORMS") from error
-    if jax.process_count() > 1:
-        raise UserError("training by several processes is not supported yet: start one")
+    if jax.process_count() != processes.count():
+        raise UserError(
+            f"this is one of {jax.process_count()} processes, which have not met: set "
+            f"{processes.COUNT}=auto (docs/processes.md)"
+        )
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _finish(workdir: Path, after: dict[str, Any], steps: int, text: str) -> None:
+    write_text(workdir / "after.json", json.dumps(after))
+    write_text(workdir / "summary.json", json.dumps({"steps": steps, "text": text}))
+    print(text)
 
 
 def _evaluation(config, model, tokenizer, sampler_mesh) -> tuple[list, Callable]:
@@ -247,7 +266,8 @@ def _about(model, count: int, mesh, config, seconds: float) -> str:
     devices = mesh.devices.size
     return (
         f"{config.method} of {config.model.name} ({count / 1e6:.2f}M parameters, {model.dtype}) "
-        f"on {devices} {jax.default_backend()} device{'s' * (devices > 1)}, "
+        f"on {devices} {jax.default_backend()} device{'s' * (devices > 1)}"
+        f"{f' of {processes.count()} processes' * (processes.count() > 1)}, "
         f"ready in {seconds:.1f} s"
     )
 

@@ -10,7 +10,7 @@ from tests.shared import ROOT
 
 # A module may import from its own line and those above it.
 LAYERS = [
-    ("errors", "types"),
+    ("errors", "types", "processes"),
     ("cli", "workers", "chips"),
     ("causal",),
     ("sharding", "models.config"),

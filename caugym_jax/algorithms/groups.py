@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from caugym_jax import processes
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.rewards.score import score as reward_score
-from caugym_jax.sharding import fetch
 from caugym_jax.types import Experience, Problem, Rollout
 
 TOLD = 3  # failures of reward functions told of a rollout
@@ -136,6 +136,35 @@ def judge(
     return Verdicts(totals, names, parts, lengths, prompt_tokens, ended, table, failures)
 
 
+def judge_by_share(
+    judge: Callable[[list[Prompt], Rollout], Verdicts],
+    prompts: list[Prompt],
+    rollout: Rollout,
+    group_size: int,
+) -> Verdicts:
+    """`judge` where every process takes its share of the prompts (`processes.share_of`), as
+    rewards may take long, and all get all verdicts."""
+    if processes.count() == 1:
+        return judge(prompts, rollout)
+    rows = np.arange(len(prompts) * group_size).reshape(-1, group_size)
+    own = Rollout(*(np.asarray(x)[processes.share_of(rows).reshape(-1)] for x in rollout))
+    parts = processes.together(lambda: judge(list(processes.share_of(prompts)), own))
+
+    def merged(name: str) -> list:
+        """A field of all rows: what was one process's is a group at a time."""
+        fields = [getattr(part, name) for part in parts]
+        groups = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
+        return [row for group in processes.interleaved(groups) for row in group]
+
+    return Verdicts(
+        names=parts[0].names,
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        failures=sum(part.failures for part in parts),
+        rows=merged("rows"),
+        **{name: np.stack(merged(name)) for name in ("total", "values", "lengths", "ended")},
+    )
+
+
 def overlong_reward(
     lengths: np.ndarray, limit: int, buffer: int, penalty: float = 1.0
 ) -> np.ndarray:
@@ -176,7 +205,7 @@ def make_groups(
 ) -> list[Group]:
     """The groups of a rollout, in order; only those with a signal if asked."""
     P, G = rollout.prompt_width, group_size
-    tokens, logprobs = fetch(rollout.tokens), fetch(rollout.logprobs)
+    tokens, logprobs = np.asarray(rollout.tokens), np.asarray(rollout.logprobs)
     wanted = informative_groups(judged.total, G)
     counted = np.isfinite(judged.total) & (judged.ended | (not mask_truncated))
     groups = []
@@ -218,6 +247,9 @@ def collect(
     """Samples and judges prompts until a step is full of groups with a signal (DAPO's dynamic
     sampling), at most `max_refills` more times; the surplus is dropped.
 
+    Of several processes each judges a share, and all have the same prompts, rollout and verdicts:
+    so all come to the same decisions and groups as one process does.
+
     Args:
       sample: (prompts, ids) -> Rollout; ids are unique in the step, 0 upwards.
       only_informative: drop groups whose rewards agree; False: one draw, all of it.
@@ -232,7 +264,7 @@ def collect(
         start = time.perf_counter()
         rollout = sample(prompts, ids)
         sampled = time.perf_counter()
-        judged = judge(prompts, rollout)
+        judged = judge_by_share(judge, prompts, rollout, group_size)
         spent["time/sampling"] += sampled - start
         spent["time/rewards"] += time.perf_counter() - sampled
         drawn.append(judged)

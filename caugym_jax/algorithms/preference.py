@@ -8,7 +8,6 @@ of the data and of the weights; those of generated data, which never comes up ag
 from __future__ import annotations
 
 import hashlib
-import sys
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from caugym_jax import processes
 from caugym_jax.algorithms.sft import Targets, find_targets, score_targets
 from caugym_jax.algorithms.step import in_parts
 from caugym_jax.data.packing import pad, width_for
@@ -93,11 +93,11 @@ def cached_reference(
       digest: of all else that the numbers follow from (`weights_digest`, the compute type).
     """
     key = _digest_of(triples, f"{digest} {batch_size} {max_length}")
-    stored = _read(path)
+    stored = processes.first(lambda: _read(path))
     if stored is not None and stored[0] == key and stored[1].shape == (len(triples), 2):
         return stored[1]
     if stored is not None:
-        print(f"{path}: made from other data, weights or batches; computed anew", file=sys.stderr)
+        processes.say(f"{path}: made from other data, weights or batches; computed anew")
 
     # Equal lengths together, so that little is padding; the last batch is filled up.
     def length(i: int) -> int:
@@ -112,7 +112,7 @@ def cached_reference(
         targets = put(lay_out(filled, max_length, pad_id), rows(mesh))
         logps[places] = fetch(score(targets))[: len(places)]
         progress.show(start + len(places), {}, ())
-    _write(path, key, logps)
+    processes.first(lambda: _write(path, key, logps))
     return logps
 
 
@@ -122,7 +122,7 @@ def weights_digest(params: Params) -> str:
     Each array gives the sum of its numbers' bits, each times an odd number that follows from its
     place, modulo 2^32: whole numbers, so the order of summation does not matter.
     """
-    sums = jax.device_get(_checksums(params))
+    sums = fetch(_checksums(params))
     told = [
         (jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype), int(total))
         for (path, leaf), total in zip(

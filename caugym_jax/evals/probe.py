@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from caugym_jax import processes
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.rewards.answer import answer_reward
 from caugym_jax.rewards.form import form_reward
@@ -47,17 +48,16 @@ def probe(
     rollout = sampler(
         params, [tokens for _, tokens in items], ids=range(len(items)), temperature=0.0
     )
-    P = rollout.prompt_width
-    texts = [
-        tokenizer.decode_completion(row[P : P + n])
-        for row, n in zip(rollout.tokens, rollout.completion_length, strict=True)
-    ]
-    ended = np.asarray(rollout.ended, bool)
-    cut = list(~ended)
-    problems = [problem for problem, _ in items]
-    right = list(map(answer_reward, texts, problems, cut))
-    formed = list(map(form_reward, texts, problems, cut))
-    return Probed(texts, np.array(right) == 1, np.array(formed) == 1, ended)
+    P, ended = rollout.prompt_width, np.asarray(rollout.ended, bool)
+
+    def judged(i: int) -> tuple[str, bool, bool]:
+        text = tokenizer.decode_completion(rollout.tokens[i, P : P + rollout.completion_length[i]])
+        told = text, items[i][0], not ended[i]
+        return text, answer_reward(*told) == 1, form_reward(*told) == 1
+
+    own = [judged(i) for i in processes.share_of(range(len(items)))]
+    texts, right, formed = zip(*processes.all_rows(own), strict=True)
+    return Probed(list(texts), np.array(right), np.array(formed), ended)
 
 
 def nonzero(problems: Sequence[Problem]) -> np.ndarray:

@@ -25,7 +25,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params, cast, layout, unstack
 from caugym_jax.programs import Call, Program, described
 from caugym_jax.sampling.picking import Settings, pick
-from caugym_jax.sharding import constrain, fetch, replicated, row_count, rows, shardings
+from caugym_jax.sharding import constrain, fetch, put, replicated, row_count, rows, shardings
 from caugym_jax.types import Rollout
 
 _PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C
@@ -174,9 +174,10 @@ class Sampler:
         self._longest = min(self._positions - 1, max_prompt_length or self._positions)
         self._pad_id, self._batch_size, self._mesh = pad_id, batch_size, mesh
         self._new = max_new_tokens
-        whole = None if mesh is None else replicated(mesh)
-        self._put = functools.partial(jax.device_put, device=whole)
-        self._put_rows = functools.partial(jax.device_put, device=mesh and rows(mesh))
+        self._put = self._put_rows = jax.device_put
+        if mesh is not None:
+            self._put = functools.partial(put, target=replicated(mesh))
+            self._put_rows = functools.partial(put, target=rows(mesh))
         self._ends = np.asarray(sorted(end_ids), np.int32)
         remedy = "the number of prompts sampled at a time, samples per prompt or max_new_tokens"
         self._program = Program(

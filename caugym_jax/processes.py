@@ -1,0 +1,296 @@
+"""One run by several processes, with plain `jax.distributed`: docs/processes.md.
+
+All processes run the same program and hold the same values on the host; what only one has (its
+rows of the data, its share of the rewards, a file it has read) goes to all, which costs little
+beside a step. So no result depends on which process does what, and every decision is taken by all
+alike. Imports no jax unless there is more than one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TextIO, TypeVar
+
+from caugym_jax.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+COORDINATOR, COUNT, INDEX = "CAUGYM_COORDINATOR", "CAUGYM_PROCESSES", "CAUGYM_PROCESS_ID"
+CONNECT, HEARTBEAT = "CAUGYM_CONNECT_TIMEOUT", "CAUGYM_HEARTBEAT_TIMEOUT"
+SECONDS = {CONNECT: 300, HEARTBEAT: 60}
+# What an exception says when it is another process that failed.
+LOST = ("Gloo", "NCCL", "coordination service", "distributed service", "Connection reset by peer")
+GONE = (
+    "another process ended or cannot be reached: its log says why; start all again to go on from "
+    "the last checkpoint"
+)
+# jax ends a process whose peers are gone by an abort with a stack trace, which nothing in Python
+# can catch: a program that outlives it makes that one line.
+FILTER = (
+    rf"/^F.*Terminating process because the JAX distributed service/{{s/.*/error: {GONE}/;q}}",
+    r"/^\[Gloo\] Rank /d",
+)
+
+
+class Place(NamedTuple):
+    """Which process this is."""
+
+    index: int = 0
+    count: int = 1
+
+
+class Found(NamedTuple):
+    """How to meet the others; None: jax finds out."""
+
+    coordinator: str | None
+    place: Place | None
+
+
+_here = Place()
+
+
+def index() -> int:
+    return _here.index
+
+
+def count() -> int:
+    return _here.count
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return _here.index == 0
+
+
+def say(text: str) -> None:
+    """A line on standard error, of the first process alone."""
+    if is_first():
+        print(text, file=sys.stderr, flush=True)
+
+
+def find(env: Mapping[str, str]) -> Found | None:
+    """What the environment says of other processes; None: this one is alone.
+
+    Raises:
+      UserError: settings that do not fit together.
+    """
+    given = {name: env.get(name) for name in (COORDINATOR, COUNT, INDEX)}
+    given[INDEX] = given[INDEX] or env.get("JOB_COMPLETION_INDEX")  # of an indexed Kubernetes Job
+    if given[COUNT] == "auto":
+        return Found(None, None)
+    if given[COORDINATOR] or given[COUNT]:
+        missing = [name for name, value in given.items() if not value]
+        if missing and given[COUNT] != "1":
+            told = f"{', '.join(missing)} not set"
+            raise UserError(f"{told}: set {', '.join(given)}, or none of them")
+        here = Place(_number(given[INDEX] or "0", INDEX), _number(given[COUNT], COUNT))
+        if not 0 <= here.index < here.count:
+            raise UserError(
+                f"{INDEX}={here.index} with {COUNT}={here.count}: 0 to {here.count - 1} is wanted"
+            )
+        if here.count == 1:
+            return None
+        host, _, port = given[COORDINATOR].rpartition(":")
+        if not host or not port.isdigit():
+            raise UserError(f"{COORDINATOR}={given[COORDINATOR]}: HOST:PORT of process 0 is wanted")
+        return Found(given[COORDINATOR], here)
+    steps = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    slurm = all(env.get(name) for name in steps) and env.get("SLURM_NTASKS", "1") != "1"
+    hosts = env.get("TPU_PROCESS_ADDRESSES") or env.get("TPU_WORKER_HOSTNAMES", "")
+    pod = "," in hosts or env.get("MEGASCALE_NUM_SLICES", "1") not in ("", "1")
+    return Found(None, None) if slurm or pod else None
+
+
+def _number(text: str, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{name}={text}: a whole number is wanted") from None
+
+
+@contextlib.contextmanager
+def connected(env: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Joins the other processes, if there are any, before the first use of jax; leaves them after.
+
+    Where one ends early, the others end too, within CAUGYM_HEARTBEAT_TIMEOUT seconds: each prints
+    one line and exits with a status that is not 0. No waiting for the others then.
+
+    Raises:
+      UserError: the environment contradicts itself, or no other process is expected and the caller
+        raises it.
+    """
+    if (found := find(env)) is None:
+        yield
+        return
+    _connect(found, env)
+    try:
+        yield
+    except SystemExit:  # by all of them: see `share` and `together`
+        _leave()
+        raise
+    except BaseException as error:
+        _end(error)
+    _leave()
+
+
+def _connect(found: Found, env: Mapping[str, str]) -> None:
+    global _here
+    seconds = {name: _number(env.get(name) or str(SECONDS[name]), name) for name in SECONDS}
+    wrong = [f"{name}={value}" for name, value in seconds.items() if value < 1]
+    if wrong:
+        raise UserError(f"{', '.join(wrong)}: at least 1 second is wanted")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of jaxlib's C++, read when it is loaded
+    for output in (sys.stdout, sys.stderr):
+        _filter(output)
+    import jax
+
+    def late() -> None:
+        who = "" if found.place is None else f" (this is process {_told(found.place)})"
+        print(
+            f"error: not all processes came within {seconds[CONNECT]} s{who}: start all of them, "
+            f"or raise {CONNECT}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(1)
+
+    watch = threading.Timer(seconds[CONNECT], late)
+    watch.daemon = True
+    watch.start()
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    given = {}
+    if found.place is not None:
+        given = dict(
+            coordinator_address=found.coordinator,
+            num_processes=found.place.count,
+            process_id=found.place.index,
+            cluster_detection_method="deactivate",
+        )
+    try:
+        jax.distributed.initialize(
+            **given,
+            initialization_timeout=seconds[CONNECT] + 60,  # `late` says it better
+            heartbeat_timeout_seconds=seconds[HEARTBEAT],
+            shutdown_timeout_seconds=seconds[HEARTBEAT],
+        )
+        jax.devices()  # which waits for the others, too
+    except (ValueError, RuntimeError, OSError) as error:
+        why = _first_line(error)
+        raise UserError(
+            f"cannot connect the processes ({why}): set {COORDINATOR}, {COUNT} and {INDEX}"
+        ) from error
+    finally:
+        watch.cancel()
+    _here = Place(jax.process_index(), jax.process_count())
+
+
+def _told(place: Place) -> str:
+    return f"{place.index} of {place.count}, counting from 0"
+
+
+def _filter(output: TextIO) -> None:
+    """Sends what this process writes there, from C++ too, through FILTER."""
+    output.flush()
+    filtering = subprocess.Popen(
+        ["sed", "-u", *(part for line in FILTER for part in ("-e", line))],
+        stdin=subprocess.PIPE,
+        stdout=output.fileno(),
+        start_new_session=True,  # an interrupt is not for it
+    )
+    os.dup2(filtering.stdin.fileno(), output.fileno())
+    filtering.stdin.close()
+
+
+def _leave() -> None:
+    import jax
+
+    jax.distributed.shutdown()
+
+
+def _end(error: BaseException) -> None:
+    """Ends this process without waiting for the others, who learn of it by losing it."""
+    if isinstance(error, KeyboardInterrupt):
+        text = "interrupted"
+    elif isinstance(error, UserError):
+        text = f"error: {error}"
+    elif any(word in str(error) for word in LOST):
+        text = f"error: {GONE} ({_first_line(error)})"
+    else:
+        text = "".join(traceback.format_exception(error)).rstrip()
+    print(text, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def share(value: Result) -> list[Result]:
+    """The values of all processes, in their order. To be called by all of them.
+
+    They are pickled and gathered over the network that the devices use: meant for what is small
+    beside a step (tokens, rewards, texts).
+    """
+    if count() == 1:
+        return [value]
+    import numpy as np
+    from jax.experimental.multihost_utils import process_allgather
+
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    lengths = process_allgather(np.array([data.size], np.int32))
+    lengths = lengths.reshape(-1)
+    width = 1 << int(lengths.max()).bit_length()  # few widths, as each compiles a program
+    rows = process_allgather(np.pad(data, (0, width - data.size)))
+    return [pickle.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
+
+
+def together(work: Callable[[], Result]) -> list[Result]:
+    """work() of all processes, in their order.
+
+    Raises:
+      UserError: on all of them, what it raised on any.
+    """
+    if count() == 1:
+        return [work()]
+    try:
+        done = work(), None
+    except UserError as error:
+        done = None, str(error)
+    results = share(done)
+    for _, complaint in results:
+        if complaint is not None:
+            raise UserError(complaint)
+    return [result for result, _ in results]
+
+
+def first(work: Callable[[], Result]) -> Result:
+    """work() of the first process alone: what it gave, or its UserError, on all."""
+    return together(work if is_first() else lambda: None)[0]
+
+
+def share_of(items: Sequence[Item]) -> Sequence[Item]:
+    """This process's share: the items p, p + n, p + 2n, ... of process p of n."""
+    return items[_here.index :: _here.count]
+
+
+def interleaved(shares: Sequence[Sequence[Item]]) -> list[Item]:
+    """The items whose shares (`share_of`) these are, in their order."""
+    missing = object()
+    turns = itertools.zip_longest(*shares, fillvalue=missing)
+    return [item for turn in turns for item in turn if item is not missing]
+
+
+def all_rows(rows: Sequence[Item]) -> list[Item]:
+    """What all processes hold, in turns: rows of a global batch from each one's share of it."""
+    return interleaved(share(rows))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
