@@ -8,6 +8,8 @@ damaged one is set aside as STEP.damaged, which is told on stderr, and the one b
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 import sys
 from pathlib import Path
@@ -25,7 +27,7 @@ from caugym_jax.metrics import write_text
 from caugym_jax.types import TrainState
 
 _ELSEWHERE = "elsewhere.txt"  # in WORKDIR/checkpoints: the folder that holds them instead
-_SPLIT = ocp.SaveArgs(shard_axes=(0,))  # stored layer by layer, for `Checkpoints.stored`
+_CHUNK = 1 << 23  # bytes of an array that are compressed, and read back, as one
 
 
 class Checkpoints:
@@ -162,24 +164,26 @@ class Checkpoints:
             ) from error
 
     def stored(self, abstract: Any, step: int | None = None) -> Any:
-        """A tree like `restore_parts`' of arrays that stay on the disk: indexing one and
-        `np.asarray` read that part alone, of a stack of layers one layer.
-        """
+        """`restore_parts` of arrays that stay on the disk (their shardings play no part)."""
         import tensorstore
 
         folder = f"{self._directory / str(self._existing(step)) / 'state'}/"
         base = folder if "://" in folder else {"driver": "file", "path": folder}
+        # What is read is decoded one chunk at a time: more threads would each keep memory.
+        alone = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
+        context = tensorstore.Context(alone)
 
-        def open_one(path, leaf):
+        def open_one(path, leaf) -> Stored:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
             try:
-                array = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, read=True).result()
+                spec = {"driver": "zarr", "kvstore": kvstore}
+                array = tensorstore.open(spec, read=True, context=context).result()
             except ValueError as error:
                 raise UserError(f"{folder} holds no {name} ({_first_line(error)})") from error
             if array.shape != leaf.shape:
                 raise UserError(f"{folder}: {name} is {array.shape}, should be {leaf.shape}")
-            return array
+            return Stored(array)
 
         return jax.tree.map_with_path(open_one, abstract)
 
@@ -255,6 +259,37 @@ class Checkpoints:
             ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An array of a checkpoint that stays on the disk; read as a whole or, a stack, by layers.
+
+    Beside what is read one chunk of it is in memory.
+    """
+
+    _array: Any  # tensorstore.TensorStore
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        return _read(self._array[layer])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return _read(self._array).astype(dtype or self._array.dtype.numpy_dtype, copy=False)
+
+
+def _read(array: Any) -> np.ndarray:
+    result = np.empty(array.shape, array.dtype.numpy_dtype)
+    steps = array.chunk_layout.read_chunk.shape
+    sides = [range(0, size, step) for size, step in zip(array.shape, steps, strict=True)]
+    for corner in itertools.product(*sides):
+        ends = map(min, map(sum, zip(corner, steps, strict=True)), array.shape)
+        box = tuple(map(slice, corner, ends))
+        result[box] = array[box].read().result()
+    return result
+
+
 def saved_steps(workdir: str | Path) -> list[int]:
     """The steps of which a workdir has checkpoints, whole or damaged, oldest first."""
     return _steps_in(_place(Path(workdir), "", read_only=True))
@@ -284,14 +319,13 @@ def _place(workdir: Path, folder: str, read_only: bool) -> epath.Path:
 
 
 def _split(state: TrainState) -> Any:
-    """How each array is stored: a stack of layers one by one, others as they lie."""
-    return jax.tree.map_with_path(
-        lambda path, x: _SPLIT if _in_layers(path) and x.ndim > 1 else ocp.SaveArgs(), state
-    )
+    """Into which chunks each array is stored: of a stack every layer has its own."""
 
+    def chunks(path, _) -> ocp.SaveArgs:
+        in_layers = any(getattr(key, "key", None) == "layers" for key in path)
+        return ocp.SaveArgs(chunk_byte_size=_CHUNK, shard_axes=(0,) * in_layers)
 
-def _in_layers(path: tuple) -> bool:
-    return any(getattr(key, "key", None) == "layers" for key in path)
+    return jax.tree.map_with_path(chunks, state)
 
 
 def _set_aside(folder: epath.Path) -> epath.Path:

@@ -5,8 +5,10 @@
     python -m caugym_jax.export --workdir=runs/lora --out=my-adapter --adapter
 
 OUT holds sharded safetensors, config.json, generation_config.json, the tokenizer and its chat
-template; adapters (config.lora) are merged into their base. With --adapter OUT holds them alone,
-as `peft` stores them. It appears whole or not at all and must not exist yet (or be empty).
+template; it appears whole or not at all and must not exist yet (or be empty). Weights go from the
+checkpoint to OUT one by one, with little more than the largest in memory. Adapters (config.lora)
+are merged into their base, on this machine's devices; with --adapter OUT holds them alone, as
+`peft` stores them.
 """
 
 from __future__ import annotations
@@ -27,17 +29,18 @@ def main(argv: Sequence[str]) -> None:
 
     import jax
 
+    from caugym_jax.data.tokenizer import load_tokenizer
     from caugym_jax.models.hub import load_config
     from caugym_jax.models.peft import save_adapter
     from caugym_jax.models.save import save_pretrained
-    from caugym_jax.runs import base_of, lora_of, open_adapters, open_model
+    from caugym_jax.runs import base_of, lora_of, open_adapters, open_model, stored_params
     from caugym_jax.sharding import make_mesh
 
-    # Spread over all devices: the model may be larger than the memory of one.
     config = load_config(args.workdir / "model")
+    lora = lora_of(args.workdir)
+    # Spread over all devices: the model may be larger than the memory of one.
     mesh = make_mesh(data=-1, fsdp=math.gcd(jax.device_count(), config.d_model))
     if args.adapter:
-        lora = lora_of(args.workdir)
         if lora is None:
             raise UserError(f"{args.workdir} trained the whole model: export it without --adapter")
         base = base_of(args.workdir)
@@ -47,8 +50,12 @@ def main(argv: Sequence[str]) -> None:
             print(f"wrote {args.out}: an adapter of rank {lora.rank} for {base}")
             print(f'load it with peft.PeftModel.from_pretrained(base_model, "{args.out}")')
         return
-    model, params, tokenizer = open_model(str(args.workdir), mesh, step=args.step)
-    save_pretrained(args.out, model.config, params, tokenizer=tokenizer, dtype=args.dtype)
+    if lora is None:
+        params = stored_params(args.workdir, config, args.step)
+        tokenizer = load_tokenizer(args.workdir / "model")
+    else:
+        _, params, tokenizer = open_model(str(args.workdir), mesh, step=args.step)
+    save_pretrained(args.out, config, params, tokenizer=tokenizer, dtype=args.dtype)
     if jax.process_index() == 0:
         size = sum(file.stat().st_size for file in args.out.glob("*.safetensors"))
         print(f"wrote {args.out}: {size / 1e6:.1f} MB of {args.dtype} weights")

@@ -10,13 +10,16 @@ WORKDIR/config.json     the flattened configuration
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from caugym_jax.checkpoints import Checkpoints, saved_steps
+from caugym_jax.checkpoints import Checkpoints, Stored, saved_steps
 from caugym_jax.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from caugym_jax.errors import UserError
@@ -176,6 +179,42 @@ def open_adapters(workdir: str | Path, mesh: jax.sharding.Mesh, step: int | None
     """The adapters that a run trained, without its base."""
     where = adapter_layout(load_config(Path(workdir) / "model"), lora_of(workdir))
     return _trained(workdir, where, mesh, step)
+
+
+def stored_params(workdir: str | Path, config: ModelConfig, step: int | None = None) -> Any:
+    """`open_model`'s parameters of a run that trained the whole model, left on the disk: a tree of
+    what `np.asarray` reads and whose layers `[i]` reads.
+    """
+    shapes = layout(config).shapes
+    stored = settings_of(workdir)
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        if stored.get("optim.ema"):
+            return checkpoints.stored({"opt_state": {"ema": shapes}}, step)["opt_state"]["ema"]
+        if stored.get("optim.name") == "schedule_free":
+            both = checkpoints.stored({"params": shapes, "opt_state": {"z": shapes}}, step)
+            average = functools.partial(_Average, b1=stored["optim.b1"])
+            return jax.tree.map(average, both["params"], both["opt_state"]["z"])
+        return checkpoints.stored({"params": shapes}, step)["params"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Average:
+    """`schedule_free_average` of two arrays that stay on the disk."""
+
+    y: Stored
+    z: Stored
+    b1: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.y.shape
+
+    def __getitem__(self, layer: int) -> np.ndarray:
+        return np.asarray(schedule_free_average(self.y[layer], self.z[layer], self.b1))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        average = schedule_free_average(np.asarray(self.y), np.asarray(self.z), self.b1)
+        return np.asarray(average, dtype)
 
 
 def _trained(name: str | Path, where: Layout, mesh: jax.sharding.Mesh, step: int | None) -> Params:

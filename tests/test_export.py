@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +16,13 @@ from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
-from caugym_jax.runs import save_shape
+from caugym_jax.runs import open_model, save_shape, stored_params
+from caugym_jax.sharding import make_mesh
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.models.test_hub import assert_same
 from tests.models.tiny import FAMILIES, random_params
+from tests.shared import ROOT
 
 CONFIG = FAMILIES["qwen2-tied"].__class__(**{**vars(FAMILIES["qwen2-tied"]), "vocab_size": 300})
 
@@ -85,3 +90,45 @@ def test_mistakes_get_one_clear_line(workdir, tmp_path, capsys):
         export.main([f"--workdir={workdir}"])
     assert usage.value.code == 2
     assert "--out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "optim", [{}, {"optim.ema": 0.9}, {"optim.name": "schedule_free", "optim.b1": 0.9}]
+)
+def test_what_is_read_layer_by_layer_is_what_is_opened_whole(tmp_path, optim):
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "source", chat_template=CHAT))
+    save_shape(tmp_path / "model", CONFIG, tokenizer)
+    (tmp_path / "config.json").write_text(json.dumps({"method": "sft", **optim}))
+    params, other = (jax.tree.map(jnp.asarray, random_params(CONFIG, seed=i)) for i in (1, 2))
+    moments = {"ema": other} if "optim.ema" in optim else {"z": other}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(TrainState(jnp.int32(1), params, moments, jnp.int32(0)), {})
+    checkpoints.close()
+    whole = open_model(str(tmp_path), make_mesh(data=1, fsdp=8)).params
+    stored = stored_params(tmp_path, CONFIG)
+    assert_same(jax.tree.map(np.asarray, stored), jax.device_get(whole))
+    for name, stack in stored["layers"].items():
+        np.testing.assert_array_equal(stack[1], whole["layers"][name][1])
+    changed = not np.array_equal(whole["embed"], params["embed"])
+    assert changed == bool(optim)
+
+
+@pytest.mark.parametrize(
+    ("layers", "d_model", "d_ff"),
+    [(3, 1024, 8192), pytest.param(6, 2048, 12288, marks=pytest.mark.slow)],
+)
+def test_export_needs_little_more_memory_than_the_largest_tensor(tmp_path, layers, d_model, d_ff):
+    """0.3 GB of 34 MB tensors; slow: 1.8 GB of 101 MB tensors, in less than twice one of them."""
+    command = [sys.executable, "-m", "tests.export_memory", str(tmp_path)]
+    command += map(str, (layers, d_model, d_ff))
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment |= {"JAX_PLATFORMS": "cpu"}
+    for _ in range(2):  # makes the checkpoint; exports it
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    print(told)
+    buffers = 90e6  # of what reads and decodes; the same for any size
+    assert told["peak above before"] < min(told["largest"] + buffers, told["all"] / 2)
+    if told["largest"] > 1e8:
+        assert told["peak above before"] < 2 * told["largest"] < told["all"] / 8

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from caugym_jax.errors import UserError
 
 Tensor = tuple[str, tuple[int, ...], np.dtype, Callable[[], np.ndarray]]
-"""(name, shape, dtype, function that returns the contiguous array)."""
+"""(name, shape, dtype to be written, function that returns the array, of any type and strides)."""
+
+_NAMES = {"float32": "F32", "bfloat16": "BF16"}  # of types, in safetensors files
+_BLOCK = 1 << 22  # bytes written at once
 
 
 @contextlib.contextmanager
@@ -49,9 +50,8 @@ def fresh_folder(folder: Path, *, reuse: bool = False) -> Iterator[Path]:
         except OSError:
             if not (reuse and folder.is_dir()):
                 raise
-    except (OSError, SafetensorError) as error:  # the latter wraps what writing a file raised
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        why = "the disk is full" if full else str(error)
+    except OSError as error:
+        why = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise UserError(f"{folder} was not written: {why}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -69,7 +69,7 @@ def write_tensors(
 ) -> None:
     """Writes one file called `whole`, or several shards of at most `max_bytes` and their index.
 
-    One shard is in memory at a time. A tensor larger than `max_bytes` gets a shard of its own.
+    One tensor is in memory at a time. A tensor larger than `max_bytes` gets a shard of its own.
 
     Raises:
       UserError: the disk has no room for it.
@@ -94,12 +94,36 @@ def write_tensors(
         for i in range(1, len(shards) + 1)
     ]
     for name, shard in zip(names, shards, strict=True):
-        arrays = {tensor: read() for tensor, _, _, read in shard}
-        save_file(arrays, folder / name, metadata={"format": "pt"})
-        (folder / name).chmod(0o644)  # the library writes it for its owner alone
+        _write_shard(folder / name, shard)
     if len(shards) > 1:
         weight_map = {
             tensor: name for name, shard in zip(names, shards, strict=True) for tensor, *_ in shard
         }
         index = {"metadata": {"total_size": sum(sizes)}, "weight_map": weight_map}
         write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_shard(path: Path, tensors: Sequence[Tensor]) -> None:
+    """One safetensors file: the header's length, the header, the tensors by name.
+
+    `safetensors.numpy.save_file` writes the same bytes, but wants all tensors in memory, twice.
+    """
+    tensors = sorted(tensors, key=lambda tensor: tensor[0])
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape, dtype, _ in tensors:
+        start, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _NAMES[dtype.name], "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape, dtype, read in tensors:
+            array = read()
+            if array.shape != tuple(shape):
+                raise ValueError(f"{name} has shape {array.shape}, not {shape}")
+            rows = max(1, _BLOCK * len(array) // max(1, array.size * dtype.itemsize))
+            for row in range(0, len(array), rows):
+                block = np.ascontiguousarray(array[row : row + rows], dtype)
+                file.write(block.view(np.uint8).data)
+            del array, block  # before the next one is read

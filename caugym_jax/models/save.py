@@ -43,12 +43,13 @@ def save_pretrained(
 ) -> Path:
     """Writes config.json, generation_config.json, sharded safetensors and the tokenizer's files.
 
-    The folder appears whole or not at all; one shard is in host memory at a time; tied weights
+    The folder appears whole or not at all; one tensor is in host memory at a time; tied weights
     are written once. With several processes all of them call this and the first one writes.
 
     Args:
       folder: the folder to make; it must not exist or be empty.
-      params: the stacked parameter tree, of any sharding.
+      params: the stacked parameter tree, of any sharding; or of what `np.asarray` reads and whose
+        layers `[i]` reads, such as `checkpoints.Stored`.
       tokenizer: writes its own files, the chat template among them, and tells the end tokens.
       generation: fields of generation_config.json; `eos_token_id` (a number or a list),
         `bos_token_id` and `pad_token_id` also go to config.json and default to the tokenizer's.
@@ -75,7 +76,8 @@ def save_pretrained(
     def reading(name: str, layer: int | None, row: weights.Weight):
         def read() -> np.ndarray:
             array = params[name] if layer is None else _layer(params["layers"][name], layer)
-            return weights.to_hf(fetch(array), row, config).astype(DTYPES[dtype], copy=False)
+            here = fetch(array) if isinstance(array, jax.Array) else np.asarray(array)
+            return weights.to_hf(here, row, config)
 
         return read
 
@@ -112,7 +114,7 @@ def _pick(stack: jax.Array, layer: jax.Array) -> jax.Array:
 
 def _layer(stack: Any, layer: int) -> Any:
     """One layer of a stack, without a copy of the others and compiled once for all layers."""
-    return stack[layer] if isinstance(stack, np.ndarray) else _pick(stack, layer)
+    return _pick(stack, layer) if isinstance(stack, jax.Array) else stack[layer]
 
 
 def _check(config: ModelConfig, params: Params) -> None:

@@ -107,10 +107,10 @@ def hf_shape(row: Weight, config: ModelConfig) -> tuple[int, ...]:
 
 
 def to_hf(array: np.ndarray, row: Weight, config: ModelConfig) -> np.ndarray:
-    """One layer's weight [axes] as its Hugging Face tensor (contiguous)."""
+    """One layer's weight [axes] as its Hugging Face tensor: a view, not contiguous."""
     letters = "".join(row.hf_axes)
     array = array.transpose([row.axes.index(letter) for letter in letters])
-    return np.ascontiguousarray(array.reshape(hf_shape(row, config)))
+    return array.reshape(hf_shape(row, config))
 
 
 def from_hf(
