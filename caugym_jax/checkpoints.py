@@ -9,9 +9,9 @@ damaged one is set aside as STEP.damaged, which is told on stderr, and the one b
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from caugym_jax import digests
+from caugym_jax import digests, processes
 from caugym_jax.errors import UserError
 from caugym_jax.metrics import write_text
 from caugym_jax.types import TrainState
@@ -193,7 +193,7 @@ class Checkpoints:
     def _existing(self, step: int | None) -> int:
         if step is None and (newest := self._newest()) is not None:
             return newest
-        steps = _steps_in(self._directory)
+        steps = self._listed()
         if not steps:
             raise UserError(f"{self._directory} holds no checkpoint: train first")
         has = f"it has {', '.join(map(str, steps))}"
@@ -207,7 +207,7 @@ class Checkpoints:
         """The newest step that is whole. Newer ones that are not are told and, unless this only
         reads, set aside.
         """
-        found = _steps_in(self._directory)
+        found = self._listed()
         damaged = []
         while found and (why := self._wrong(found[-1])):
             damaged.append((found.pop(), why))
@@ -220,25 +220,30 @@ class Checkpoints:
         for step, why in damaged:
             folder, aside = self._directory / str(step), ""
             if self._may_move:
-                aside = f", set aside as {_set_aside(folder).name}"
+                name = processes.first(functools.partial(_set_aside, folder))
+                aside = f", set aside as {name}"
             if not self._told:
-                _tell(f"checkpoint {folder} is damaged ({why}){aside}: using step {found[-1]}")
+                told = f"checkpoint {folder} is damaged ({why}){aside}: using step {found[-1]}"
+                processes.say(told)
         self._told = bool(damaged)
         return found[-1] if found else None
+
+    def _listed(self) -> list[int]:
+        return processes.first(lambda: _steps_in(self._directory))
 
     def _wrong(self, step: int) -> str:
         """What is wrong with the files of a step; empty: nothing. Looked at once."""
         if step not in self._damage:
             folder = self._directory / str(step)
             try:
-                why = digests.find_damage(folder, (jax.process_index(), jax.process_count())) or ""
+                why = digests.find_damage(folder, (processes.index(), processes.count())) or ""
             except FileNotFoundError:
                 why = "" if folder.exists() else "it is gone"
                 if not why:
-                    _tell(
+                    processes.say(
                         f"{folder} has no {digests.NAME}: it is used without a check of its files"
                     )
-            self._damage[step] = _first_told(why)
+            self._damage[step] = next(filter(None, processes.share(why)), "")
         return self._damage[step]
 
     def _guard(self, action) -> None:
@@ -312,7 +317,7 @@ def _place(workdir: Path, folder: str, read_only: bool) -> epath.Path:
             f"the checkpoints of {workdir} lie in {before or usual}: set config.checkpoint.folder "
             "to that, or choose another --workdir"
         )
-    if jax.process_index() == 0:
+    if processes.is_first():
         usual.mkdir(parents=True, exist_ok=True)
         write_text(note, wanted + "\n")
     return epath.Path(wanted)
@@ -328,33 +333,15 @@ def _split(state: TrainState) -> Any:
     return jax.tree.map_with_path(chunks, state)
 
 
-def _set_aside(folder: epath.Path) -> epath.Path:
-    """Renames a step's folder so that it no longer counts."""
+def _set_aside(folder: epath.Path) -> str:
+    """Renames a step's folder so that it no longer counts; the new name."""
     names = (f"{folder.name}.damaged{'-' * bool(i)}{i or ''}" for i in range(10**6))
     aside = next(path for name in names if not (path := folder.parent / name).exists())
-    if jax.process_index() == 0:
+    try:
         folder.rename(aside)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"{folder} is set aside")
-    return aside
-
-
-def _first_told(text: str, room: int = 256) -> str:
-    """The first text that is not empty of those that the processes found."""
-    if jax.process_count() == 1:
-        return text
-    from jax.experimental import multihost_utils
-
-    mine = np.frombuffer(text.encode()[:room].ljust(room), np.uint8)
-    texts = multihost_utils.process_allgather(mine)
-    return next((t for row in texts if (t := row.tobytes().decode(errors="replace").strip())), "")
-
-
-def _tell(text: str) -> None:
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+    except OSError as error:
+        raise UserError(f"cannot set {folder} aside, which is damaged: {error}") from error
+    return aside.name
 
 
 def abstract_state(state: TrainState) -> TrainState:

@@ -156,7 +156,10 @@ def settings_of(workdir: str | Path) -> dict[str, Any]:
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or "method" not in found:
-        raise UserError(f"{path} is not a run's: choose another --workdir")
+        raise UserError(
+            f"{path} is damaged, or not a run's: choose another --workdir, or remove that file to "
+            "go on with the settings given"
+        )
     return found
 
 

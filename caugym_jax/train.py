@@ -73,10 +73,10 @@ def train(config: Any, workdir: Path) -> None:
     config.model.step = pinned_step(workdir, config.model.name, config.model.step)
     processes.first(lambda: claim_workdir(workdir, configs.flat(config), MAY_CHANGE))
     finished = workdir / "summary.json"
-    done = processes.first(lambda: _read(finished))
-    if done is not None and done["steps"] >= config.steps:
+    done = processes.first(lambda: _read(finished, lambda found: (found["steps"], found["text"])))
+    if done is not None and done[0] >= config.steps:
         if processes.is_first():
-            print(done["text"])
+            print(done[1])
         return
 
     mesh = make_mesh(**configs.check_section("mesh", config.mesh, make_mesh))
@@ -86,17 +86,26 @@ def train(config: Any, workdir: Path) -> None:
             workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
         )
         resuming = checkpoints.latest is not None
-        run, first_weights = open_run(config, mesh, resuming, workdir)
+        before_path = workdir / "before.json"
+        before = processes.first(lambda: _read(before_path, probe.Probed.from_json))
+        run, first_weights = open_run(config, mesh, resuming and before is not None, workdir)
         model, tokenizer = run.model, run.tokenizer
         processes.first(lambda: save_shape(workdir / "model", model.config, tokenizer))
         method = open_method(run)
         algorithm, loader = method.algorithm, method.loader
         held_out, ask = _evaluation(config, model, tokenizer, run.sampler_mesh)
 
+        def ask_first(state):
+            answers = ask(method.weights(state))
+            processes.first(lambda: write_text(before_path, json.dumps(answers.as_json())))
+            return answers
+
         skipped_steps = tokens_seen = 0
         if not resuming:
             state = algorithm.init(first_weights)
         else:
+            if before is None:  # it is gone: the first model is asked again
+                before = ask_first(algorithm.init(first_weights))
             state, position = checkpoints.restore(method.template())
             skipped_steps = position.pop("steps_without_signal", 0)
             tokens_seen = position.pop("num_tokens", 0)
@@ -115,14 +124,8 @@ def train(config: Any, workdir: Path) -> None:
         model_size = sum(x.size for x in jax.tree.leaves(abstract_params(model.config)))
         progress.note(_about(model, model_size, mesh, config, time.perf_counter() - started))
 
-        before_path = workdir / "before.json"
-        answered = processes.first(lambda: _read(before_path))
-        if answered is None:
-            if first:
-                raise UserError(f"{before_path} is gone: it held the answers before training")
-            answered = ask(method.weights(state)).as_json()
-            processes.first(lambda: write_text(before_path, json.dumps(answered)))
-        before = probe.Probed.from_json(answered)
+        if before is None:
+            before = ask_first(state)
         problems = [problem for problem, _ in held_out]
         if not first:
             figures = probe.figures(before, problems)
@@ -207,8 +210,13 @@ def _check_devices() -> None:
         )
 
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else None
+def _read(path: Path, parse: Callable[[Any], Any]) -> Any:
+    """What `parse` makes of a JSON file; None where there is none; or a damaged one, told."""
+    try:
+        return parse(json.loads(path.read_text())) if path.exists() else None
+    except (ValueError, KeyError, TypeError):
+        print(f"{path} is damaged: it is made again", file=sys.stderr)
+        return None
 
 
 def _finish(workdir: Path, after: dict[str, Any], steps: int, text: str) -> None:

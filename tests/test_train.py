@@ -225,7 +225,7 @@ def test_workdirs(tmp_path):
         claim_workdir(run, config, ("steps",))
     for text in ('{"model_type": "llama"}', "[1]", "{"):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match="is not a run's: choose another --workdir"):
+        with pytest.raises(UserError, match="or not a run's: choose another --workdir"):
             claim_workdir(tmp_path, config, ())
         assert (tmp_path / "config.json").read_text() == text
     (tmp_path / "file").write_text("")

@@ -38,6 +38,8 @@ class Probed:
         right, wellformed, ended = (
             np.array(stored[k], bool) for k in ("right", "wellformed", "ended")
         )
+        if not len(stored["completions"]) == len(right) == len(wellformed) == len(ended):
+            raise ValueError("lists of different lengths")
         return Probed(stored["completions"], right, wellformed, ended)
 
 
