@@ -73,6 +73,8 @@ class Work(NamedTuple):
       train: a backward pass and an optimiser step follow.
       parts: microbatches (each reads all weights again).
       remat, kernel: see `Model`.
+      again: which part of the layers' products and of attention a backward pass makes again; None:
+        what `remat` says.
       adapters: parameters trained in place of all; None: all are.
       drawn: tokens that a sampler draws for each of rows x samples; `pieces` of cache hold them.
       itemsize: bytes of a number in the compute type.
@@ -91,11 +93,15 @@ class Work(NamedTuple):
     samples: int = 1
     piece: int = 1
     itemsize: int = 2
+    again: tuple[float, float] | None = None
 
     @property
     def tokens(self) -> int:
         """Tokens that the call reads or draws."""
         return self.rows * (self.width + self.samples * self.drawn)
+
+
+_AGAIN = {"full": (1, 1), "attention": (1, 0), "dots": (0, 1), "none": (0, 0)}
 
 
 class Operations(NamedTuple):
@@ -162,7 +168,7 @@ def operations(work: Work) -> Operations:
     forward = layers + head + mixing
     if not work.train:
         return Operations(forward, layers + head, mixing)
-    again = {"full": (1, 1), "attention": (1, 0), "dots": (0, 1), "none": (0, 0)}[work.remat]
+    again = work.again or _AGAIN[work.remat]
     backward = 2 if work.adapters is None else 1
     return Operations(
         model=forward + backward * (layers + head) + 2 * mixing,
@@ -214,12 +220,13 @@ def ways(group: Sequence[int], coordinates: Sequence[tuple[int, ...]], closed: i
     """
     if not coordinates:
         return 1
+    sizes = [len(set(along)) for along in zip(*coordinates, strict=True)]
+    cube = len(sizes) < 3 or min(sizes) >= closed  # 3D slices below a cube are no torus
     total = 0
-    for axis in range(len(coordinates[0])):
-        spread = {coordinates[i][axis] for i in group}
-        if len(spread) > 1:
-            whole = len({at[axis] for at in coordinates})
-            total += 2 if len(spread) == whole and whole >= closed else 1
+    for axis, size in enumerate(sizes):
+        spread = len({coordinates[i][axis] for i in group})
+        if spread > 1:
+            total += 2 if spread == size >= closed and cube else 1
     return max(1, total)
 
 

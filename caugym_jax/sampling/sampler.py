@@ -32,6 +32,11 @@ _PIECE = 512  # completion tokens per piece of cache: attention reads the pieces
 _PIECES = 4  # but compile time grows with their number
 
 
+def piece_width(max_new_tokens: int) -> int:
+    """Slots of a piece of the completions' cache (the last one may have fewer)."""
+    return max(_PIECE, -(-max_new_tokens // _PIECES))
+
+
 def generate(
     model: Model,
     params: Params,
@@ -87,7 +92,7 @@ def generate(
     drawn = blank, jnp.zeros((B, C)), jnp.zeros((B,), jnp.int32), jnp.zeros((B,), bool)
     drawn = tuple(constrain(x, "batch", "time") if x.ndim == 2 else x for x in drawn)
     t, past = jnp.int32(0), (prompt,)
-    width = max(_PIECE, -(-C // _PIECES))
+    width = piece_width(C)
     for start in range(0, C, width):
         slots = min(width, C - start)
 

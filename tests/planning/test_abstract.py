@@ -10,7 +10,6 @@ from caugym_jax.errors import UserError
 from caugym_jax.methods import open_method, open_run
 from caugym_jax.planning import abstract
 from caugym_jax.programs import Program
-from caugym_jax.sharding import make_mesh
 from caugym_jax.types import Example, Judged, Preference, Problem
 from tests.tiny_model import tiny_model  # noqa: F401
 

@@ -1,0 +1,160 @@
+"""Compiles a configuration for a machine that need not be there: --config=NAME.py[:ARG]
+--topology=v5p:2x2x4 [--config.key=value ...]
+
+Needs no weights, no data and no device. For every program of a training step (the update, the
+sampler, reference and critic where there are any) it prints what it takes of a device's memory and
+whether it fits, what devices send each other, and how long a step should take by a roofline model
+(caugym_jax/planning/roofline.py says how; completions count as of full length, every group as
+informative; rewards, evaluation and saving are not counted). Exit status 1 if one does not fit.
+
+  python -m caugym_jax.compile --config=grpo.py:r1-distill-qwen-14b --topology=v5p:2x2x4
+  python -m caugym_jax.compile --config=grpo.py --topology=here --programs=update
+  python -m caugym_jax.compile --config=sft.py:qwen2.5-7b --topology=v5e:4x4 --search
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from caugym_jax import cli
+from caugym_jax.errors import UserError
+from caugym_jax.planning import topology
+
+
+def main(argv: Sequence[str]) -> None:
+    parser = cli.parser("caugym_jax.compile", __doc__)
+    parser.add_argument("--config", required=True, metavar="NAME.py[:ARG]")
+    parser.add_argument(
+        "--topology", required=True, metavar="KIND:SHAPE",
+        help="v4, v5e, v5p, v6e or tpu7x and a slice's shape, or here: this machine",
+    )  # fmt: skip
+    parser.add_argument("--programs", help="only these, by name, separated by commas")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the report, also as JSON")
+    parser.add_argument(
+        "--search", action="store_true",
+        help="rank mesh shapes by estimate, compile the best, and name the smallest slice",
+    )  # fmt: skip
+    options, rest = parser.parse_known_args(argv)
+    strange = [a for a in rest if not (a.startswith("--config.") and "=" in a)]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)} (write --config.KEY=VALUE)")
+    topology.check_name(options.topology)
+    topology.prepare(options.topology)
+
+    from caugym_jax import config as configs
+
+    overrides = [a.removeprefix("--config.") for a in rest]
+    config = configs.load(options.config, overrides)
+    chosen = options.programs.split(",") if options.programs else None
+    if options.search:
+        report = _search(config, options.topology, chosen)
+    else:
+        report = report_on(config, options.topology, chosen)
+    command = {"config": options.config, "overrides": overrides}
+    if options.json is not None:
+        from caugym_jax.metrics import write_text
+
+        write_text(options.json, json.dumps(command | report, indent=1) + "\n")
+    failed = [p for p in report["programs"] if not p["fits"]]
+    if failed:
+        raise UserError(_refusal(failed[0], report))
+
+
+def report_on(
+    config: Any, name: str, chosen: Sequence[str] | None = None, *, quiet: bool = False
+) -> dict[str, Any]:
+    """Compiles the programs of a step (or those chosen) for a topology; prints as it goes."""
+    import jax
+
+    from caugym_jax.planning.abstract import plan
+    from caugym_jax.planning.compiling import examine, lines, step_of
+    from caugym_jax.planning.machine import machine_of
+    from caugym_jax.planning.roofline import parameters
+
+    jax.config.update("jax_threefry_partitionable", True)
+    where = topology.open_slice(name)
+    planned = plan(config, where.devices)
+    machine = machine_of(where)
+    known = [call.name for call in planned.calls]
+    if chosen is not None and (wrong := [c for c in chosen if c not in known]):
+        raise UserError(f"--programs={','.join(chosen)}: no {wrong[0]!r} among {', '.join(known)}")
+    told = (lambda line: None) if quiet else (lambda line: print(line, flush=True))
+    count = parameters(planned.model.config)
+    mesh = dict(planned.mesh.shape)
+    told(
+        f"{config.method} of {config.model.name} ({count / 1e9:.2f}e9 parameters, "
+        f"{planned.model.dtype}, {planned.model.attention} attention, remat "
+        f"{planned.model.remat}) on {name}: {len(where.devices)} x {where.devices[0].device_kind}, "
+        f"mesh {_shown(mesh)}, sampling {_shown(dict(planned.sampler_mesh.shape))}"
+    )
+    programs = []
+    for call in planned.calls:
+        if chosen is not None and call.name not in chosen:
+            continue
+        programs.append(
+            examine(
+                call, planned, config, machine.chip, machine.efficiency, machine.limit,
+                where.coordinates,
+            )
+        )  # fmt: skip
+        for line in lines(programs[-1], lambda s, n=call.times: f"{n * s:.3g} s a step"):
+            told(line)
+    report = {
+        "topology": name, "devices": len(where.devices), "kind": where.devices[0].device_kind,
+        "parameters": count, "mesh": mesh, "sampling_mesh": dict(planned.sampler_mesh.shape),
+        "dtype": planned.model.dtype, "attention": planned.model.attention,
+        "remat": planned.model.remat, "chip": machine.told(), "programs": programs,
+    }  # fmt: skip
+    if chosen is None:
+        report["step"] = step = step_of(programs, config.steps)
+        told(
+            f"step {step['seconds']:.3g} s, {step['tokens_per_second']:,.0f} tokens/s; "
+            f"{config.steps} steps {step['hours']:.3g} hours"
+        )
+    return report
+
+
+def _shown(mesh: dict[str, int]) -> str:
+    return " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1) or "1"
+
+
+def _refusal(program: dict[str, Any], report: dict[str, Any]) -> str:
+    peak, limit = program["memory"].get("peak"), program["limit"]
+    needs = "more memory than there is" if peak is None else f"{peak / 2**30:.2f} GiB"
+    has = "" if limit is None else f", a device has {limit / 2**30:.2f} GiB"
+    return (
+        f"the {program['name']} program needs {needs}{has} on {report['topology']}: lower "
+        f"{program['remedy']}, split the model over more devices, or see --search"
+    )
+
+
+def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, Any]:
+    from caugym_jax.planning.search import best_meshes, smallest_slice
+
+    where = topology.open_slice(name)
+    ranked = best_meshes(config, where)
+    if not ranked:
+        smallest = smallest_slice(config, topology.slices_of(name))
+        hint = f"the smallest slice with room by estimate is {smallest}" if smallest else "none has"
+        raise UserError(f"no mesh of {name} has room for {config.model.name} by estimate: {hint}")
+    print("mesh by estimate (GiB a device, seconds an update):")
+    for one in ranked[:8]:
+        print(f"  {_shown(one.mesh)}: {one.bytes / 2**30:.1f} GiB, {one.seconds:.3g} s")
+    if smallest := smallest_slice(config, topology.slices_of(name)):
+        print(f"smallest slice by estimate: {smallest}")
+    for one in ranked[:3]:
+        config.mesh.update(one.mesh)
+        report = report_on(config, name, chosen or ["update"])
+        if all(p["fits"] for p in report["programs"]):
+            break
+    flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in one.mesh.items())
+    print(f"use {flags}")
+    report["estimates"] = [one._asdict() for one in ranked]
+    return report
+
+
+if __name__ == "__main__":
+    cli.run(main)

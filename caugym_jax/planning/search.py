@@ -1,0 +1,152 @@
+"""Which mesh, and how small a slice: by estimate first, since a compilation takes minutes."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import ml_collections
+
+from caugym_jax.errors import UserError
+from caugym_jax.objectives.logprobs import CHUNK_LOGITS
+from caugym_jax.planning.abstract import Planned, plan
+from caugym_jax.planning.collectives import Collective
+from caugym_jax.planning.compiling import local_bytes, mesh_of, work_of
+from caugym_jax.planning.machine import machine_of
+from caugym_jax.planning.roofline import (
+    Work,
+    exchange,
+    layer_parameters,
+    parameters,
+    predict,
+)
+from caugym_jax.planning.topology import Slice, open_slice
+from caugym_jax.programs import Call
+
+MAX_TENSOR, MAX_CONTEXT = 16, 8
+HEADROOM = 0.95  # of a device's memory that an estimate may fill
+
+
+class Candidate(NamedTuple):
+    """A mesh with its estimates."""
+
+    mesh: dict[str, int]
+    bytes: float  # of a device, in the program that takes most
+    seconds: float  # of the updates of a step
+
+
+def factorizations(devices: int) -> Iterator[dict[str, int]]:
+    """The meshes (data, fsdp, context, tensor) of so many devices, tensor and context small."""
+    sizes = [n for n in range(1, devices + 1) if devices % n == 0]
+    for fsdp, context, tensor in itertools.product(sizes, sizes, sizes):
+        inner = fsdp * context * tensor
+        if tensor <= MAX_TENSOR and context <= MAX_CONTEXT and devices % inner == 0:
+            yield {"data": devices // inner, "fsdp": fsdp, "context": context, "tensor": tensor}
+
+
+def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candidate]:
+    """Meshes that divide the configuration and fit by estimate, the quickest first."""
+    machine, found = machine_of(where), []
+    for mesh in factorizations(len(where.devices)):
+        one = copy.deepcopy(config)
+        one.mesh.update(mesh)
+        try:
+            planned = plan(one, where.devices)
+        except UserError:  # sizes that do not divide
+            continue
+        taken = max(estimated_bytes(call, planned, one) for call in planned.calls)
+        if machine.limit is not None and taken > HEADROOM * machine.limit:
+            continue
+        seconds = 0.0
+        for call in planned.calls:
+            if call.name.endswith("update"):
+                seconds += call.times * _seconds(call, planned, one, machine, where)
+        found.append(Candidate(mesh, taken, seconds))
+    return sorted(found, key=lambda c: (c.seconds, c.bytes))
+
+
+def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> str | None:
+    """The first of these slices on which some mesh fits by estimate."""
+    return next((name for name in names if best_meshes(config, open_slice(name))), None)
+
+
+def _seconds(call: Call, planned: Planned, config, machine, where: Slice) -> float:
+    work, mesh = work_of(call, planned, config), mesh_of(call)
+    places = [where.coordinates[d.id] for d in mesh.devices.flat] if where.coordinates else ()
+    found = estimated_traffic(work, dict(mesh.shape))
+    sent = exchange(found, machine.chip, machine.efficiency, places)
+    return predict(
+        work, machine.chip, machine.efficiency, mesh.devices.size,
+        tensor=mesh.shape["tensor"], exchanged=sent,
+    ).seconds  # fmt: skip
+
+
+def estimated_traffic(work: Work, mesh: dict[str, int]) -> list[Collective]:
+    """What an update should send, before it is compiled.
+
+    fsdp: a layer's weights are gathered for the forward and the backward pass of every microbatch,
+    in the compute type, and gradients reduced and scattered. data: gradients all-reduced in
+    float32, once. tensor: two all-reduces of the residual stream a layer and pass. context: keys
+    and values gathered, their gradients reduced.
+    """
+    c, size = work.model, work.itemsize
+    inner = mesh["context"] * mesh["tensor"]
+    strides = {"data": mesh["fsdp"] * inner, "fsdp": inner, "context": mesh["tensor"], "tensor": 1}
+    groups = {axis: tuple(range(0, n * strides[axis], strides[axis])) for axis, n in mesh.items()}
+    whole = size * parameters(c) / mesh["tensor"]
+    places = work.rows * work.width / (mesh["data"] * mesh["fsdp"] * mesh["context"] * work.parts)
+    stream = size * places * c.d_model
+    kv = 2 * size * places * mesh["context"] * c.num_kv_heads * c.head_dim / mesh["tensor"]
+    layers = work.parts * c.num_layers
+    passes = 3 if work.remat == "full" else 2
+    found = [
+        Collective("all-gather", 2 * layers, whole / c.num_layers, groups["fsdp"]),
+        Collective("reduce-scatter", layers, whole / c.num_layers, groups["fsdp"]),
+        Collective("all-reduce", 1, 4 * parameters(c) / (mesh["fsdp"] * inner), groups["data"]),
+        Collective("all-reduce", 2 * passes * layers, stream, groups["tensor"]),
+        Collective("all-gather", passes * layers, kv, groups["context"]),
+    ]
+    return [one for one in found if len(one.group) > 1]
+
+
+def estimated_bytes(call: Call, planned: Planned, config: ml_collections.ConfigDict) -> float:
+    """What a program should take of a device: its arguments and what lies beside them exactly (by
+    their shardings), its temporaries by formula.
+
+    Temporaries of an update: gradients, twice where they are accumulated; what the layers keep for
+    the backward pass under their remat policy; two layers' and the tables' weights, gathered; what
+    one layer works on; four chunks of logits. Of the sampler: the cache.
+    """
+    work, mesh = work_of(call, planned, config), dict(mesh_of(call).shape)
+    c, size, tensor = work.model, work.itemsize, mesh["tensor"]
+    fixed = local_bytes((call.arguments, call.program._last, call.beside))
+    batch = mesh["data"] * mesh["fsdp"]
+    tables = size * 2 * c.vocab_size * c.d_model / tensor
+    gathered = 2 * size * layer_parameters(c) / tensor + tables
+    if mesh["fsdp"] == 1:
+        gathered = 0.0
+    if work.drawn:
+        rows = work.rows * work.samples / batch
+        heads = max(1, c.num_kv_heads / tensor)
+        slots = rows * work.drawn + work.rows / batch * work.width
+        cache = 2 * size * c.num_layers * heads * c.head_dim * slots
+        wide = work.rows / batch * work.width * (3 * c.d_ff / tensor + 8 * c.d_model) * size
+        return fixed + gathered + 1.25 * cache + wide + 2 * 4 * rows * c.vocab_size / tensor
+    places = work.rows * work.width / work.parts / batch / mesh["context"]
+    heads = (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim / tensor
+    inner = (3 * c.d_ff + (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) / tensor
+    kept = c.d_model * (1 if work.train else 0)
+    kept += {"full": 0, "attention": c.num_heads * c.head_dim / tensor}.get(
+        work.remat, heads + 2 * c.d_ff / tensor + c.d_model
+    )
+    kept += 6 * c.d_model + 2 * c.d_ff / tensor if work.remat == "none" and work.train else 0
+    layers = places * c.num_layers * kept * size if work.train else 0
+    working = places * (2 * inner + 8 * c.d_model) * size
+    logits = min(CHUNK_LOGITS, places * c.vocab_size) * 4 * 4 / tensor
+    gradients = 0.0
+    if work.train:
+        trained = local_bytes(call.arguments[0].params)
+        gradients = trained * (2 if work.parts > 1 else 1)
+    return fixed + gathered + layers + working + logits + gradients
