@@ -44,6 +44,7 @@ def get_config(arg: str | None = None):
         min_p=0.0,
         reward_weights="answer=1,form=0.1",  # also "package.module:function=WEIGHT"
         on_reward_error="stop",  # or "skip"
+        reward_timeout=600.0,  # seconds for a rollout's rewards by one function
         overlong_buffer=0,  # tokens before the limit that cost up to overlong_penalty
         overlong_penalty=1.0,
         baseline="group",

@@ -34,6 +34,7 @@ def get_config(arg: str | None = None):
         min_p=0.0,
         reward_weights="answer=1,form=0.1",  # also "package.module:function=WEIGHT"
         on_reward_error="stop",  # or "skip"
+        reward_timeout=600.0,  # seconds for a rollout's rewards by one function
         missing_eos_penalty=ml_collections.config_dict.placeholder(float),
         kl_coef=0.001,
         kl_estimator="k1",

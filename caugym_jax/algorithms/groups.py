@@ -97,12 +97,13 @@ def judge(
     weights: Mapping[str, float],
     overlong: Callable[[np.ndarray], np.ndarray] | None = None,
     on_error: str = "stop",
+    timeout: float | None = None,
 ) -> Verdicts:
     """Decodes completions and applies the reward functions.
 
     Args:
-      on_error: what a reward function's failure does, see `rewards.score.score`; what is skipped
-        is told on stderr.
+      on_error, timeout: what a reward function's failure does, and how long it may take, see
+        `rewards.score.score`; what is skipped is told on stderr.
       overlong: what is added to the reward for a completion's length, logged as a part of its own.
     """
     P = rollout.prompt_width
@@ -113,7 +114,7 @@ def judge(
         tokenizer.decode_completion(row[P : P + n]) for row, n in zip(tokens, lengths, strict=True)
     ]
     problems = [p.problem for p in prompts for _ in range(group_size)]
-    scores = reward_score(texts, problems, list(~ended), weights, on_error)
+    scores = reward_score(texts, problems, list(~ended), weights, on_error, timeout)
     for failure in scores.failures[:TOLD]:
         print(failure, file=sys.stderr)
     names, parts, totals = scores.names, scores.values, scores.total

@@ -64,6 +64,7 @@ def grpo(
     min_p: float = 0.0,
     reward_weights: str | Mapping[str, float] = DEFAULT_WEIGHTS,
     on_reward_error: str = "stop",
+    reward_timeout: float | None = 600.0,
     overlong_buffer: int = 0,
     overlong_penalty: float = 1.0,
     baseline: str = "group",
@@ -104,6 +105,7 @@ def grpo(
         mapping, or text like "answer=1,form=0.1".
       on_reward_error: where a reward function raises or returns what is no number: "stop" the run,
         naming function and item, or "skip" it as if it had returned None.
+      reward_timeout: seconds after which a reward function has failed (`rewards.score.score`).
       overlong_buffer, overlong_penalty: the last so many tokens before max_completion_length cost
         up to this much reward (`groups.overlong_reward`); 0: off.
       baseline, scale_rewards, normalize_advantages: see `group_advantages`; configs/grpo.py lists
@@ -241,7 +243,8 @@ def grpo(
         groups, wanted, metrics, samples = collect(
             draw, sample,
             lambda prompts, rollout: judge(
-                prompts, rollout, tokenizer, group_size, weights, overlong, on_reward_error
+                prompts, rollout, tokenizer, group_size, weights, overlong, on_reward_error,
+                reward_timeout,
             ),
             group_size,
             only_informative=dynamic_sampling, mask_truncated=mask_truncated_completions,

@@ -75,6 +75,7 @@ def ppo(
     min_p: float = 0.0,
     reward_weights: str | Mapping[str, float] = DEFAULT_WEIGHTS,
     on_reward_error: str = "stop",
+    reward_timeout: float | None = 600.0,
     missing_eos_penalty: float | None = None,
     kl_coef: float = 0.001,
     kl_estimator: str = "k1",
@@ -111,7 +112,8 @@ def ppo(
       group_size: samples of each prompt.
       reward_weights: reward functions by name or "package.module:function", with weights: a
         mapping, or text like "answer=1,form=0.1".
-      on_reward_error: what a reward function's failure does, see `rewards.score.score`.
+      on_reward_error, reward_timeout: what a reward function's failure does, and how many seconds
+        it may take, see `rewards.score.score`.
       missing_eos_penalty: taken off the score of a completion that was cut off; None: nothing.
       kl_estimator: of the KL at each token, see `kl_estimate`; only k1 in the reward has the
         gradient of the KL divergence in expectation.
@@ -253,7 +255,13 @@ def ppo(
 
         def judged(prompts, rollout):
             found = judge(
-                prompts, rollout, tokenizer, group_size, weights, on_error=on_reward_error
+                prompts,
+                rollout,
+                tokenizer,
+                group_size,
+                weights,
+                on_error=on_reward_error,
+                timeout=reward_timeout,
             )
             return penalise_missing_end(found, missing_eos_penalty or 0.0)
 

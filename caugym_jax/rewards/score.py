@@ -7,10 +7,13 @@ is named "package.module:function".
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -138,6 +141,7 @@ def score(
     truncated: Sequence[bool],
     weights: Mapping[str, float] = DEFAULT_WEIGHTS,
     on_error: str = "stop",
+    timeout: float | None = None,
 ) -> Scores:
     """Applies every reward function named in `weights` and adds them up.
 
@@ -150,9 +154,15 @@ def score(
     on_error="stop" the first failure is a UserError that names the function and the item; with
     "skip" each counts as None and is told in `Scores.failures`. Where a function raises, the items
     on which it does so alone have failed, and it is applied once more to the others together.
+
+    A function that takes longer than `timeout` seconds (None: as long as it likes) is interrupted,
+    which counts as raising; one item alone then gets its share of them. So it takes three times
+    that at most. In another thread than the main one there is no limit.
     """
     if on_error not in ON_ERROR:
         raise UserError(f"on_error={on_error!r}: use {' or '.join(ON_ERROR)}")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UserError(f"timeout={timeout}: a positive number of seconds is wanted, or None")
     if not weights:
         raise UserError("no reward function is named: give at least one weight")
     for name, weight in weights.items():
@@ -161,7 +171,7 @@ def score(
     rows = list(zip(completions, problems, map(bool, truncated), strict=True))
     columns, failures = [], []
     for name in weights:
-        column, failed = _column(find(name), rows)
+        column, failed = _column(find(name), rows, timeout)
         if failed and on_error == "stop":
             item, why = min(failed.items())
             raise UserError(f"reward {name!r} failed at item {item}: {why}")
@@ -176,18 +186,21 @@ def score(
 Row = tuple[str, Problem, bool]
 
 
-def _column(function: Reward, rows: list[Row]) -> tuple[list[float], dict[int, str]]:
+def _column(
+    function: Reward, rows: list[Row], timeout: float | None
+) -> tuple[list[float], dict[int, str]]:
     """The function's values, NaN for None; on which items it failed, and why."""
     items, failed = list(range(len(rows))), {}
-    values, why = _called(function, rows)
+    values, why = _called(function, rows, timeout)
     if values is None:
+        share = None if timeout is None else timeout / max(1, len(rows))
         for item in items:
-            alone, told = _called(function, [rows[item]])
+            alone, told = _called(function, [rows[item]], share)
             if alone is None:
                 failed[item] = told
         items = [item for item in items if item not in failed]
         if failed and items:
-            values, why = _called(function, [rows[item] for item in items])
+            values, why = _called(function, [rows[item] for item in items], timeout)
         if values is None:
             failed |= {
                 item: f"in a batch of {len(items)}, though not alone: {why}" for item in items
@@ -201,20 +214,47 @@ def _column(function: Reward, rows: list[Row]) -> tuple[list[float], dict[int, s
     return column, failed
 
 
-def _called(function: Reward, rows: list[Row]) -> tuple[list[float | None] | None, str]:
+def _called(
+    function: Reward, rows: list[Row], seconds: float | None
+) -> tuple[list[float | None] | None, str]:
     """What the function returns for these rows as a list; or None and what was wrong."""
     completions, problems, truncated = ([row[i] for row in rows] for i in range(3))
     try:
-        values = function(completions, problems, truncated)
+        with _at_most(seconds):
+            values = function(completions, problems, truncated)
+            if not isinstance(values, Iterable):
+                return None, f"it returned a {type(values).__name__}: must be a list"
+            values = list(values)
+    except _TimeIsUp:
+        return None, f"it took longer than {seconds:.3g} s (reward_timeout)"
     except Exception as error:  # whatever a user's function raises
         return None, f"it raised {_told(error)}"
-    try:
-        values = list(values)
-    except TypeError:
-        return None, f"it returned a {type(values).__name__}: must be a list"
     if len(values) != len(rows):
         return None, f"it returned {len(values)} values for {len(rows)} completions"
     return values, ""
+
+
+class _TimeIsUp(BaseException):
+    """Not an Exception, so that no function takes it for one of its own."""
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float | None) -> Iterator[None]:
+    """Raises _TimeIsUp in the block after so many seconds, in the main thread."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_):
+        raise _TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # once more, were it caught
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _finite(value: float) -> float:

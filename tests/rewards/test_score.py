@@ -1,6 +1,10 @@
 """Combining reward functions: arithmetic, skipping, and what a user's function may get wrong."""
 
+import contextlib
 import math
+import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -145,6 +149,34 @@ def test_a_failure_may_be_skipped_and_is_named(function, texts, values, why):
     for failure, told in zip(scores.failures, why, strict=True):
         assert failure.name == name and told in failure.why
         assert str(failure).startswith(f"reward {name!r} skipped item {failure.item}: ")
+
+
+def hangs_on_x(completions, problems, truncated):
+    for text in completions:
+        while "x" in text:
+            with contextlib.suppress(Exception):
+                time.sleep(60)
+    return [float(len(text)) for text in completions]
+
+
+@pytest.mark.parametrize("texts", [["ab", "x", "c"], ["x", "x", "x"], ["x"]])
+def test_a_function_that_hangs_is_interrupted_and_named(texts):
+    name = HERE + "hangs_on_x"
+    handler = signal.getsignal(signal.SIGALRM)
+    start = time.perf_counter()
+    told = f"reward {name!r} failed at item {texts.index('x')}: it took longer than .* s "
+    with pytest.raises(UserError, match=re.escape(told).replace(r"\.\*", ".*")):
+        score(texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, timeout=0.3)
+    scores = score(
+        texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, "skip", timeout=0.3
+    )
+    expected = [math.nan if text == "x" else len(text) for text in texts]
+    np.testing.assert_array_equal(scores.total, expected)
+    assert time.perf_counter() - start < 2 * 3 * 0.3 + 1
+    assert signal.getsignal(signal.SIGALRM) is handler
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    with pytest.raises(UserError, match="timeout=0: a positive number"):
+        score(texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, timeout=0)
 
 
 def test_nothing_fails_where_nothing_fails():
