@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -37,6 +38,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "rank": None,
     # activations and batches
     "batch": ("data", "fsdp"),
+    "group": "data",  # rows of all devices along fsdp, where these split the vocabulary instead
+    "vocab_split": ("tensor", "fsdp"),
     "time": "context",
     "slots": None,  # of a cache
     "width": None,
@@ -211,12 +214,14 @@ def traced_row_count() -> int:
 
 
 def activation_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Any) -> PartitionSpec:
-    """The partition of an activation; an axis that does not divide (a short last batch) is whole."""
-    sizes = dict(mesh.shape)
+    """The partition of an activation, over as many of its mesh axes as divide it (a short last
+    batch may be whole)."""
     spec = []
     for axis, length in zip(axes, shape, strict=True):
-        over = tuple(m for m in _mesh_axes(axis) if sizes.get(m, 1) > 1) if axis else ()
-        spec.append(over if over and length % math.prod(sizes[m] for m in over) == 0 else None)
+        over = tuple(m for m in _mesh_axes(axis) if mesh.shape[m] > 1) if axis else ()
+        while over and length % math.prod(mesh.shape[m] for m in over):
+            over = over[:-1]
+        spec.append(over or None)
     return PartitionSpec(*spec)
 
 
@@ -229,6 +234,36 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+
+
+def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
+    """table[tokens], [B, T, D], of a table [V, D] that is split over tensor and fsdp.
+
+    The table stays where it is, and so does its gradient: each device looks up its columns for
+    the rows of all devices along fsdp, and they exchange columns for rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    spec = activation_spec(("batch", "time"), tokens.shape, mesh)
+    if "fsdp" not in (spec[0] or ()):  # rows that do not divide
+        return jax.lax.with_sharding_constraint(table, PartitionSpec())[tokens].astype(dtype)
+    vocab, columns = (m if mesh.shape[m] > 1 else None for m in ("tensor", "fsdp"))
+    together = "data" if mesh.shape["data"] > 1 else None
+
+    def local(table, tokens):
+        if vocab is None:
+            x = table[tokens].astype(dtype)
+        else:
+            own = tokens - jax.lax.axis_index(vocab) * len(table)
+            inside = (own >= 0) & (own < len(table))
+            x = table[jnp.clip(own, 0, len(table) - 1)].astype(dtype)
+            x = jax.lax.psum(jnp.where(inside[..., None], x, 0), vocab)
+        return jax.lax.all_to_all(x, columns, split_axis=0, concat_axis=2, tiled=True)
+
+    return jax.shard_map(
+        local,
+        in_specs=(PartitionSpec(vocab, columns), PartitionSpec(together, spec[1])),
+        out_specs=PartitionSpec(*spec, None),
+    )(table, tokens)
 
 
 def put(tree: Any, target: Any) -> Any:

@@ -36,7 +36,7 @@ from caugym_jax.models.attention import (
 )
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.kernels import LANES, NAMED
-from caugym_jax.sharding import Layout, constrain, traced_size
+from caugym_jax.sharding import Layout, constrain, look_up, traced_size
 
 Params = dict[str, Any]
 
@@ -71,6 +71,22 @@ def dense(x: jax.Array, weight: jax.Array, axes: int = 1) -> jax.Array:
     rows, width = x.shape[: x.ndim - axes], math.prod(weight.shape[:axes])
     y = x.reshape(-1, width) @ weight.astype(x.dtype).reshape(width, -1)
     return y.reshape(*rows, *weight.shape[axes:])
+
+
+def _but_embed(axes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("width" if axis == "embed" else axis for axis in axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(weight: jax.Array, dtype: str, axes: tuple[str, ...]) -> jax.Array:
+    """Sent over fsdp in the compute dtype; of the gradient each device gets back its part."""
+    return constrain(weight.astype(dtype), *_but_embed(axes))
+
+
+_gather.defvjp(
+    lambda weight, dtype, axes: (_gather(weight, dtype, axes), None),
+    lambda dtype, axes, _, gradient: (constrain(gradient, *axes).astype(jnp.float32),),
+)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
@@ -398,21 +414,24 @@ class Model:
         return logits_of(hidden, self.head(params))
 
     def head(self, params: Params) -> jax.Array:
-        """The matrix [D, V] that makes logits of hidden states, in the compute dtype."""
+        """The matrix [D, V] that makes logits of hidden states; over fsdp, its columns split."""
         head = params["head"] if "head" in params else params["embed"].T
-        return self._gathered(head, ("embed", "vocab"))
+        return head if traced_size("embed") == 1 else constrain(head, "width", "vocab_split")
 
     def _gathered(self, weight: jax.Array, axes: tuple[str, ...]) -> jax.Array:
         """A weight as its layer uses it: whole over fsdp, and sent there in the compute dtype."""
         if traced_size("embed") == 1 or "embed" not in axes:
             return weight
-        if weight.dtype == jnp.float32:
-            weight = weight.astype(self.dtype)
-        return constrain(weight, *("width" if axis == "embed" else axis for axis in axes))
+        if weight.dtype != jnp.float32:  # frozen: it has no gradient
+            return constrain(weight, *_but_embed(axes))
+        return _gather(weight, self.dtype, axes)
 
     def _embed(self, params: Params, tokens: jax.Array) -> jax.Array:
-        table = constrain(params["embed"], "vocab", "width")  # gathered over fsdp, as XLA cannot
-        x = jnp.asarray(table)[tokens].astype(self.dtype)
+        table = params["embed"]
+        if traced_size("embed") > 1:
+            x = look_up(table, tokens, self.dtype)
+        else:
+            x = jnp.asarray(table)[tokens].astype(self.dtype)
         return constrain(x, "batch", "time", "width")
 
     def _angles(self, positions: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from caugym_jax.models.transformer import Model, Params, logits_of
-from caugym_jax.sharding import traced_row_count, traced_size
+from caugym_jax.sharding import constrain, traced_size
 
 # Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).
 CHUNK_LOGITS = 2**25
@@ -22,7 +22,7 @@ class Scores(NamedTuple):
 
     logprobs: jax.Array  # log p(tokens[t] | tokens[<t])
     entropy: jax.Array  # of the distribution that tokens[t] was drawn from, in nats
-    correct: jax.Array  # 1 where tokens[t] was the likeliest token
+    correct: jax.Array  # 1 where no token was likelier than tokens[t]
 
 
 def score(
@@ -71,19 +71,30 @@ def score_hidden(
     The shift is the caller's: hidden[b, n] must be the state one place before targets[b, n].
     """
     B, N, D = hidden.shape
-    rows = max(1, B // traced_row_count())  # of one device
+    # Numbers of logits a place and device.
+    share = max(
+        1, B * model.config.vocab_size // (traced_size("group") * traced_size("vocab_split"))
+    )
     parts = traced_size("time")
-    width = max(1, min(-(-N // parts), CHUNK_LOGITS // (rows * model.config.vocab_size)))
+    width = max(1, min(-(-N // parts), CHUNK_LOGITS // share))
     chunks = -(-N // (parts * width))
     head = model.head(params)
+    split = traced_size("vocab_split") > 1
 
     def chunk_scores(hidden, targets):
-        logits = logits_of(hidden, head) / temperature
+        # Over fsdp: all its rows by a part of the vocabulary, so that the head stays split.
+        logits = logits_of(constrain(hidden, "group", "time", "width"), head) / temperature
+        logits = constrain(logits, "group", "time", "vocab_split")
         logprobs = jax.nn.log_softmax(logits, axis=-1)
-        chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
+        if split:  # a sum that each device takes over its part
+            here = jnp.arange(logits.shape[-1]) == targets[..., None]
+            chosen = jnp.sum(jnp.where(here, logprobs, 0.0), axis=-1)
+        else:
+            chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
         entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
-        correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-        return Scores(chosen, entropy, correct)
+        correct = (chosen >= jnp.max(logprobs, axis=-1)).astype(jnp.float32)
+        scores = Scores(chosen, entropy, correct)
+        return jax.tree.map(lambda x: constrain(x, "batch", "time"), scores)
 
     if chunks == 1:
         return chunk_scores(hidden, targets)
