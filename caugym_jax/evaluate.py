@@ -19,14 +19,13 @@ import argparse
 import contextlib
 import json
 import os
-import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caugym_jax import cli
+from caugym_jax import cli, processes
 from caugym_jax.data.files import problem_record, read_problems, write_json
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import results, summarize, table
@@ -42,6 +41,12 @@ NEW_TOKENS = 1024  # unless told otherwise, or the model has fewer positions
 
 def main(argv: Sequence[str]) -> None:
     args = _arguments(argv)
+    with processes.connected():
+        evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Answers, writes and scores; of several processes only the first writes and prints."""
     from caugym_jax.data.prompts import prompt_tokens
     from caugym_jax.runs import open_model
     from caugym_jax.sampling.picking import Settings
@@ -65,7 +70,8 @@ def main(argv: Sequence[str]) -> None:
         "lack_hint": args.lack_hint,
         "seed": args.seed,
     }
-    claim(args.out, {"model": args.model, "checkpoint": _checkpoint(args), **settings})
+    settled = {"model": args.model, "checkpoint": _checkpoint(args), **settings}
+    processes.first(lambda: claim(args.out, settled))
     sampler = Sampler(
         model,
         end_ids=tokenizer.end_ids,
@@ -94,14 +100,18 @@ def main(argv: Sequence[str]) -> None:
         fits = [len(tokens) < positions for tokens in prompts[path]]
         answer(problems[path], fits, ask, tokenizer, answers, args.samples, args.batch_size)
         if not all(fits):
-            print(
+            processes.say(
                 f"{name}: {fits.count(False)} of {len(fits)} prompts do not fit the model's "
-                f"{positions} positions: left unanswered, which counts as wrong",
-                file=sys.stderr,
+                f"{positions} positions: left unanswered, which counts as wrong"
             )
         thinking = tokenizer.decode(prompts[path][0]).rstrip().endswith("<think>")
-        sets[name] = summarize(read_answers(answers)[: len(problems[path])], thinking)
+        if processes.is_first():
+            sets[name] = summarize(read_answers(answers)[: len(problems[path])], thinking)
     settings |= {"limit": args.limit, "checkpoint": _checkpoint(args)}
+    processes.first(lambda: _report(args, settings, sets))
+
+
+def _report(args: argparse.Namespace, settings: dict[str, Any], sets: dict[str, Any]) -> None:
     write_json(args.out / "results.json", results(args.model, settings, sets))
     print(table(sets))
     print(f"\nwrote {args.out / 'results.json'}")
@@ -129,16 +139,18 @@ def answer(
       UserError: the answers there are to other problems.
     """
     partial = path.with_name(f"{path.stem}.partial.jsonl")
-    done = _whole_lines(partial if partial.exists() else path)
+    done, whole = processes.first(
+        lambda: (_whole_lines(partial if partial.exists() else path), path.exists())
+    )
     for i, (line, problem) in enumerate(zip(done, problems, strict=False)):
         if json.loads(line)["problem"] != problem.text:
             raise UserError(
                 f"{path} answers other problems than the data's (item {i}, counting from 0): "
                 "choose another --out"
             )
-    if len(done) >= len(problems) and path.exists():
+    if len(done) >= len(problems) and whole:
         return
-    write_text(partial, "".join(line + "\n" for line in done))
+    processes.first(lambda: write_text(partial, "".join(line + "\n" for line in done)))
     progress = Progress(len(done), len(problems), every=1, unit="item")
     progress.note(f"{path.stem}: {len(done)} of {len(problems)} problems are answered already")
     nothing = {
@@ -156,9 +168,10 @@ def answer(
             rate = rollout.completion_length.sum() / (time.perf_counter() - clock)
             shown = {"new tokens/s": rate, "truncated": 1 - rollout.ended.mean()}
         rows = [problem_record(problems[i]) | answers[i] for i in items]
-        _append(partial, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        processes.first(lambda text=text: _append(partial, text))
         progress.show(items.stop, shown, tuple(shown))
-    os.replace(partial, path)
+    processes.first(lambda: os.replace(partial, path))
 
 
 def claim(out: Path, settings: dict[str, Any]) -> None:

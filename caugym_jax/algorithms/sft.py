@@ -123,6 +123,7 @@ def sft(
         loss, optimizer, mesh, adapter,
         microbatches=microbatches, remedy="data.batch_size or data.max_length",
     )  # fmt: skip
+    spread = jax.jit(lambda keys: keys, out_shardings=rows(mesh))
 
     def init(params: Any):
         return init_state(params, optimizer, mesh)
@@ -136,9 +137,7 @@ def sft(
             keys, size = noise_for(
                 batch, neftune_noise_alpha, model.config.d_model, seed, int(state.step)
             )
-            targets = targets._replace(
-                noise=(jax.device_put(keys, rows(mesh)), put(size, rows(mesh)))
-            )
+            targets = targets._replace(noise=(spread(keys), put(size, rows(mesh))))
         return targets, metrics, []
 
     def calls(batch: Batch) -> tuple[Call, ...]:

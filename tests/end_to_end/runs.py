@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
+
 from tests.glossary import unexplained
 
 HERE = Path(__file__).parent
@@ -20,17 +22,26 @@ def command(method: str, model: Path, workdir: Path, *more: str) -> list[str]:
     ]
 
 
-def digests(workdir: Path, step: int) -> dict[str, str]:
-    """A hash of every array of a checkpoint as it lies on the disk, by its path in the tree."""
+def arrays(workdir: Path, step: int) -> dict:
+    """Every array of a checkpoint, by its path in the tree, whoever saved it."""
     import jax
-    import numpy as np
     import orbax.checkpoint as ocp
 
+    folder = (workdir / "checkpoints" / str(step) / "state").absolute()
     with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.restore((workdir / "checkpoints" / str(step) / "state").absolute())
+        whole = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+            reader.metadata(folder).item_metadata.tree,
+        )
+        tree = reader.restore(folder, ocp.args.PyTreeRestore(restore_args=whole))
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def digests(workdir: Path, step: int) -> dict[str, str]:
+    """A hash of every array of a checkpoint as it lies on the disk, by its path in the tree."""
     return {
-        jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
-        for path, leaf in jax.tree.leaves_with_path(tree)
+        path: hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+        for path, leaf in arrays(workdir, step).items()
     }
 
 

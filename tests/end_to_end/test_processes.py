@@ -1,0 +1,252 @@
+"""Several real processes train as one does (launch/local.sh), and end and resume together."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from caugym_jax import train
+from tests.end_to_end.runs import arrays, command, left_behind, metrics
+from tests.end_to_end.test_resume import CACHE, compiled  # noqa: F401
+from tests.shared import ROOT
+from tests.tiny_model import tiny_model  # noqa: F401
+
+DISCRETE = ("tokens", "num_tokens", "completions/", "eval/", "sampling/refills", "skipped", "frac_")
+
+
+@pytest.fixture
+def start(tiny_model, compiled):  # noqa: F811
+    """A function that starts launch/local.sh and gives the Popen."""
+    started = []
+
+    def launch(count, method, workdir, *more, devices=2, **settings):
+        environment = os.environ | {
+            "PYTHON": sys.executable,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices // count}",
+            "JAX_COMPILATION_CACHE_DIR": compiled,
+            "OMP_NUM_THREADS": "1",
+            **{key.upper(): str(value) for key, value in CACHE.items()},
+            **settings,
+        }
+        arguments = command(method, tiny_model, workdir, *more)
+        process = subprocess.Popen(
+            ["launch/local.sh", f"--processes={count}", *arguments],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield launch
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
+
+
+@pytest.fixture
+def alone(tiny_model, monkeypatch):  # noqa: F811
+    """A function that trains in this process, on some of its devices."""
+
+    def run(method, workdir, *more, devices=2):
+        some = jax.devices("cpu")[:devices]
+        monkeypatch.setattr(jax, "devices", lambda *_: some)
+        train.main(command(method, tiny_model, workdir, *more))
+
+    return run
+
+
+def finish(process, seconds=240):
+    """(exit status, what was said)."""
+    said, _ = process.communicate(timeout=seconds)
+    return process.returncode, said
+
+
+def children(process) -> list[int]:
+    """The training processes of a launch, in their order."""
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    named = {int(p): Path(f"/proc/{p}/cmdline").read_bytes() for p in found}
+    return sorted(p for p, name in named.items() if b"caugym_jax.train" in name)
+
+
+def wait_for(path: Path, process, seconds=200) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.05)
+
+
+def compare(found: Path, expected: Path) -> None:
+    """Equal decisions, samples and answers; numbers to float tolerance."""
+    for name in ("before.json", "after.json", "samples.jsonl"):
+        paths = found / name, expected / name
+        assert paths[0].exists() == paths[1].exists()
+        if paths[0].exists():
+            assert paths[0].read_text() == paths[1].read_text(), name
+    lines = metrics(found), metrics(expected)
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    for one, other in zip(*lines, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            if value is None or key.startswith(DISCRETE):
+                assert value == other[key], (one["step"], key)
+            else:
+                wanted = pytest.approx(other[key], rel=1e-5, abs=1e-5)
+                assert value == wanted, (one["step"], key)
+
+
+FEW = ("--config.steps=3", "--config.evaluation.every=3")
+
+
+@pytest.mark.parametrize("method", [pytest.param("sft", marks=pytest.mark.slow), "grpo"])
+def test_two_processes_train_as_one(start, alone, tmp_path, method):
+    """With one device each: sums of two terms have one order, so to the bit."""
+    more = [*FEW, "--config.sft.neftune_noise_alpha=5"] if method == "sft" else FEW
+    process = start(2, method, tmp_path / "two", *more)
+    alone(method, tmp_path / "one", *more)
+    status, said = finish(process)
+    assert status == 0, said
+    assert "on 2 cpu devices of 2 processes" in said and "Strict accuracy" in said
+    assert (tmp_path / "two/logs/process-1.log").read_text() == ""
+    compare(tmp_path / "two", tmp_path / "one")
+    one, two = (left_behind(tmp_path / name, 3) for name in ("one", "two"))
+    assert two["state"] == one["state"] and two["position"] == one["position"]
+    if method == "grpo":
+        assert any(line.get("grad_norm") for line in one["metrics"])
+
+
+CASES = {
+    "sft": [],
+    "dpo": [],
+    "kto": ["--config.mesh.data=2", "--config.mesh.tensor=2"],
+    "grpo": ["--config.grpo.max_refills=2", "--config.grpo.beta=0.1"],
+    "ppo": [],
+    "grpo, split over processes": ["--config.mesh.data=1", "--config.mesh.fsdp=4"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_every_method_by_several_processes(start, alone, tmp_path, case, count):
+    """Four devices, of two processes or four."""
+    method, more = case.partition(",")[0], [*CASES[case], *FEW]
+    if method == "grpo":
+        more.append("--config.data.batch_size=4")
+    if method == "ppo":
+        more.append("--config.data.batch_size=8")
+    process = start(count, method, tmp_path / "several", *more, devices=4)
+    alone(method, tmp_path / "one", *more, devices=4)
+    status, said = finish(process, 900)
+    assert status == 0, said
+    compare(tmp_path / "several", tmp_path / "one")
+    found, expected = (arrays(tmp_path / name, 3) for name in ("several", "one"))
+    assert found.keys() == expected.keys()
+    for path, array in expected.items():
+        np.testing.assert_allclose(found[path], array, rtol=1e-4, atol=1e-6, err_msg=path)
+
+
+TWELVE = "--config.steps=12"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_one_is_killed_the_others_end_and_all_resume(start, tmp_path, who):
+    """Then resumed: by two processes, to the bits of an undisturbed run of two."""
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    assert finish(start(2, "grpo", straight, TWELVE), 600)[0] == 0
+    process = start(2, "grpo", parts, TWELVE, CAUGYM_HEARTBEAT_TIMEOUT="15", GRACE="60")
+    wait_for(parts / "checkpoints/4", process)
+    os.kill(children(process)[who], signal.SIGKILL)
+    clock = time.monotonic()
+    status, said = finish(process)
+    assert status == 128 + signal.SIGKILL, said
+    assert time.monotonic() - clock < 45
+    assert f"process {who} ended with status 137" in said and "are killed" not in said
+    last = (parts / f"logs/process-{1 - who}.log").read_text().splitlines()[-1]
+    assert last.startswith("error: another process ended or cannot be reached")
+    status, said = finish(start(2, "grpo", parts, TWELVE), 600)
+    assert status == 0 and "resumed from step" in said, said
+    found, expected = left_behind(parts, 12), left_behind(straight, 12)
+    for key in expected:
+        assert found[key] == expected[key], key
+
+
+@pytest.mark.slow
+def test_terminated_all_save_after_the_same_step_and_one_goes_on(start, alone, tmp_path):
+    """SIGTERM to the second process alone; then one process takes over from the two."""
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    process = start(2, "sft", parts, TWELVE)
+    wait_for(parts / "checkpoints/2", process)
+    os.kill(children(process)[1], signal.SIGTERM)
+    status, said = finish(process)
+    assert status == 128 + signal.SIGTERM, said
+    (told,) = [line for line in said.splitlines() if line.startswith("terminated after step")]
+    step = int(told.split()[3].rstrip(","))
+    assert max(int(p.name) for p in parts.glob("checkpoints/*") if p.name.isdigit()) == step < 12
+    alone("sft", parts, TWELVE)
+    alone("sft", straight, TWELVE)
+    compare(parts, straight)
+
+
+@pytest.mark.slow
+def test_a_failing_reward_ends_all_with_its_line(start, tmp_path):
+    reward = "--config.grpo.reward_weights=tests.end_to_end.test_processes:fails_in_one=1"
+    status, said = finish(start(2, "grpo", tmp_path / "run", reward, *FEW))
+    assert status == 1, said
+    for p in (0, 1):
+        last = (tmp_path / f"run/logs/process-{p}.log").read_text().splitlines()[-1]
+        assert last.startswith("error: ") and "fails_in_one" in last, last
+    assert "Traceback" not in said
+
+
+def fails_in_one(completions, problems, truncated):
+    """Fails in process 1 only."""
+    from caugym_jax import processes
+
+    if processes.index() == 1:
+        raise RuntimeError("no")
+    return [0.0] * len(completions)
+
+
+def test_the_others_do_not_come(tmp_path):
+    environment = os.environ | {
+        "CAUGYM_COORDINATOR": "127.0.0.1:1", "CAUGYM_PROCESSES": "2", "CAUGYM_PROCESS_ID": "1",
+        "CAUGYM_CONNECT_TIMEOUT": "2", "JAX_PLATFORMS": "cpu",
+    }  # fmt: skip
+    arguments = ["--config=grpo.py", f"--workdir={tmp_path / 'run'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "caugym_jax.train", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: not all processes came within 2 s (this is process 1 of 2, counting from 0): start "
+        "all of them, or raise CAUGYM_CONNECT_TIMEOUT\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_would_run(tmp_path):
+    command = ["launch/local.sh", "--processes=2", "--dry-run", "--config=grpo.py:smollm2-135m"]
+    done = subprocess.run(
+        [*command, "--config.steps=2"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"CAUGYM_COORDINATOR=127.0.0.1:PORT CAUGYM_PROCESSES=2 CAUGYM_PROCESS_ID={p} python -m "
+        "caugym_jax.train --config=grpo.py:smollm2-135m --config.steps=2 "
+        f"--workdir=runs/grpo-smollm2-135m > runs/grpo-smollm2-135m/logs/process-{p}.log 2>&1 &"
+        for p in (0, 1)
+    ]
+    assert subprocess.run(["launch/local.sh"], cwd=ROOT, capture_output=True).returncode == 2
