@@ -1,0 +1,108 @@
+"""The command: on this machine, and for a TPU slice where libtpu is installed."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from caugym_jax import compile as command
+from caugym_jax.errors import UserError
+from caugym_jax.planning import topology
+from tests.shared import ROOT
+from tests.tiny_model import tiny_model  # noqa: F401
+
+TINY = "tests/end_to_end/tiny_config.py"
+
+
+def test_here(tiny_model, tmp_path, capsys):  # noqa: F811
+    """All programs of a step fit this machine, on its eight virtual devices."""
+    file = tmp_path / "report.json"
+    command.main(
+        [f"--config={TINY}:grpo", f"--config.model.name={tiny_model}", "--topology=here",
+         "--config.data.batch_size=8", "--config.mesh.fsdp=8", "--config.mesh.data=1",
+         f"--json={file}"]
+    )  # fmt: skip
+    report = json.loads(file.read_text())
+    assert [p["name"] for p in report["programs"]] == ["sample", "update"]
+    assert report["config"] == f"{TINY}:grpo" and report["devices"] == 8
+    assert report["mesh"] == {"data": 1, "fsdp": 8, "context": 1, "tensor": 1}
+    update = report["programs"][1]
+    for program in report["programs"]:
+        memory = program["memory"]
+        whole = sum(memory[k] for k in ("arguments", "outputs", "temporaries", "code", "beside"))
+        assert memory["peak"] == whole - memory["aliased"] and program["fits"]
+        assert program["predicted"]["seconds"] > 0 and 0 < program["predicted"]["mfu"] < 1
+    assert update["memory"]["aliased"] > 0 and "all-gather" in update["collectives"]
+    seconds = sum(p["predicted"]["seconds"] for p in report["programs"])
+    assert report["step"]["seconds"] == pytest.approx(seconds)
+    assert report["step"]["hours"] == pytest.approx(seconds * 6 / 3600)
+    told = capsys.readouterr().out
+    assert "update x 1 a step: fits" in told and "hours" in told
+
+
+def test_what_does_not_fit_is_said_in_a_line(tiny_model, monkeypatch, tmp_path):  # noqa: F811
+    from caugym_jax.planning import machine
+
+    monkeypatch.setattr(machine, "memory_limit", lambda device: 8 * 2**16)
+    file = tmp_path / "report.json"
+    with pytest.raises(UserError) as error:
+        command.main(
+            [f"--config={TINY}:sft", f"--config.model.name={tiny_model}", "--topology=here",
+             f"--json={file}"]
+        )  # fmt: skip
+    assert "the update program needs 0.0" in str(error.value)
+    assert "data.batch_size or data.max_length" in str(error.value)
+    assert not json.loads(file.read_text())["programs"][0]["fits"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v9:2x2", "use here, or one of v4, v5e, v5p, v6e, tpu7x"),
+        ("v5p:4x4", "v5p slices are called like v5p:2x2x4"),
+        ("v5e:4x4x4", "v5e slices are called like v5e:4x4"),
+        ("v5e", "v5e slices are called like v5e:4x4"),
+    ],
+)
+def test_a_wrong_topology_is_refused(name, said):
+    with pytest.raises(UserError, match=said):
+        command.main(["--config=sft.py", f"--topology={name}"])
+
+
+def test_without_libtpu_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install -r requirements-tpu-compile.txt"):
+        topology.prepare("v5p:2x2x1")
+    topology.prepare("here")
+    assert (ROOT / "requirements-tpu-compile.txt").exists()
+
+
+def test_an_unknown_program_is_named(tiny_model):  # noqa: F811
+    with pytest.raises(UserError, match="no 'updates' among update"):
+        command.main(
+            [f"--config={TINY}:sft", f"--config.model.name={tiny_model}", "--topology=here",
+             "--programs=updates"]
+        )  # fmt: skip
+
+
+def test_for_a_slice_of_a_tpu(tiny_model, tmp_path):  # noqa: F811
+    """In a process of its own, whose libtpu takes it for a TPU's host."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed: pip install -r requirements-tpu-compile.txt")
+    file = tmp_path / "report.json"
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "caugym_jax.compile", f"--config={TINY}:sft",
+         f"--config.model.name={tiny_model}", "--config.mesh.fsdp=4", "--config.mesh.data=1",
+         "--topology=v5e:2x2", f"--json={file}"],
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(file.read_text())
+    assert report["kind"] == "TPU v5 lite" and report["devices"] == 4
+    assert report["dtype"] == "bfloat16" and report["attention"] == "splash"
+    (update,) = report["programs"]
+    assert update["fits"] and update["memory"]["arguments"] > 0 and update["collectives"]
