@@ -12,9 +12,11 @@ import contextlib
 import itertools
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TextIO, TypeVar
@@ -27,6 +29,7 @@ Result = TypeVar("Result")
 COORDINATOR, COUNT, INDEX = "CAUGYM_COORDINATOR", "CAUGYM_PROCESSES", "CAUGYM_PROCESS_ID"
 CONNECT, HEARTBEAT = "CAUGYM_CONNECT_TIMEOUT", "CAUGYM_HEARTBEAT_TIMEOUT"
 SECONDS = {CONNECT: 300, HEARTBEAT: 60}
+LINGER = 2.0
 # What an exception says when it is another process that failed.
 LOST = ("Gloo", "NCCL", "coordination service", "distributed service", "Connection reset by peer")
 GONE = (
@@ -121,12 +124,11 @@ def _number(text: str, name: str) -> int:
 def connected(env: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Joins the other processes, if there are any, before the first use of jax; leaves them after.
 
-    Where one ends early, the others end too, within CAUGYM_HEARTBEAT_TIMEOUT seconds: each prints
-    one line and exits with a status that is not 0. No waiting for the others then.
+    What is raised inside ends this process at once, in one line if it can be told so, and a process
+    that ends early ends the others, within CAUGYM_HEARTBEAT_TIMEOUT seconds.
 
     Raises:
-      UserError: the environment contradicts itself, or no other process is expected and the caller
-        raises it.
+      UserError: the environment contradicts itself, or the processes cannot be connected.
     """
     if (found := find(env)) is None:
         yield
@@ -144,6 +146,7 @@ def connected(env: Mapping[str, str] = os.environ) -> Iterator[None]:
 
 def _connect(found: Found, env: Mapping[str, str]) -> None:
     global _here
+    coordinator, here = found
     seconds = {name: _number(env.get(name) or str(SECONDS[name]), name) for name in SECONDS}
     wrong = [f"{name}={value}" for name, value in seconds.items() if value < 1]
     if wrong:
@@ -154,7 +157,7 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
     import jax
 
     def late() -> None:
-        who = "" if found.place is None else f" (this is process {_told(found.place)})"
+        who = "" if here is None else f" (this is process {here.index} of {here.count}, from 0)"
         print(
             f"error: not all processes came within {seconds[CONNECT]} s{who}: start all of them, "
             f"or raise {CONNECT}",
@@ -168,11 +171,11 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
     watch.start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     given = {}
-    if found.place is not None:
+    if here is not None:
         given = dict(
-            coordinator_address=found.coordinator,
-            num_processes=found.place.count,
-            process_id=found.place.index,
+            coordinator_address=coordinator,
+            num_processes=here.count,
+            process_id=here.index,
             cluster_detection_method="deactivate",
         )
     try:
@@ -190,11 +193,8 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
         ) from error
     finally:
         watch.cancel()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax takes it, to no end; the caller may
     _here = Place(jax.process_index(), jax.process_count())
-
-
-def _told(place: Place) -> str:
-    return f"{place.index} of {place.count}, counting from 0"
 
 
 def _filter(output: TextIO) -> None:
@@ -228,6 +228,8 @@ def _end(error: BaseException) -> None:
         text = "".join(traceback.format_exception(error)).rstrip()
     print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    if is_first() and count() > 1:
+        time.sleep(LINGER)  # the others would notice its end before they have said what they know
     os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 

@@ -232,8 +232,8 @@ def test_the_others_do_not_come(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
-        "error: not all processes came within 2 s (this is process 1 of 2, counting from 0): start "
-        "all of them, or raise CAUGYM_CONNECT_TIMEOUT\n"
+        "error: not all processes came within 2 s (this is process 1 of 2, from 0): start all of "
+        "them, or raise CAUGYM_CONNECT_TIMEOUT\n"
     )
     assert not (tmp_path / "run").exists()
 
