@@ -36,18 +36,20 @@ def ballast(workdir: Path) -> Path:
     return workdir.parent / "ballast"
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def arm(place: str, nth: float) -> None:
-    """Makes this process kill itself in the nth visit of a place."""
+def arm(place: str, nth: float, how: signal.Signals = signal.SIGKILL) -> None:
+    """Makes this process send itself a signal in the nth visit of a place."""
     from orbax.checkpoint._src.path import atomicity, deleter
 
     visits = iter(range(1, 10**9))
 
+    if place == "terminated":
+        place, how = "updating", signal.SIGTERM
+
     def here() -> bool:
         return next(visits) == nth
+
+    def die() -> None:
+        os.kill(os.getpid(), how)
 
     if place in ("saving", "committing"):
         real = atomicity.AtomicRenameTemporaryPath.finalize
@@ -70,14 +72,14 @@ def arm(place: str, nth: float) -> None:
             real(self, step, folder)
 
         deleter.StandardCheckpointDeleter._delete_step_permanently = delete
-    elif place in ("sampling", "updating", "terminated"):
+    elif place in ("sampling", "updating"):
         real = programs.Program.__call__
         name = "sample" if place == "sampling" else "update"
 
         def call(self, *args):
             result = real(self, *args)  # dispatched: the device is at work
             if self.name == name and here():
-                os.kill(os.getpid(), signal.SIGTERM if place == "terminated" else signal.SIGKILL)
+                die()
             return result
 
         programs.Program.__call__ = call
