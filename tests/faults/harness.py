@@ -3,8 +3,8 @@
     python -m tests.faults.harness --trials=200 --seed=0 --out=faults.json [--resume]
     python -m tests.faults.harness --out=faults.json --table
 
-Every fourth trial ends whole processes; the others take place in one process for thirty of them,
-which is replaced where a trial hangs or crashes it. OUT is complete after every trial; with --resume those
+Every fourth trial ends whole processes; of the others thirty share a process, which is replaced
+where a trial hangs or crashes it. OUT is complete after every trial; with --resume those that are
 in it are not tried again. Exit status 1: a promise was broken.
 """
 
