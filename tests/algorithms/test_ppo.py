@@ -242,7 +242,7 @@ def compiled(loss, microbatches):
 
 
 def assert_same(got, want):
-    np.testing.assert_allclose(got[1], want[1], rtol=1e-6, atol=2e-7)  # terms of both signs, of size 1
+    np.testing.assert_allclose(got[1], want[1], rtol=1e-6, atol=2e-7)  # terms of both signs
     square = jax.tree.map(
         lambda a, b: np.sum((a - b) ** 2), *map(jax.device_get, (got[0], want[0]))
     )
