@@ -32,6 +32,8 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _WHILE = re.compile(r"condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _LESS = re.compile(r"ROOT .* compare\([^%)]*%?([\w.\-]+), [^%)]*%?([\w.\-]+)\), direction=LT")
+_ELEMENT = re.compile(r"get-tuple-element\(.*\), index=(\d+)")
+_ADD = re.compile(r" add\(%[\w.\-]+, %([\w.\-]+)\)")
 _CHAIN = re.compile(r'chain_id="(\d+)"')
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
@@ -87,7 +89,8 @@ def collectives(hlo: str, unknown_trips: float = 1) -> list[Collective]:
                     found.append(one)
                 chains |= {chain[1]} if chain else set()
             elif loop := _WHILE.search(line):
-                trips = _trips(line, computations.get(loop[1], ()), unknown_trips)
+                parts = (computations.get(name, ()) for name in loop.groups())
+                trips = _trips(line, *parts, unknown_trips)
                 visit(loop[2], times * trips, set())
             else:
                 for called in _called(line):
@@ -120,18 +123,29 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _trips(line: str, condition: Sequence[str], unknown: float) -> float:
+def _trips(line: str, condition: Sequence[str], body: Sequence[str], unknown: float) -> float:
     """How often a loop runs: as XLA wrote it down, or as a condition `counter < constant` says
-    (the counters of jax's loops begin at 0)."""
+    (counters begin at 0; a windowed product's goes on by 2)."""
     if known := _TRIPS.search(line):
         return int(known[1])
-    for last in condition:
-        if less := _LESS.search(last):
-            named = re.compile(rf"%?{re.escape(less[2])} = s\d+\[\]\S* constant\((\d+)\)")
-            for other in condition:
-                if constant := named.search(other):
-                    return int(constant[1])
-    return unknown
+    less = next(filter(None, map(_LESS.search, condition)), None)
+    bound = _constant(less[2], condition) if less else None
+    if bound is None:
+        return unknown
+    place = next((_ELEMENT.search(x) for x in condition if f"{less[1]} = " in x), None)
+    ends = next((x.rpartition(" tuple(")[2] for x in body if "ROOT " in x), "")
+    names = re.findall(r"%([\w.\-]+)", ends.partition(")")[0])
+    step = None
+    if place and int(place[1]) < len(names):
+        for other in body:
+            if f"%{names[int(place[1])]} = " in other and (more := _ADD.search(other)):
+                step = _constant(more[1], body)
+    return math.ceil(bound / (step or 1))
+
+
+def _constant(name: str, lines: Sequence[str]) -> int | None:
+    named = re.compile(rf"%{re.escape(name)} = [su]\d+\[\]\S* constant\((\d+)\)")
+    return next((int(found[1]) for found in map(named.search, lines) if found), None)
 
 
 def _called(line: str) -> Iterator[str]:

@@ -78,6 +78,19 @@ def test_a_tpu_program_by_hand():
     }
 
 
+def test_a_counter_may_go_on_by_two():
+    """`lt`'s counter is place 0 of the tuple that the body ends with."""
+    stepped = TPU.replace(
+        "  ROOT %fusion.3 = bf16[1,16]{1,0} fusion(%g), kind=kCustom",
+        """  %counter = u32[]{:T(128)} get-tuple-element(%c), index=0
+  %two = u32[]{:T(128)} constant(2)
+  %next = u32[]{:T(128)} add(%counter, %two)
+  ROOT %again = (s32[], bf16[2,16]) tuple(%next, %w)
+  %fusion.3 = bf16[1,16]{1,0} fusion(%g), kind=kCustom""",
+    )
+    assert totals(collectives(stepped))["reduce-scatter"]["count"] == 3
+
+
 def test_a_loop_that_ends_as_it_likes_is_the_caller_s_to_count():
     unbounded = TPU.replace("ROOT %lt = pred[]{:T(512)} compare(", "ROOT %any = pred[] and(")
     assert totals(collectives(unbounded, 10))["reduce-scatter"]["count"] == 10
