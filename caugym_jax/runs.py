@@ -118,8 +118,14 @@ def model_for(
     platform = mesh.devices.flat[0].platform
     if dtype is None:
         dtype = "float32" if platform == "cpu" else "bfloat16"
-    if attention is None:
-        attention = {"tpu": "splash", "gpu": "cudnn"}.get(platform, "plain")
+    fits_cudnn = dtype == "bfloat16" and config.head_dim % 8 == 0 and config.head_dim <= 128
+    own = {"tpu": "splash", "gpu": "cudnn" if fits_cudnn else "plain"}.get(platform, "plain")
+    if attention not in (None, "plain", own):
+        raise UserError(
+            f"model.attention={attention!r} does not fit these {platform} devices, {dtype} and heads "
+            f"of {config.head_dim}: use {own}"
+        )
+    attention = attention or own
     return Model(config, dtype, remat, attention)
 
 

@@ -11,9 +11,10 @@ import pytest
 
 from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.data.tokenizer import load_tokenizer
+from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
 from caugym_jax.optim import evaluated, make_optimizer
-from caugym_jax.runs import claim_workdir, open_model, pinned_step, save_shape
+from caugym_jax.runs import claim_workdir, model_for, open_model, pinned_step, save_shape
 from caugym_jax.sharding import make_mesh
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import save_byte_tokenizer
@@ -72,3 +73,30 @@ def test_a_base_is_pinned_to_the_checkpoint_it_had(tmp_path):
     (run / "config.json").write_text(json.dumps(stored))
     assert pinned_step(run, str(base), None) == 1  # as it was when this run began
     assert pinned_step(run, str(base), 2) == 2  # asked for: refused later, as another setting
+
+
+@pytest.mark.parametrize(
+    ("platform", "options", "kernel"),
+    [
+        ("cpu", {}, "plain"),
+        ("tpu", {}, "splash"),
+        ("gpu", {}, "cudnn"),
+        ("gpu", {"dtype": "float32"}, "plain"),  # which cuDNN's kernel does not take
+        ("tpu", {"attention": "plain"}, "plain"),
+    ],
+)
+def test_each_machine_gets_its_own_attention_kernel(platform, options, kernel):
+    class Device:
+        pass
+
+    Device.platform = platform
+
+    class Where:
+        devices = np.array([Device()])
+
+    assert model_for(FAMILIES["llama"], Where, **options).attention == kernel
+
+
+def test_a_kernel_of_another_machine_is_refused():
+    with pytest.raises(UserError, match="'splash' does not fit these cpu devices, .* use plain"):
+        model_for(FAMILIES["llama"], make_mesh(8), attention="splash")
