@@ -140,18 +140,20 @@ def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, A
         smallest = smallest_slice(config, topology.slices_of(name))
         hint = f"the smallest slice with room by estimate is {smallest}" if smallest else "none has"
         raise UserError(f"no mesh of {name} has room for {config.model.name} by estimate: {hint}")
-    print("mesh by estimate (GiB a device, seconds an update):")
+    print("by estimate, the quickest first (GiB a device; seconds of a step's updates):")
     for one in ranked[:8]:
-        print(f"  {_shown(one.mesh)}: {one.bytes / 2**30:.1f} GiB, {one.seconds:.3g} s")
+        size, seconds = one.bytes / 2**30, one.seconds
+        print(f"  mesh {_shown(one.mesh)}, remat {one.remat}: {size:.1f} GiB, {seconds:.3g} s")
     if smallest := smallest_slice(config, topology.slices_of(name)):
         print(f"smallest slice by estimate: {smallest}")
     for one in ranked[:3]:
         config.mesh.update(one.mesh)
+        config.model.remat = one.remat
         report = report_on(config, name, chosen or ["update"])
         if all(p["fits"] for p in report["programs"]):
             break
     flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in one.mesh.items())
-    print(f"use {flags}")
+    print(f"use {flags} --config.model.remat={one.remat}")
     report["estimates"] = [one._asdict() for one in ranked]
     return report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.planning.abstract import Planned, plan
 from caugym_jax.planning.collectives import Collective
 from caugym_jax.planning.compiling import local_bytes, mesh_of, work_of
-from caugym_jax.planning.machine import machine_of
+from caugym_jax.planning.machine import Machine, machine_of
 from caugym_jax.planning.roofline import (
     Work,
     exchange,
@@ -29,12 +30,17 @@ MAX_TENSOR, MAX_CONTEXT = 16, 8
 HEADROOM = 0.95  # of a device's memory that an estimate may fill
 
 
+REMAT = ("dots", "attention", "full")
+
+
 class Candidate(NamedTuple):
-    """A mesh with its estimates."""
+    """A mesh and a remat policy with their estimates."""
 
     mesh: dict[str, int]
+    remat: str
     bytes: float  # of a device, in the program that takes most
     seconds: float  # of the updates of a step
+    exchange: float  # of it, if nothing overlapped
 
 
 def factorizations(devices: int) -> Iterator[dict[str, int]]:
@@ -47,7 +53,8 @@ def factorizations(devices: int) -> Iterator[dict[str, int]]:
 
 
 def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candidate]:
-    """Meshes that divide the configuration and fit by estimate, the quickest first."""
+    """Meshes that divide the configuration and fit by estimate, the quickest first; of equally
+    quick ones first that which exchanges least."""
     machine, found = machine_of(where), []
     for mesh in factorizations(len(where.devices)):
         one = copy.deepcopy(config)
@@ -56,15 +63,12 @@ def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candida
             planned = plan(one, where.devices)
         except UserError:  # sizes that do not divide
             continue
-        taken = max(estimated_bytes(call, planned, one) for call in planned.calls)
-        if machine.limit is not None and taken > HEADROOM * machine.limit:
-            continue
-        seconds = 0.0
-        for call in planned.calls:
-            if call.name.endswith("update"):
-                seconds += call.times * _seconds(call, planned, one, machine, where)
-        found.append(Candidate(mesh, taken, seconds))
-    return sorted(found, key=lambda c: (c.seconds, c.bytes))
+        for remat in REMAT:
+            model = dataclasses.replace(planned.model, remat=remat)
+            candidate = _estimate(planned._replace(model=model), one, mesh, machine, where)
+            if machine.limit is None or candidate.bytes <= HEADROOM * machine.limit:
+                found.append(candidate)
+    return sorted(found, key=lambda c: (round(c.seconds, 3), c.exchange, c.bytes))
 
 
 def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> str | None:
@@ -72,15 +76,22 @@ def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> s
     return next((name for name in names if best_meshes(config, open_slice(name))), None)
 
 
-def _seconds(call: Call, planned: Planned, config, machine, where: Slice) -> float:
-    work, mesh = work_of(call, planned, config), mesh_of(call)
-    places = [where.coordinates[d.id] for d in mesh.devices.flat] if where.coordinates else ()
-    found = estimated_traffic(work, dict(mesh.shape))
-    sent = exchange(found, machine.chip, machine.efficiency, places)
-    return predict(
-        work, machine.chip, machine.efficiency, mesh.devices.size,
-        tensor=mesh.shape["tensor"], exchanged=sent,
-    ).seconds  # fmt: skip
+def _estimate(planned: Planned, config, mesh, machine: Machine, where: Slice) -> Candidate:
+    devices, at = planned.mesh.devices, where.coordinates
+    places = [at[d.id] for d in devices.flat] if at else ()
+    seconds = exchanged = 0.0
+    for call in planned.calls:
+        if call.name.endswith("update"):
+            work = work_of(call, planned, config)
+            sent = exchange(estimated_traffic(work, mesh), machine.chip, machine.efficiency, places)
+            found = predict(
+                work, machine.chip, machine.efficiency, devices.size,
+                tensor=mesh["tensor"], exchanged=sent,
+            )  # fmt: skip
+            seconds += call.times * found.seconds
+            exchanged += call.times * sent
+    taken = max(estimated_bytes(call, planned, config) for call in planned.calls)
+    return Candidate(mesh, planned.model.remat, taken, seconds, exchanged)
 
 
 def estimated_traffic(work: Work, mesh: dict[str, int]) -> list[Collective]:
