@@ -40,7 +40,8 @@ def make_loader(
       items: a sequence; or a function from 0, 1, 2, ... to items, an unlimited source (a generator
         of problems that is seeded by its index), which is neither shuffled nor repeated.
       batch_size: rows of the global batch.
-      transform: makes the arrays of this process from its items, e.g. `pad` with fixed widths.
+      transform: what is made of this process's rows: where processes train together, of the rows of
+        all (`processes.all_rows`).
     """
     if batch_size < 1 or batch_size % process_count:
         raise UserError(
