@@ -43,6 +43,21 @@ def test_here(tiny_model, tmp_path, capsys):  # noqa: F811
     assert "update x 1 a step: fits" in told and "hours" in told
 
 
+def test_search_here(tiny_model, tmp_path, capsys):  # noqa: F811
+    """The best mesh by estimate is compiled, and the flags that set it are printed."""
+    file = tmp_path / "report.json"
+    command.main(
+        [f"--config={TINY}:sft", f"--config.model.name={tiny_model}", "--topology=here",
+         "--search", f"--json={file}"]
+    )  # fmt: skip
+    report = json.loads(file.read_text())
+    (update,) = report["programs"]
+    best = report["estimates"][0]
+    assert update["name"] == "update" and update["fits"]
+    assert report["mesh"] == best["mesh"] and report["remat"] == best["remat"]
+    assert f"--config.mesh.fsdp={best['mesh']['fsdp']}" in capsys.readouterr().out
+
+
 def test_what_does_not_fit_is_said_in_a_line(tiny_model, monkeypatch, tmp_path):  # noqa: F811
     from caugym_jax.planning import machine
 

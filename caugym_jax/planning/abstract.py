@@ -70,6 +70,11 @@ def plan(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Planned:
     Raises:
       UserError: sizes that do not divide, and whatever else training would refuse.
     """
+    if config.method == "ppo" and config.ppo.critic is not None:
+        raise UserError(
+            f"ppo.critic={config.ppo.critic!r} would have to be fetched: plan with a critic of the "
+            "policy's shape (ppo.critic=none)"
+        )
     mesh = make_mesh(devices=devices, **configs.check_section("mesh", config.mesh, make_mesh))
     with jax.set_mesh(mesh):
         run = _run(config, mesh)

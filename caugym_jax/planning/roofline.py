@@ -46,17 +46,18 @@ class Efficiency:
     overlapped: bool
 
 
-# matmul: 128 x 128 systolic arrays at 0.9 in products of this size, less what norms, rotations and
-#   the loop over layers add; MaxText's 32B to 128B models (v5p and v5e READMEs) lie between 0.74
-#   and 0.82 once their recomputation is counted.
-# attention: exponentials and masks run on the vector unit between products of one tile.
-# memory: streaming reaches 85 to 90% of what is stated. link: 9.0e10 of a stated 1.0e11 bytes a
-#   second (jax-ml.github.io/scaling-book/tpus). latency: about 1 us a hop and a dozen hops.
+# matmul: what norms, rotations, elementwise work and the loop over layers leave; chosen so that
+#   MaxText's published Llama 2 70B steps come out (0.651 for 0.65 on v5p, 0.599 for 0.57 on v5e,
+#   tests/planning/test_roofline.py).
+# attention: assumed; exponentials and masks run on the vector unit between the products of a tile,
+#   and tiles that the diagonal cuts are done whole.
+# memory: assumed; streaming seldom reaches more of what is stated. link: 9.0e10 of a stated 1.0e11
+#   bytes a second (jax-ml.github.io/scaling-book/tpus). latency: assumed, about 1 us a hop.
 TPU = Efficiency(0.78, 0.50, 0.85, 0.90, 10e-6, True)
 # matmul: 769 to 798 of 989 TFLOP/s measured on an H200, less the same. memory: 4.3 of 4.8 TB/s.
 GPU = Efficiency(0.70, 0.45, 0.85, 0.80, 20e-6, True)
-# The machine itself is measured (`benchmarks/roofline.py`): what is left is what products in a step
-# lose to smaller shapes and to transposing operands.
+# The machine itself is measured (`machine.py`): what is left is what products in a step lose to
+# smaller shapes and transposed operands; chosen on the three sizes of benchmarks/roofline.py.
 CPU = Efficiency(0.80, 0.50, 1.0, 1.0, 20e-6, False)
 
 

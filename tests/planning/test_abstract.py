@@ -127,5 +127,7 @@ def test_the_paper_s_model_is_described_and_not_made():
 def test_what_training_would_refuse_is_refused(tiny_model):  # noqa: F811
     with pytest.raises(UserError, match="data.batch_size=6 rows are not a multiple"):
         planned("sft", tiny_model, "data.batch_size=6")
+    with pytest.raises(UserError, match="plan with a critic of the policy's shape"):
+        planned("ppo", tiny_model, f"ppo.critic={tiny_model}")
     with pytest.raises(UserError, match="did you mean r1-distill-qwen-14b"):
         abstract.shape_of("r1-distil-qwen-14b")
