@@ -2,7 +2,11 @@
 
 import errno
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +18,16 @@ from caugym_jax.checkpoints import Checkpoints, abstract_state, saved_steps
 from caugym_jax.errors import UserError
 from caugym_jax.sharding import make_mesh, replicated, sharding
 from caugym_jax.types import TrainState
+from tests.shared import ROOT
 from tests.small_disk import small_disk  # noqa: F401
 
 AXES = {"wide": ("embed", "mlp"), "stack": ("layers", "embed"), "scale": ("norm",)}
 SHAPES = {"wide": (16, 8), "stack": (3, 16), "scale": (5,)}
+
+
+def place(x, where):
+    """An array that several processes may hold together."""
+    return jax.make_array_from_callback(np.shape(x), where, lambda box: np.asarray(x)[box])
 
 
 def state_of(step: int, mesh=None, size: int = 1) -> TrainState:
@@ -25,7 +35,7 @@ def state_of(step: int, mesh=None, size: int = 1) -> TrainState:
     draw = np.random.default_rng(step)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     params = {
-        name: jax.device_put(
+        name: place(
             draw.normal(size=(*shape[:-1], shape[-1] * size)).astype(np.float32),
             sharding(AXES[name], shape, mesh),
         )
@@ -34,8 +44,7 @@ def state_of(step: int, mesh=None, size: int = 1) -> TrainState:
     moments = {"mu": jax.tree.map(lambda x: x / 2, params), "nu": jax.tree.map(jnp.square, params)}
     alone = replicated(mesh)
     return TrainState(
-        jax.device_put(jnp.int32(step), alone), params, moments,
-        jax.device_put(jnp.int32(step % 2), alone),
+        place(np.int32(step), alone), params, moments, place(np.int32(step % 2), alone)
     )  # fmt: skip
 
 
@@ -201,6 +210,43 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(tmp_path, d
     damage(folder / "2")
     Checkpoints(tmp_path).close()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged", "2.damaged-1"]
+
+
+def in_processes(count: int, *arguments: str) -> list[tuple[str, str]]:
+    """What each of several processes that work together printed, and said on stderr."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tests.checkpoint_process", *arguments]
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env |= {"JAX_PLATFORMS": "cpu", "CAUGYM_COORDINATOR": address, "CAUGYM_PROCESSES": str(count)}
+    started = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=env | {"CAUGYM_PROCESS_ID": str(i)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for i in range(count)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=300) for process in started]
+    assert all(process.returncode == 0 for process in started), ended
+    return ended
+
+
+def test_two_processes_save_one_restores_and_both_leave_a_damaged_one(tmp_path):
+    in_processes(2, "save", str(tmp_path))
+    folder = tmp_path / "checkpoints"
+    parts = {p.name for p in (folder / "2" / "state").glob("ocdbt.process_*")}
+    assert parts == {"ocdbt.process_0", "ocdbt.process_1"}
+    reader = Checkpoints(tmp_path, read_only=True)
+    for mesh in (make_mesh(data=1, fsdp=8), make_mesh(devices=jax.devices()[:1])):
+        assert_same(reader.restore(abstract_state(state_of(0, mesh)))[0], state_of(2))
+    reader.close()
+    (folder / "2" / "state" / "_METADATA").write_text("{}")
+    (one, told), (other, silent) = in_processes(2, "restore", str(tmp_path))
+    assert one == other == "restored step 1, position 1\n"
+    assert told.count("is damaged (state/_METADATA has 2 bytes instead of ") == 1
+    assert "set aside as 2.damaged: using step 1" in told and "damaged" not in silent
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2.damaged"]
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_lost_and_it_is_said(tmp_path):
