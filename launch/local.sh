@@ -79,29 +79,31 @@ trap interrupted INT
 tail -n +1 -q -F --pid="${pids[0]}" "$logs/process-0.log" 2>/dev/null &
 shown=$!
 
-# The first to fail decides the status, and how long the others have.
+# The first to fail decides the status, and how long the others have. (What bash itself says of a
+# killed process is not shown.)
+exec 3>&2
 status=0 left=$processes deadline=''
 declare -A ended=()
 while ((left)); do
     for ((p = 0; p < processes; p++)); do
         if [[ -n ${ended[$p]:-} ]] || kill -0 "${pids[p]}" 2>/dev/null; then continue; fi
-        wait "${pids[p]}" 2>/dev/null
+        wait "${pids[p]}"
         code=$?
         ended[$p]=1
         ((left--))
         if ((code && !status)); then
             status=$code deadline=$((SECONDS + grace))
             if ((code != 143)); then
-                echo "launch/local.sh: process $p ended with status $code: $logs/process-$p.log" >&2
+                echo "launch/local.sh: process $p ended with status $code: $logs/process-$p.log" >&3
             fi
         fi
     done
     if [[ -n $deadline ]] && ((left && SECONDS >= deadline)); then
-        echo "launch/local.sh: the others did not end within $grace s and are killed" >&2
+        echo "launch/local.sh: the others did not end within $grace s and are killed" >&3
         stop KILL
         deadline=''
     fi
     ((left)) && sleep 0.2
-done
-wait "$shown" 2>/dev/null
+done 2>/dev/null
+wait "$shown"
 exit "$status"

@@ -236,17 +236,3 @@ def test_the_others_do_not_come(tmp_path):
         "them, or raise CAUGYM_CONNECT_TIMEOUT\n"
     )
     assert not (tmp_path / "run").exists()
-
-
-def test_what_would_run(tmp_path):
-    command = ["launch/local.sh", "--processes=2", "--dry-run", "--config=grpo.py:smollm2-135m"]
-    done = subprocess.run(
-        [*command, "--config.steps=2"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.splitlines() == [
-        f"CAUGYM_COORDINATOR=127.0.0.1:PORT CAUGYM_PROCESSES=2 CAUGYM_PROCESS_ID={p} python -m "
-        "caugym_jax.train --config=grpo.py:smollm2-135m --config.steps=2 "
-        f"--workdir=runs/grpo-smollm2-135m > runs/grpo-smollm2-135m/logs/process-{p}.log 2>&1 &"
-        for p in (0, 1)
-    ]
-    assert subprocess.run(["launch/local.sh"], cwd=ROOT, capture_output=True).returncode == 2
