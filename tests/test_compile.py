@@ -95,6 +95,26 @@ def test_without_libtpu_it_says_what_to_install(monkeypatch):
     assert (ROOT / "requirements-tpu-compile.txt").exists()
 
 
+def test_what_the_compiler_says_of_a_program_that_is_too_large(tiny_model):  # noqa: F811
+    """libtpu refuses by itself; its words as of libtpu 0.0.42."""
+    import jax
+
+    from caugym_jax import config as configs
+    from caugym_jax.planning.abstract import plan
+    from caugym_jax.planning.compiling import _refused, local_bytes
+
+    config = configs.load(f"{TINY}:sft", [f"model.name={tiny_model}"])
+    (update,) = plan(config, jax.devices()[:1]).calls
+    said = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (17.50G) exceeds available HBM (15.75G)."
+    )
+    memory = _refused(update, said)
+    assert memory["temporaries"] == 17.5 * 2**30
+    assert memory["arguments"] == local_bytes(update.arguments) > 0
+    assert "temporaries" not in _refused(update, "RESOURCE_EXHAUSTED: in other words")
+
+
 def test_an_unknown_program_is_named(tiny_model):  # noqa: F811
     with pytest.raises(UserError, match="no 'updates' among update"):
         command.main(

@@ -27,7 +27,8 @@ from caugym_jax.sampling.sampler import piece_width
 from caugym_jax.sharding import row_count
 from caugym_jax.types import Experience
 
-_USED = re.compile(r"Used ([\d.]+)([KMG]) of ([\d.]+)([KMG]) hbm")
+# libtpu's words for a program that does not fit.
+_NEEDED = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMG])")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -119,10 +120,8 @@ def examine(
         "remedy": call.program.remedy,
     }  # fmt: skip
     if compiled is None:
-        used = _USED.search(why)
-        peak = float(used[1]) * _UNITS[used[2]] if used else None
-        found = []
-        memory = {"beside": beside, "peak": None if peak is None else peak + beside}
+        found, memory = [], _refused(call, why) | {"beside": beside}
+        memory["peak"] = sum(memory.values()) if "temporaries" in memory else None
     else:
         sizes = compiled.memory_analysis()
         memory = {
@@ -144,6 +143,13 @@ def examine(
     fits = compiled is not None and (limit is None or memory["peak"] <= limit)
     report |= {"memory": memory, "limit": limit, "fits": fits}
     return report | {"collectives": totals(found), "predicted": _told(prediction)}
+
+
+def _refused(call: Call, why: str) -> dict[str, float]:
+    """What is known of a program that the compiler refused for its size."""
+    found, fixed = _NEEDED.search(why), local_bytes((call.arguments, call.program._last))
+    memory: dict[str, float] = {"arguments": fixed}
+    return memory | ({"temporaries": float(found[1]) * _UNITS[found[2]]} if found else {})
 
 
 def _told(p: Prediction) -> dict[str, float]:
