@@ -8,20 +8,17 @@ damaged one is set aside as STEP.damaged, which is told on stderr, and the one b
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from caugym_jax import digests, processes
+from caugym_jax import digests, processes, stored
 from caugym_jax.errors import UserError
 from caugym_jax.metrics import write_text
 from caugym_jax.types import TrainState
@@ -59,7 +56,6 @@ class Checkpoints:
         self._directory = _place(Path(workdir), folder, read_only)
         self._damage: dict[int, str] = {}  # what is wrong with a step; "": nothing
         self._may_move = not read_only
-        self._told = False
         if not read_only:
             self._newest()
         policies = [checkpoint_managers.LatestN(max(1, keep))]
@@ -164,28 +160,8 @@ class Checkpoints:
             ) from error
 
     def stored(self, abstract: Any, step: int | None = None) -> Any:
-        """`restore_parts` of arrays that stay on the disk (their shardings play no part)."""
-        import tensorstore
-
-        folder = f"{self._directory / str(self._existing(step)) / 'state'}/"
-        base = folder if "://" in folder else {"driver": "file", "path": folder}
-        # What is read is decoded one chunk at a time: more threads would each keep memory.
-        alone = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
-        context = tensorstore.Context(alone)
-
-        def open_one(path, leaf) -> Stored:
-            name = jax.tree_util.keystr(path, simple=True, separator=".")
-            kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-            try:
-                spec = {"driver": "zarr", "kvstore": kvstore}
-                array = tensorstore.open(spec, read=True, context=context).result()
-            except ValueError as error:
-                raise UserError(f"{folder} holds no {name} ({_first_line(error)})") from error
-            if array.shape != leaf.shape:
-                raise UserError(f"{folder}: {name} is {array.shape}, should be {leaf.shape}")
-            return Stored(array)
-
-        return jax.tree.map_with_path(open_one, abstract)
+        """As `restore_parts`, but a tree of `stored.Stored`, whose arrays stay on the disk."""
+        return stored.open_tree(self._directory / str(self._existing(step)) / "state", abstract)
 
     def close(self) -> None:
         self._guard(self._manager.close)
@@ -222,10 +198,7 @@ class Checkpoints:
             if self._may_move:
                 name = processes.first(functools.partial(_set_aside, folder))
                 aside = f", set aside as {name}"
-            if not self._told:
-                told = f"checkpoint {folder} is damaged ({why}){aside}: using step {found[-1]}"
-                processes.say(told)
-        self._told = bool(damaged)
+            _say_once(f"checkpoint {folder} is damaged ({why}){aside}: using step {found[-1]}")
         return found[-1] if found else None
 
     def _listed(self) -> list[int]:
@@ -235,15 +208,11 @@ class Checkpoints:
         """What is wrong with the files of a step; empty: nothing. Looked at once."""
         if step not in self._damage:
             folder = self._directory / str(step)
-            try:
-                why = digests.find_damage(folder, (processes.index(), processes.count())) or ""
-            except FileNotFoundError:
-                why = "" if folder.exists() else "it is gone"
-                if not why:
-                    processes.say(
-                        f"{folder} has no {digests.NAME}: it is used without a check of its files"
-                    )
-            self._damage[step] = next(filter(None, processes.share(why)), "")
+            digest = folder / digests.NAME
+            written = processes.first(lambda: digest.stat().mtime if digest.exists() else None)
+            if written is None:
+                _say_once(f"{folder} has no {digest.name}: it is used without a check of its files")
+            self._damage[step] = "" if written is None else _look(folder, written)
         return self._damage[step]
 
     def _guard(self, action) -> None:
@@ -264,37 +233,6 @@ class Checkpoints:
             ) from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Stored:
-    """An array of a checkpoint that stays on the disk; read as a whole or, a stack, by layers.
-
-    Beside what is read one chunk of it is in memory.
-    """
-
-    _array: Any  # tensorstore.TensorStore
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._array.shape
-
-    def __getitem__(self, layer: int) -> np.ndarray:
-        return _read(self._array[layer])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return _read(self._array).astype(dtype or self._array.dtype.numpy_dtype, copy=False)
-
-
-def _read(array: Any) -> np.ndarray:
-    result = np.empty(array.shape, array.dtype.numpy_dtype)
-    steps = array.chunk_layout.read_chunk.shape
-    sides = [range(0, size, step) for size, step in zip(array.shape, steps, strict=True)]
-    for corner in itertools.product(*sides):
-        ends = map(min, map(sum, zip(corner, steps, strict=True)), array.shape)
-        box = tuple(map(slice, corner, ends))
-        result[box] = array[box].read().result()
-    return result
-
-
 def saved_steps(workdir: str | Path) -> list[int]:
     """The steps of which a workdir has checkpoints, whole or damaged, oldest first."""
     return _steps_in(_place(Path(workdir), "", read_only=True))
@@ -302,6 +240,21 @@ def saved_steps(workdir: str | Path) -> list[int]:
 
 def _steps_in(folder: str | Path | epath.Path) -> list[int]:
     return sorted(ocp.utils.checkpoint_steps(folder)) if epath.Path(folder).exists() else []
+
+
+@functools.lru_cache
+def _look(folder: epath.Path, written: float) -> str:
+    """What is wrong with a step's files, whose digests were written then; empty: nothing."""
+    try:
+        why = digests.find_damage(folder, (processes.index(), processes.count()))
+    except OSError as error:
+        why = f"{digests.NAME} cannot be read ({error.strerror})"
+    return next(filter(None, processes.share(why)), "")
+
+
+@functools.lru_cache
+def _say_once(text: str) -> None:
+    processes.say(text)
 
 
 def _place(workdir: Path, folder: str, read_only: bool) -> epath.Path:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from caugym_jax.checkpoints import Checkpoints, Stored, saved_steps
+from caugym_jax.checkpoints import Checkpoints, saved_steps
 from caugym_jax.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from caugym_jax.errors import UserError
@@ -34,6 +34,7 @@ from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
 from caugym_jax.optim import schedule_free_average
 from caugym_jax.programs import Program
 from caugym_jax.sharding import Layout, shardings
+from caugym_jax.stored import Stored
 
 EMBEDDED = Path(__file__).parent / "models" / "embedded"
 

@@ -18,7 +18,7 @@ LAYERS = [
     ("models",),
     ("rewards", "data", "objectives"),
     ("sampling",),
-    ("config", "optim", "metrics", "alarms", "speed", "digests"),
+    ("config", "optim", "metrics", "alarms", "speed", "digests", "stored"),
     ("checkpoints",),
     ("runs",),
     ("algorithms",),

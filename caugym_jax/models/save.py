@@ -49,7 +49,7 @@ def save_pretrained(
     Args:
       folder: the folder to make; it must not exist or be empty.
       params: the stacked parameter tree, of any sharding; or of what `np.asarray` reads and whose
-        layers `[i]` reads, such as `checkpoints.Stored`.
+        layers `[i]` reads, such as `stored.Stored`.
       tokenizer: writes its own files, the chat template among them, and tells the end tokens.
       generation: fields of generation_config.json; `eos_token_id` (a number or a list),
         `bos_token_id` and `pad_token_id` also go to config.json and default to the tokenizer's.
