@@ -171,13 +171,17 @@ def _forget(path: Path, step: int) -> None:
     if step == 0:
         path.unlink()
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    *lines, cut = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    kept = []  # without `cut`: a kill cut it short, and its step will be made again
+    damaged = 0
+    for line in lines:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # a line that a kill cut short belongs to a step that will be made again
+            damaged += 1
+    if damaged:
+        print(f"{path}: {damaged} damaged lines were dropped", file=sys.stderr)
     write_text(path, "".join(line + "\n" for line in kept))
 
 

@@ -161,3 +161,13 @@ def test_progress_in_a_log_is_plain_lines(capsys):
     assert [line.split()[1] for line in out[:-1]] == ["6/10", "9/10", "10/10"]
     assert "loss 1.5" in out[0] and "left" in out[0] and "\x1b" not in out[0]
     assert out[-1] == "a note"
+
+
+def test_damaged_lines_are_dropped_and_told(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 1}\n{"step": 1, "lo\x00\n{"stop": 2}\n{"step": 2}\n{"st')
+    Log(tmp_path, 2, tensorboard=False).close()
+    assert path.read_text() == '{"step": 1, "loss": 1}\n{"step": 2}\n'
+    assert capsys.readouterr().err == f"{path}: 2 damaged lines were dropped\n"
+    Log(tmp_path, 2, tensorboard=False).close()
+    assert not capsys.readouterr().err
