@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from caugym_jax import digests
+from caugym_jax.errors import UserError
 from tests.faults import files, harness, plan, rewards
 from tests.shared import ROOT
 from tests.tiny_model import tiny_model  # noqa: F401
@@ -30,10 +31,10 @@ def test_a_few_faults(tmp_path):
     ]  # fmt: skip
     assert all(r["ok"] for r in results)
     assert "| SIGTERM at saving | 1 | 0 |" in done.stdout
-    again = subprocess.run(
-        [*command, f"--out={out}"], cwd=ROOT, env=env, capture_output=True, text=True
-    )
-    assert again.returncode == 1 and "add --resume" in again.stderr
+    with pytest.raises(UserError, match="add --resume"):
+        harness.main([f"--out={out}"])
+    with pytest.raises(UserError, match="give --seed=5002"):
+        harness.main([f"--out={out}", "--resume", "--seed=1"])
 
 
 def test_trials_follow_from_seed_and_number_and_cover_all_kinds():
