@@ -239,7 +239,10 @@ def saved_steps(workdir: str | Path) -> list[int]:
 
 
 def _steps_in(folder: str | Path | epath.Path) -> list[int]:
-    return sorted(ocp.utils.checkpoint_steps(folder)) if epath.Path(folder).exists() else []
+    try:
+        return sorted(ocp.utils.checkpoint_steps(folder)) if epath.Path(folder).exists() else []
+    except ImportError as error:
+        raise UserError(f"{folder} cannot be reached: {error} (pip install gcsfs)") from error
 
 
 @functools.lru_cache

@@ -315,6 +315,12 @@ def test_checkpoints_may_lie_elsewhere(tmp_path):
         Checkpoints(tmp_path / "second", folder=other)
 
 
+def test_a_bucket_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=r"gs://b/run cannot be reached: .*pip install gcsfs"):
+        Checkpoints(tmp_path, folder="gs://b/run")
+
+
 def test_layers_of_a_stack_are_read_one_by_one(tmp_path):
     stack = np.arange(5 * 8 * 6, dtype=np.float32).reshape(5, 8, 6)
     for mesh in (make_mesh(data=1, fsdp=8), make_mesh(devices=jax.devices()[:1])):
