@@ -151,6 +151,9 @@ class Scripted:
     def __init__(self, script):
         self.script, self.calls = script, []
 
+    def place(self, params):
+        return params
+
     def __call__(self, params, prompts, *, ids, samples_per_prompt, **settings):
         rows = self.script[min(len(self.calls), len(self.script) - 1)]
         self.calls.append(list(ids))
