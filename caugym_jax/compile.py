@@ -63,9 +63,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(_refusal(failed[0], report))
 
 
-def report_on(
-    config: Any, name: str, chosen: Sequence[str] | None = None, *, quiet: bool = False
-) -> dict[str, Any]:
+def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> dict[str, Any]:
     """Compiles the programs of a step (or those chosen) for a topology; prints as it goes."""
     import jax
 
@@ -81,14 +79,14 @@ def report_on(
     known = [call.name for call in planned.calls]
     if chosen is not None and (wrong := [c for c in chosen if c not in known]):
         raise UserError(f"--programs={','.join(chosen)}: no {wrong[0]!r} among {', '.join(known)}")
-    told = (lambda line: None) if quiet else (lambda line: print(line, flush=True))
     count = parameters(planned.model.config)
     mesh = dict(planned.mesh.shape)
-    told(
+    print(
         f"{config.method} of {config.model.name} ({count / 1e9:.2f}e9 parameters, "
         f"{planned.model.dtype}, {planned.model.attention} attention, remat "
         f"{planned.model.remat}) on {name}: {len(where.devices)} x {where.devices[0].device_kind}, "
-        f"mesh {_shown(mesh)}, sampling {_shown(dict(planned.sampler_mesh.shape))}"
+        f"mesh {_shown(mesh)}, sampling {_shown(dict(planned.sampler_mesh.shape))}",
+        flush=True,
     )
     programs = []
     for call in planned.calls:
@@ -100,8 +98,7 @@ def report_on(
                 where.coordinates,
             )
         )  # fmt: skip
-        for line in lines(programs[-1], lambda s, n=call.times: f"{n * s:.3g} s a step"):
-            told(line)
+        print("\n".join(lines(programs[-1])), flush=True)
     report = {
         "topology": name, "devices": len(where.devices), "kind": where.devices[0].device_kind,
         "parameters": count, "mesh": mesh, "sampling_mesh": dict(planned.sampler_mesh.shape),
@@ -110,7 +107,7 @@ def report_on(
     }  # fmt: skip
     if chosen is None:
         report["step"] = step = step_of(programs, config.steps)
-        told(
+        print(
             f"step {step['seconds']:.3g} s, {step['tokens_per_second']:,.0f} tokens/s; "
             f"{config.steps} steps {step['hours']:.3g} hours"
         )

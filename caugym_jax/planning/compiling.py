@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -179,19 +178,19 @@ def described_memory(memory: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def lines(report: dict[str, Any], note: Callable[[float], str]) -> list[str]:
+def lines(report: dict[str, Any]) -> list[str]:
     """A program's report for reading."""
-    p = report["predicted"]
+    p, times = report["predicted"], report["times_a_step"]
     verdict = "fits" if report["fits"] else "DOES NOT FIT"
     out = [
-        f"{report['name']} x {report['times_a_step']} a step: {verdict}, "
+        f"{report['name']} x {times} a step: {verdict}, "
         f"compiled in {report['compile_seconds']:.0f} s",
         f"  GiB a device: {described_memory(report['memory'])}",
     ]
     for kind, row in report["collectives"].items():
         out.append(f"  {kind}: {row['count']:,.0f}, {row['bytes'] / 2**30:,.2f} GiB received")
     out.append(
-        f"  predicted {p['seconds']:.3g} s ({note(p['seconds'])}): arithmetic "
+        f"  predicted {p['seconds']:.3g} s ({times * p['seconds']:.3g} s a step): arithmetic "
         f"{p['arithmetic']:.3g}, memory {p['memory']:.3g}, exchange {p['exchange']:.3g}, "
         f"optimiser {p['optimiser']:.3g}; {p['tokens_per_second']:,.0f} tokens/s, "
         f"MFU {100 * p['mfu']:.1f}%"

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from caugym_jax.chips import Chip
 from caugym_jax.planning.roofline import Efficiency, efficiency_of
-from caugym_jax.planning.topology import Slice
+from caugym_jax.planning.topology import HERE, Slice
 from caugym_jax.programs import memory_limit
 
 # Of a TPU's memory libtpu keeps some to itself: of 16 GiB 15.75 are left, of 32 31.25.
@@ -32,11 +32,13 @@ class Machine(NamedTuple):
 
 def machine_of(where: Slice) -> Machine:
     """A device of a slice. This machine's CPU is measured, which takes a few seconds."""
-    device = where.devices[0]
+    device, count = where.devices[0], len(where.devices)
     efficiency = efficiency_of(device.platform)
-    if where.chip is not None:
+    if where.name != HERE:
         return Machine(where.chip, efficiency, USABLE * where.chip.hbm)
-    count, limit = len(where.devices), memory_limit(device)
+    limit = memory_limit(device)
+    if where.chip is not None:
+        return Machine(where.chip, efficiency, limit)
     share = None if limit is None else limit / count  # virtual devices share one memory
     chip = measured(share or 0.0)
     each = {"flops": chip.flops / count, "bandwidth": chip.bandwidth / count}
