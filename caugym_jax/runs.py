@@ -123,8 +123,8 @@ def model_for(
     own = {"tpu": "splash", "gpu": "cudnn" if fits_cudnn else "plain"}.get(platform, "plain")
     if attention not in (None, "plain", own):
         raise UserError(
-            f"model.attention={attention!r} does not fit these {platform} devices, {dtype} and heads "
-            f"of {config.head_dim}: use {own}"
+            f"model.attention={attention!r} does not fit these {platform} devices, {dtype} and "
+            f"heads of {config.head_dim}: use {own}"
         )
     attention = attention or own
     return Model(config, dtype, remat, attention)
