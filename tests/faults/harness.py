@@ -107,12 +107,12 @@ def _prepare(folder: Path, methods: set[str]) -> files.Bench:
         for method in sorted(methods):
             bench.make(method)
 
-    if (why := _in_child(make)) is not None:
+    if (why := _in_child(make, 4 * PATIENCE)) is not None:
         raise UserError(f"the undisturbed runs failed: {why}")
     return bench
 
 
-def _in_child(work: Callable[[], None]) -> str | None:
+def _in_child(work: Callable[[], None], seconds: float = PATIENCE) -> str | None:
     """Why work() in a child of this process failed; None: it did not."""
     read, write = os.pipe()
     child = os.fork()
@@ -125,9 +125,11 @@ def _in_child(work: Callable[[], None]) -> str | None:
         os.write(write, why.encode()[:4000])
         os._exit(bool(why))
     os.close(write)
-    status = kills.wait(child, PATIENCE)
+    status = kills.wait(child, seconds)
     with os.fdopen(read, "rb") as pipe:
         why = pipe.read().decode()
+    if status is None:
+        return f"not ended after {seconds:g} s"
     return None if status == 0 else why or f"exit status {status}"
 
 
