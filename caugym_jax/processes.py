@@ -195,6 +195,7 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
         watch.cancel()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax takes it, to no end; the caller may
     _here = Place(jax.process_index(), jax.process_count())
+    meet()
 
 
 def _filter(output: TextIO) -> None:
@@ -250,6 +251,12 @@ def share(value: Result) -> list[Result]:
     width = 1 << int(lengths.max()).bit_length()  # few widths, as each compiles a program
     rows = process_allgather(np.pad(data, (0, width - data.size)))
     return [pickle.loads(row[:n].tobytes()) for row, n in zip(rows, lengths, strict=True)]
+
+
+def meet() -> None:
+    """Waits for all processes. To be called by all of them, before a new program runs: gloo gives
+    up where one begins a new kind of exchange 30 s before another, as compile times may differ."""
+    share(None)
 
 
 def together(work: Callable[[], Result]) -> list[Result]:

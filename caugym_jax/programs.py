@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from caugym_jax import processes
 from caugym_jax.errors import UserError
 
 # Of each version of control groups: the limit, the usage, the statistics, and what the names of
@@ -114,6 +115,7 @@ class Program:
         if compiled is None:
             compiled = self._jitted.lower(*args).compile()
             self._check(compiled)
+            processes.meet()  # who compiled fastest waits here
             self._compiled[key] = compiled
         return compiled(*args)
 
