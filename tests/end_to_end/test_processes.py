@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -238,3 +239,46 @@ def test_the_others_do_not_come(tmp_path):
         "them, or raise CAUGYM_CONNECT_TIMEOUT\n"
     )
     assert not (tmp_path / "run").exists()
+
+
+SLOW_TO_COMPILE = """
+import time
+from caugym_jax import processes
+
+def total(x):
+    time.sleep(35 * processes.index())  # while it is traced
+    return x.sum()
+
+with processes.connected():
+    import numpy as np
+    from caugym_jax.programs import Program
+    from caugym_jax.sharding import fetch, make_mesh, put, rows
+
+    x = put(np.arange(8, dtype=np.float32), rows(make_mesh()))
+    print(float(fetch(Program("total", total, "x")(x))))
+"""
+
+
+@pytest.mark.slow
+def test_one_compiles_for_longer_than_gloo_waits():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "CAUGYM_COORDINATOR": f"127.0.0.1:{port}",
+        "CAUGYM_PROCESSES": "2",
+    }
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW_TO_COMPILE],
+            cwd=ROOT,
+            env=os.environ | settings | {"CAUGYM_PROCESS_ID": str(p)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for p in range(2)
+    ]
+    assert [process.communicate(timeout=300)[0] for process in both] == ["28.0\n"] * 2
