@@ -42,6 +42,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "vocab_split": ("tensor", "fsdp"),
     "time": "context",
     "slots": None,  # of a cache
+    "draws": ("data", "fsdp", "context", "tensor"),  # rows whose tokens are picked
     "width": None,
 }
 
