@@ -8,7 +8,6 @@ peak of this process's memory above what it had before.
 
 import json
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -47,6 +46,13 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGESIZE")
 
 
+def highest() -> int:
+    """The most that has been resident since this program began (getrusage also counts what the
+    process was before, as which it was forked)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 def main(folder: str, layers: str, d_model: str, d_ff: str) -> None:
     root, width, inner = Path(folder), int(d_model), int(d_ff)
     if not (root / "large").exists():  # in a process of its own, whose peak does not count
@@ -57,7 +63,7 @@ def main(folder: str, layers: str, d_model: str, d_ff: str) -> None:
     export.main([f"--workdir={root / 'small'}", f"--out={root / 'small_hf'}"])
     before = resident()
     export.main([f"--workdir={root / 'large'}", f"--out={root / 'large_hf'}"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = highest()
     sizes = {
         "largest": width * inner * 4, "all": int((root / "size").read_text()),
         "peak above before": peak - before,
