@@ -10,14 +10,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-from transformers import PreTrainedTokenizerFast
+# That PyTorch is not there is as it should be.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
-from caugym_jax.errors import UserError
+import transformers  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
+
+from caugym_jax.errors import UserError  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
