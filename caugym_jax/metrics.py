@@ -157,7 +157,9 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; mend that and run the same command again"
+        ) from error
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
