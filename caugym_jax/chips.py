@@ -26,6 +26,8 @@ class Chip:
       topology: what libtpu calls the kind in a topology's name ("v5p" in "v5p:2x2x4"); "": no TPU.
       whole: from how many chips along an axis its ring is closed in a slice.
       devices_per_chip: jax devices that share a chip.
+      outside: bytes a second of a device to other slices, over the data centre's network (the v5e
+        and v6e pages state it for 256 chips; where no page does, v5e's is taken, the lowest).
     """
 
     flops: float
@@ -37,6 +39,7 @@ class Chip:
     topology: str = ""
     whole: int = 0
     devices_per_chip: int = 1
+    outside: float = 3.125e9
 
 
 # By what jax calls the device (its beginning). Google states ICI as bytes (or bits) a second of a
@@ -44,8 +47,8 @@ class Chip:
 CHIPS: dict[str, Chip] = {
     "TPU v4": Chip(275e12, 32 * 2**30, 1228e9, 50e9, 6, _CLOUD + "v4", "v4", 4),
     "TPU v5 lite": Chip(197e12, 16 * 2**30, 819e9, 50e9, 4, _CLOUD + "v5e", "v5e", 16),
-    "TPU v5": Chip(459e12, 95 * 2**30, 2765e9, 100e9, 6, _CLOUD + "v5p", "v5p", 4),
-    "TPU v6 lite": Chip(918e12, 32 * 2**30, 1638e9, 100e9, 4, _CLOUD + "v6e", "v6e", 16),
+    "TPU v5": Chip(459e12, 95 * 2**30, 2765e9, 100e9, 6, _CLOUD + "v5p", "v5p", 4, 1, 6.25e9),
+    "TPU v6 lite": Chip(918e12, 32 * 2**30, 1638e9, 100e9, 4, _CLOUD + "v6e", "v6e", 16, 1, 12.5e9),
     "TPU7x": Chip(  # a chip is two devices, which share its links
         2307e12 / 2, 96 * 2**30, 7380e9 / 2, 50e9, 6, _CLOUD + "tpu7x", "tpu7x", 4, 2
     ),

@@ -73,18 +73,19 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
     from caugym_jax.planning.roofline import parameters
 
     jax.config.update("jax_threefry_partitionable", True)
-    where = topology.open_slice(name)
+    slices = config.mesh.slices
+    where = topology.open_slice(name, slices)
     planned = plan(config, where.devices)
     machine = machine_of(where)
     known = [call.name for call in planned.calls]
     if chosen is not None and (wrong := [c for c in chosen if c not in known]):
         raise UserError(f"--programs={','.join(chosen)}: no {wrong[0]!r} among {', '.join(known)}")
-    count = parameters(planned.model.config)
+    count, kind = parameters(planned.model.config), where.devices[0].device_kind
     mesh = dict(planned.mesh.shape)
     print(
         f"{config.method} of {config.model.name} ({count / 1e9:.2f}e9 parameters, "
         f"{planned.model.dtype}, {planned.model.attention} attention, remat "
-        f"{planned.model.remat}) on {name}: {len(where.devices)} x {where.devices[0].device_kind}, "
+        f"{planned.model.remat}) on {_several(name, slices)}: {len(where.devices)} x {kind}, "
         f"mesh {_shown(mesh)}, sampling {_shown(dict(planned.sampler_mesh.shape))}",
         flush=True,
     )
@@ -100,7 +101,7 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
         )  # fmt: skip
         print("\n".join(lines(programs[-1])), flush=True)
     report = {
-        "topology": name, "devices": len(where.devices), "kind": where.devices[0].device_kind,
+        "topology": name, "slices": slices, "devices": len(where.devices), "kind": kind,
         "parameters": count, "mesh": mesh, "sampling_mesh": dict(planned.sampler_mesh.shape),
         "dtype": planned.model.dtype, "attention": planned.model.attention,
         "remat": planned.model.remat, "chip": machine.told(), "programs": programs,
@@ -114,6 +115,10 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
     return report
 
 
+def _several(name: str, slices: int) -> str:
+    return name if slices == 1 else f"{slices} slices of {name}"
+
+
 def _shown(mesh: dict[str, int]) -> str:
     return " x ".join(f"{axis} {size}" for axis, size in mesh.items() if size > 1) or "1"
 
@@ -122,8 +127,9 @@ def _refusal(program: dict[str, Any], report: dict[str, Any]) -> str:
     peak, limit = program["memory"].get("peak"), program["limit"]
     needs = "more memory than there is" if peak is None else f"{peak / 2**30:.2f} GiB"
     has = "" if limit is None else f", a device has {limit / 2**30:.2f} GiB"
+    where = _several(report["topology"], report["slices"])
     return (
-        f"the {program['name']} program needs {needs}{has} on {report['topology']}: lower "
+        f"the {program['name']} program needs {needs}{has} on {where}: lower "
         f"{program['remedy']}, split the model over more devices, or see --search"
     )
 
@@ -131,7 +137,7 @@ def _refusal(program: dict[str, Any], report: dict[str, Any]) -> str:
 def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, Any]:
     from caugym_jax.planning.search import best_meshes, smallest_slice
 
-    where = topology.open_slice(name)
+    where = topology.open_slice(name, config.mesh.slices)
     ranked = best_meshes(config, where)
     if not ranked:
         smallest = smallest_slice(config, topology.slices_of(name))

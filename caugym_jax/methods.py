@@ -35,6 +35,19 @@ from caugym_jax.sharding import Layout, put, row_count, sampling_mesh, shardings
 from caugym_jax.types import TrainState
 
 
+def open_critic(name: str, run: Run) -> tuple[Model, Callable[[], Params]]:
+    """Another model for PPO's critic: (its decoder, what reads its weights).
+
+    Raises:
+      UserError: there is no such model, or it reads other tokens than the policy writes.
+    """
+    settings = {k: getattr(run.model, k) for k in ("dtype", "remat", "attention")}
+    model, _, tokenizer = open_model(name, run.mesh, weights=False, **settings)
+    if tokenizer.raw.get_vocab() != run.tokenizer.raw.get_vocab():
+        raise UserError(f"ppo.critic={name!r} reads other tokens than the policy writes")
+    return model, lambda: open_model(name, run.mesh, **settings).params
+
+
 class Run(NamedTuple):
     """What every method starts from."""
 
@@ -49,6 +62,7 @@ class Run(NamedTuple):
     adapter: Adapter = WHOLE
     sampler_mesh: jax.sharding.Mesh | None = None  # the same devices, arranged for sampling
     workdir: Path | None = None  # where a method keeps what it need not compute twice
+    open_critic: Callable[[str, Run], tuple[Model, Callable[[], Params]]] = open_critic
 
 
 class Method(NamedTuple):
@@ -102,10 +116,13 @@ def open_run(
 def open_method(run: Run) -> Method:
     """The algorithm, its loader and its state's shape, as the configuration says."""
     openers = {"sft": _sft, "dpo": _dpo, "kto": _kto, "grpo": _grpo, "ppo": _ppo}
-    method = run.config.method
-    if method not in openers:
-        raise UserError(f"config.method={method!r}: use {', '.join(openers)}")
-    return openers[method](run)
+    return _chosen(run.config.method, openers)(run)
+
+
+def _chosen(method: str, known: dict[str, Callable]) -> Callable:
+    if method not in known:
+        raise UserError(f"config.method={method!r}: use {', '.join(known)}")
+    return known[method]
 
 
 class Built(NamedTuple):
@@ -129,7 +146,7 @@ def build(run: Run, longest_prompt: int | None = None) -> Built:
         "grpo": lambda run: _build_grpo(run, longest_prompt or run.config.data.max_prompt_length),
         "ppo": lambda run: _build_ppo(run, longest_prompt or run.config.data.max_prompt_length),
     }
-    return builders[run.config.method](run)
+    return _chosen(run.config.method, builders)(run)
 
 
 def _template(built: Built, mesh) -> TrainState:
@@ -307,16 +324,7 @@ def _build_ppo(run: Run, width: int) -> Built:
 
 def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
     """PPO's critic, on the policy's decoder or on that of another model."""
-    model, mesh, start = run.model, run.mesh, None
-    if name is not None:
-        settings = {k: getattr(model, k) for k in ("dtype", "remat", "attention")}
-        model, _, tokenizer = open_model(name, mesh, weights=False, **settings)
-        if tokenizer.raw.get_vocab() != run.tokenizer.raw.get_vocab():
-            raise UserError(f"ppo.critic={name!r} reads other tokens than the policy writes")
-
-        def start():
-            return open_model(name, mesh, **settings).params
-
+    model, start = (run.model, None) if name is None else run.open_critic(name, run)
     value = ValueModel(model)
     options = _section(run, "critic_optim", make_optimizer)
     steps = run.config.steps * updates_a_step

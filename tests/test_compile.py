@@ -11,6 +11,7 @@ import pytest
 from caugym_jax import compile as command
 from caugym_jax.errors import UserError
 from caugym_jax.planning import topology
+from caugym_jax.planning.collectives import OUTSIDE
 from tests.shared import ROOT
 from tests.tiny_model import tiny_model  # noqa: F401
 
@@ -123,21 +124,45 @@ def test_an_unknown_program_is_named(tiny_model):  # noqa: F811
         )  # fmt: skip
 
 
-def test_for_a_slice_of_a_tpu(tiny_model, tmp_path):  # noqa: F811
-    """In a process of its own, whose libtpu takes it for a TPU's host."""
+def compiled(tmp_path, *arguments):
+    """The report of a process of its own, whose libtpu takes it for a TPU's host."""
     if importlib.util.find_spec("libtpu") is None:
         pytest.skip("libtpu is not installed: pip install -r requirements-tpu-compile.txt")
     file = tmp_path / "report.json"
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run(
-        [sys.executable, "-m", "caugym_jax.compile", f"--config={TINY}:sft",
-         f"--config.model.name={tiny_model}", "--config.mesh.fsdp=4", "--config.mesh.data=1",
-         "--topology=v5e:2x2", f"--json={file}"],
+        [sys.executable, "-m", "caugym_jax.compile", *arguments, f"--json={file}"],
         cwd=ROOT, env=environment, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    report = json.loads(file.read_text())
+    return json.loads(file.read_text())
+
+
+def test_for_a_slice_of_a_tpu(tiny_model, tmp_path):  # noqa: F811
+    report = compiled(
+        tmp_path, f"--config={TINY}:sft", f"--config.model.name={tiny_model}",
+        "--config.mesh.fsdp=4", "--config.mesh.data=1", "--topology=v5e:2x2",
+    )  # fmt: skip
     assert report["kind"] == "TPU v5 lite" and report["devices"] == 4
     assert report["dtype"] == "bfloat16" and report["attention"] == "splash"
     (update,) = report["programs"]
     assert update["fits"] and update["memory"]["arguments"] > 0 and update["collectives"]
+
+
+def test_for_slices_joined_by_a_slower_network(tiny_model, tmp_path):  # noqa: F811
+    """Each device sends its part of the gradients to the other slice, in 2 or 4 bytes a parameter,
+    and little else: the weights are gathered within a slice. Wide enough for whole tiles."""
+    shape = json.loads((tiny_model / "config.json").read_text())
+    shape |= {"hidden_size": 1024, "head_dim": 128, "intermediate_size": 2048}
+    shape |= {"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    report = compiled(
+        tmp_path, f"--config={TINY}:sft", f"--config.model.name={tmp_path}",
+        "--config.mesh.fsdp=4", "--config.mesh.data=2", "--config.mesh.slices=2",
+        "--config.data.batch_size=8", "--topology=v5e:2x2",
+    )  # fmt: skip
+    assert report["devices"] == 8 and report["slices"] == 2
+    (update,) = report["programs"]
+    part = report["parameters"] / 4
+    assert 1.9 * part < update["collectives"][OUTSIDE]["bytes"] < 4.2 * part
+    assert update["collectives"]["all-gather"]["bytes"] > 2 * part

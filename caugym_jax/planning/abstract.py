@@ -18,7 +18,6 @@ from caugym_jax import methods
 from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.step import WHOLE, Adapter
 from caugym_jax.data.packing import pad
-from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.lora import Lora, adapter_layout, attach, frozen_layout
@@ -45,6 +44,7 @@ class Planned(NamedTuple):
     sampler_mesh: jax.sharding.Mesh
     calls: tuple[Call, ...]
     adapters: int | None  # parameters of adapters; None: all weights are trained
+    critic: ModelConfig | None  # the decoder of PPO's critic
 
 
 def shape_of(name: str) -> ModelConfig:
@@ -70,11 +70,6 @@ def plan(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Planned:
     Raises:
       UserError: sizes that do not divide, and whatever else training would refuse.
     """
-    if config.method == "ppo" and config.ppo.critic is not None:
-        raise UserError(
-            f"ppo.critic={config.ppo.critic!r} would have to be fetched: plan with a critic of the "
-            "policy's shape (ppo.critic=none)"
-        )
     mesh = make_mesh(devices=devices, **configs.check_section("mesh", config.mesh, make_mesh))
     with jax.set_mesh(mesh):
         run = _run(config, mesh)
@@ -84,7 +79,8 @@ def plan(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Planned:
     adapters = None
     if run.adapter is not WHOLE:
         adapters = sum(leaf.size for leaf in jax.tree.leaves(run.trained.shapes))
-    return Planned(run.model, mesh, run.sampler_mesh, calls, adapters)
+    critic = None if built.critic is None else built.critic.model.model.config
+    return Planned(run.model, mesh, run.sampler_mesh, calls, adapters, critic)
 
 
 def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.Run:
@@ -95,7 +91,10 @@ def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.
     model = model_for(shape, mesh, **{k: v for k, v in settings.items() if k in kept})
     lora = Lora(**configs.check_section("lora", config.lora, Lora))
     sampling = configs.check_section("sampling", config.sampling, sampling_mesh)
-    common = {"tokenizer": Ends(), "mesh": mesh, "sampler_mesh": sampling_mesh(mesh, **sampling)}
+    common = {
+        "tokenizer": Ends(), "mesh": mesh, "sampler_mesh": sampling_mesh(mesh, **sampling),
+        "open_critic": _critic,
+    }  # fmt: skip
     if not lora.rank:
         whole = layout(shape)
         reference = _described(whole, mesh) if methods.needs_reference(config) else None
@@ -108,6 +107,12 @@ def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.
     )
     trained = adapter_layout(shape, lora)
     return methods.Run(config, model, frozen, trained=trained, adapter=adapter, **common)
+
+
+def _critic(name: str, run: methods.Run) -> tuple[Model, Any]:
+    """`methods.open_critic` without weights; that it reads the policy's tokens is not looked at."""
+    settings = {k: getattr(run.model, k) for k in ("dtype", "remat", "attention")}
+    return model_for(shape_of(name), run.mesh, **settings), None
 
 
 def _described(where: Layout, mesh: jax.sharding.Mesh) -> Any:
@@ -128,6 +133,4 @@ def _items(config: ml_collections.ConfigDict) -> Any:
         return pad([Example([0], longest)] * data.batch_size, data.max_length)
     if method == "dpo":
         return [(Preference([0], longest, longest), None)] * data.batch_size
-    if method == "kto":
-        return [(Judged([0], longest, True, longest), None)] * data.batch_size
-    raise UserError(f"config.method={method!r} is unknown")
+    return [(Judged([0], longest, True, longest), None)] * data.batch_size

@@ -22,6 +22,7 @@ KINDS = (
     "collective-permute",
     "collective-broadcast",
 )
+OUTSIDE = "between slices"  # what libtpu gives to the hosts to exchange with other slices
 _BYTES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2, "c64": 8, "c128": 16, "token": 0}
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
@@ -39,6 +40,7 @@ _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
+_HANDED = re.compile(r'_xla_megascale_target="\{([\d,:]*)\}')
 _PARTITIONS = re.compile(r"num_partitions=(\d+)")
 
 
@@ -49,24 +51,27 @@ class Collective(NamedTuple):
       count: how often it runs in one call.
       bytes: of the array it makes, or reduces, each time: whole on one device of the group after an
         all-gather, before a reduce-scatter.
-      group: the devices of its first group, by their place in the mesh.
+      group: the devices of its first group, by their place in the mesh (of OUTSIDE: the slices).
+      drawing: in a loop of which XLA does not know how often it runs: a sampler's.
     """
 
     kind: str
     count: float
     bytes: float
     group: tuple[int, ...]
+    drawing: bool = False
 
     @property
     def received(self) -> float:
         """Bytes that a device receives in one call, by the best ring algorithm.
 
         With n devices and an array of b bytes: all-gather and reduce-scatter b (n - 1) / n, an
-        all-reduce both of them, all-to-all b (n - 1) / n of its part, a permute b.
+        all-reduce both of them, all-to-all b (n - 1) / n of its part, a permute b. What goes
+        between slices is taken for an all-reduce, which all that is large is (gradients).
         """
         n = len(self.group)
         once = self.bytes if "permute" in self.kind else self.bytes * (n - 1) / max(1, n)
-        return self.count * once * (2 if self.kind == "all-reduce" else 1)
+        return self.count * once * (2 if self.kind in ("all-reduce", OUTSIDE) else 1)
 
 
 def collectives(hlo: str, unknown_trips: float = 1) -> list[Collective]:
@@ -80,21 +85,23 @@ def collectives(hlo: str, unknown_trips: float = 1) -> list[Collective]:
     everyone = tuple(range(int(partitions[1]) if partitions else 1))
     found: list[Collective] = []
 
-    def visit(name: str, times: float, chains: set[str]) -> None:
+    def visit(name: str, times: float, chains: set[str], drawing: bool = False) -> None:
         for line in computations.get(name, ()):
             one = _read(line, times, everyone, scattered="all-reduce-scatter" in name)
             if one is not None:
+                one = one._replace(drawing=drawing)
                 chain = _CHAIN.search(line)  # one collective, spread over several fusions
                 if len(one.group) > 1 and not (chain and chain[1] in chains):
                     found.append(one)
                 chains |= {chain[1]} if chain else set()
             elif loop := _WHILE.search(line):
                 parts = (computations.get(name, ()) for name in loop.groups())
-                trips = _trips(line, *parts, unknown_trips)
-                visit(loop[2], times * trips, set())
+                trips = _trips(line, *parts)
+                drawn = drawing or trips is None
+                visit(loop[2], times * (unknown_trips if trips is None else trips), set(), drawn)
             else:
                 for called in _called(line):
-                    visit(called, times, chains)
+                    visit(called, times, chains, drawing)
 
     visit(entry, 1, set())
     return found
@@ -123,15 +130,15 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     return computations, entry
 
 
-def _trips(line: str, condition: Sequence[str], body: Sequence[str], unknown: float) -> float:
+def _trips(line: str, condition: Sequence[str], body: Sequence[str]) -> int | None:
     """How often a loop runs: as XLA wrote it down, or as a condition `counter < constant` says
-    (counters begin at 0; a windowed product's goes on by 2)."""
+    (counters begin at 0; a windowed product's goes on by 2). None: neither."""
     if known := _TRIPS.search(line):
         return int(known[1])
     less = next(filter(None, map(_LESS.search, condition)), None)
     bound = _constant(less[2], condition) if less else None
     if bound is None:
-        return unknown
+        return None
     place = next((_ELEMENT.search(x) for x in condition if f"{less[1]} = " in x), None)
     ends = next((x.rpartition(" tuple(")[2] for x in body if "ROOT " in x), "")
     names = re.findall(r"%([\w.\-]+)", ends.partition(")")[0])
@@ -165,6 +172,8 @@ def _read(line: str, times: float, everyone: tuple[int, ...], scattered: bool) -
     if found is None:
         return None
     opcode, result = found[1], right[: found.start()]
+    if opcode == "send" and (handed := _HANDED.search(right)):
+        return Collective(OUTSIDE, times, _size(*_SHAPE.findall(result)[0]), _numbers(handed[1]))
     kind = opcode.removesuffix("-start")
     if kind not in KINDS:
         return None
@@ -181,6 +190,14 @@ def _read(line: str, times: float, everyone: tuple[int, ...], scattered: bool) -
     elif kind == "all-reduce" and scattered:
         kind = "reduce-scatter"
     return Collective(kind, times, size, group)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """ "0:2" and "0,1,2" are both (0, 1, 2)."""
+    if ":" in text:
+        first, _, last = text.partition(":")
+        return tuple(range(int(first), int(last) + 1))
+    return tuple(int(i) for i in text.split(",") if i)
 
 
 def _size(kind: str, dims: str) -> float:

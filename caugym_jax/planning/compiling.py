@@ -69,12 +69,13 @@ def work_of(call: Call, planned: Planned, config: ml_collections.ConfigDict) -> 
     if call.name == "reference point":
         rows //= 2  # of each pair the other completion alone
     train = call.name.endswith("update")
+    critic = call.name in ("value", "critic update")
     return Work(
-        model.config, rows, width, 0 if call.name in ("value", "critic update") else scored,
+        planned.critic if critic else model.config, rows, width, 0 if critic else scored,
         train=train,
         parts=section.microbatches or max(1, tokens.shape[0] // row_count(planned.mesh)),
         remat=model.remat if train else "none",
-        adapters=None if call.name == "critic update" else planned.adapters,
+        adapters=None if critic else planned.adapters,
         **common,
     )  # fmt: skip
 
@@ -135,12 +136,16 @@ def examine(
         memory["peak"] = sum(signs.get(name, 1) * size for name, size in memory.items())
         found = collectives(compiled.as_text(), unknown_trips=work.piece)
     places = [coordinates[d.id] for d in mesh.devices.flat] if coordinates else ()
+    before, drawing = (
+        exchange([one for one in found if one.drawing == state], chip, efficiency, places)
+        for state in (False, True)
+    )
     prediction = predict(
         work, chip, efficiency, mesh.devices.size,
-        tensor=mesh.shape["tensor"], exchanged=exchange(found, chip, efficiency, places),
+        tensor=mesh.shape["tensor"], exchanged=before, drawing=drawing,
     )  # fmt: skip
     fits = compiled is not None and (limit is None or memory["peak"] <= limit)
-    report |= {"memory": memory, "limit": limit, "fits": fits}
+    report |= {"memory": memory, "limit": limit, "fits": fits, "drawn": work.drawn}
     return report | {"collectives": totals(found), "predicted": _told(prediction)}
 
 
@@ -189,6 +194,9 @@ def lines(report: dict[str, Any]) -> list[str]:
     ]
     for kind, row in report["collectives"].items():
         out.append(f"  {kind}: {row['count']:,.0f}, {row['bytes'] / 2**30:,.2f} GiB received")
+    if drawn := report["drawn"]:
+        prefill, decode = p["seconds"] - p["decode"], 1e3 * p["decode"] / drawn
+        out.append(f"  prefill {prefill:.3g} s, then {drawn:,} tokens in {decode:.3g} ms each")
     out.append(
         f"  predicted {p['seconds']:.3g} s ({times * p['seconds']:.3g} s a step): arithmetic "
         f"{p['arithmetic']:.3g}, memory {p['memory']:.3g}, exchange {p['exchange']:.3g}, "

@@ -5,7 +5,8 @@
     exchange   = bytes received / (link x ways x e.link) + collectives x e.latency
     time       = max(arithmetic, memory, exchange) + optimiser's bytes / (bandwidth x e.memory)
 
-of one device, all devices doing the same. On a CPU, where nothing overlaps, the sum is taken in
+of one device, all devices doing the same; a sampler's is the time of its prefill and, after it, of
+decoding. On a CPU, where nothing overlaps, the sum is taken in
 place of the largest. Operations and bytes are by formula (below), what is exchanged is read from
 the compiled program (`collectives.py`). `ways` are the links that lead to a collective's group:
 for each axis of the torus that it spreads over two where the ring is closed, else one.
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 from caugym_jax.chips import Chip
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.planning.collectives import Collective
+from caugym_jax.planning.collectives import OUTSIDE, Collective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Efficiency:
       attention: of peak FLOPs in attention kernels.
       memory, link: of the bandwidths.
       latency: seconds a collective takes whatever its size.
+      outside: the same of one between slices (assumed, as a round trip between hosts).
       overlapped: arithmetic, memory and exchange run beside each other.
     """
 
@@ -44,6 +46,7 @@ class Efficiency:
     link: float
     latency: float
     overlapped: bool
+    outside: float = 1e-3
 
 
 # matmul: what norms, rotations, elementwise work and the loop over layers leave; chosen so that
@@ -114,13 +117,14 @@ class Operations(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Seconds of one call, with the terms they follow from."""
+    """Seconds of one call, with the terms they follow from; `decode` is part of `seconds`."""
 
     seconds: float
     arithmetic: float
     memory: float
     exchange: float
     optimiser: float
+    decode: float
     flops: Operations
     mfu: float
     tokens_per_second: float
@@ -240,6 +244,9 @@ def exchange(
     """Seconds that a program's collectives take, one after the other."""
     seconds = 0.0
     for one in found:
+        if one.kind == OUTSIDE:
+            seconds += one.received / chip.outside + one.count * efficiency.outside
+            continue
         lanes = min(chip.links, ways(one.group, coordinates, chip.whole))
         seconds += one.received / (chip.link * lanes * efficiency.link)
         seconds += one.count * efficiency.latency
@@ -254,26 +261,40 @@ def predict(
     *,
     tensor: int = 1,
     exchanged: float = 0.0,
+    drawing: float = 0.0,
 ) -> Prediction:
-    """One call's time on `devices` of these chips.
+    """One call's time on `devices` of these chips; a sampler's is that of its prefill and that of
+    its decoding, which follows.
 
     Args:
       tensor: over how many devices a layer's weights are split where they are used.
-      exchanged: seconds, from `exchange`.
+      exchanged: seconds, from `exchange`, but for
+      drawing: those of the collectives in the loop that draws tokens.
 
     By hand: 1e9 parameters in the layers' matrices, 1e6 tokens trained without attention, head or
     recomputation on 10 devices of 1e14 FLOP/s at 0.5: 6e15 / (10 x 5e13) = 12 s.
     """
-    flops = operations(work)
     peak = chip.flops * devices
-    arithmetic = flops.matmul / (peak * efficiency.matmul)
-    arithmetic += flops.attention / (peak * efficiency.attention)
-    moved, optimiser = (
-        x / (chip.bandwidth * efficiency.memory) for x in memory_traffic(work, devices, tensor)
-    )
-    terms = arithmetic, moved, exchanged
-    seconds = (max(terms) if efficiency.overlapped else sum(terms)) + optimiser
+
+    def terms(work: Work) -> tuple[Operations, tuple[float, float], float]:
+        flops = operations(work)
+        arithmetic = flops.matmul / (peak * efficiency.matmul)
+        arithmetic += flops.attention / (peak * efficiency.attention)
+        moved, optimiser = memory_traffic(work, devices, tensor)
+        rate = chip.bandwidth * efficiency.memory
+        return flops, (arithmetic, moved / rate), optimiser / rate
+
+    def together(*parts: float) -> float:
+        return max(parts) if efficiency.overlapped else sum(parts)
+
+    flops, first, optimiser = terms(work._replace(drawn=0))
+    seconds, decode = together(*first, exchanged), 0.0
+    whole = first
+    if work.drawn:
+        flops, whole, _ = terms(work)
+        decode = together(*(w - f for w, f in zip(whole, first, strict=True)), drawing)
+    total = seconds + decode + optimiser
     return Prediction(
-        seconds, *terms, optimiser, flops,
-        flops.model / (seconds * peak), work.tokens / seconds,
+        total, *whole, exchanged + drawing, optimiser, decode, flops,
+        flops.model / (total * peak), work.tokens / total,
     )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import ml_collections
 from caugym_jax.errors import UserError
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.planning.abstract import Planned, plan
-from caugym_jax.planning.collectives import Collective
+from caugym_jax.planning.collectives import OUTSIDE, Collective
 from caugym_jax.planning.compiling import local_bytes, mesh_of, work_of
 from caugym_jax.planning.machine import Machine, machine_of
 from caugym_jax.planning.roofline import (
@@ -73,7 +74,8 @@ def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candida
 
 def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> str | None:
     """The first of these slices on which some mesh fits by estimate."""
-    return next((name for name in names if best_meshes(config, open_slice(name))), None)
+    slices = config.mesh.slices
+    return next((name for name in names if best_meshes(config, open_slice(name, slices))), None)
 
 
 def _estimate(planned: Planned, config, mesh, machine: Machine, where: Slice) -> Candidate:
@@ -83,7 +85,8 @@ def _estimate(planned: Planned, config, mesh, machine: Machine, where: Slice) ->
     for call in planned.calls:
         if call.name.endswith("update"):
             work = work_of(call, planned, config)
-            sent = exchange(estimated_traffic(work, mesh), machine.chip, machine.efficiency, places)
+            traffic = estimated_traffic(work, mesh, config.mesh.slices)
+            sent = exchange(traffic, machine.chip, machine.efficiency, places)
             found = predict(
                 work, machine.chip, machine.efficiency, devices.size,
                 tensor=mesh["tensor"], exchanged=sent,
@@ -94,18 +97,19 @@ def _estimate(planned: Planned, config, mesh, machine: Machine, where: Slice) ->
     return Candidate(mesh, planned.model.remat, taken, seconds, exchanged)
 
 
-def estimated_traffic(work: Work, mesh: dict[str, int]) -> list[Collective]:
+def estimated_traffic(work: Work, mesh: dict[str, int], slices: int = 1) -> list[Collective]:
     """What an update should send, before it is compiled.
 
     fsdp: a layer's weights are gathered for the forward and the backward pass of every microbatch,
     in the compute type, and gradients reduced and scattered. data: gradients all-reduced in
-    float32, once. tensor: two all-reduces of the residual stream a layer and pass. context: keys
-    and values gathered, their gradients reduced.
+    float32, once; between slices each device sends its part of them. tensor: two all-reduces of the
+    residual stream a layer and pass. context: keys and values gathered, their gradients reduced.
     """
     c, size = work.model, work.itemsize
     inner = mesh["context"] * mesh["tensor"]
     strides = {"data": mesh["fsdp"] * inner, "fsdp": inner, "context": mesh["tensor"], "tensor": 1}
-    groups = {axis: tuple(range(0, n * strides[axis], strides[axis])) for axis, n in mesh.items()}
+    within = mesh | {"data": mesh["data"] // slices}
+    groups = {axis: tuple(range(0, n * strides[axis], strides[axis])) for axis, n in within.items()}
     whole = size * parameters(c) / mesh["tensor"]
     places = work.rows * work.width / (mesh["data"] * mesh["fsdp"] * mesh["context"] * work.parts)
     stream = size * places * c.d_model
@@ -116,6 +120,7 @@ def estimated_traffic(work: Work, mesh: dict[str, int]) -> list[Collective]:
         Collective("all-gather", 2 * layers, whole / c.num_layers, groups["fsdp"]),
         Collective("reduce-scatter", layers, whole / c.num_layers, groups["fsdp"]),
         Collective("all-reduce", 1, 4 * parameters(c) / (mesh["fsdp"] * inner), groups["data"]),
+        Collective(OUTSIDE, 1, 4 * parameters(c) / math.prod(within.values()), (*range(slices),)),
         Collective("all-reduce", 2 * passes * layers, stream, groups["tensor"]),
         Collective("all-gather", passes * layers, kv, groups["context"]),
     ]

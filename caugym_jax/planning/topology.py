@@ -77,8 +77,8 @@ def prepare(name: str) -> None:
         os.environ.setdefault(key, value)
 
 
-def open_slice(name: str) -> Slice:
-    """The devices of this machine, or those that a TPU slice of that name would have."""
+def open_slice(name: str, slices: int = 1) -> Slice:
+    """The devices of this machine, or those that so many TPU slices of that name would have."""
     import jax
 
     from caugym_jax.chips import chip_of
@@ -89,6 +89,8 @@ def open_slice(name: str) -> Slice:
     from jax.experimental import topologies
 
     more = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    if slices > 1:
+        more["num_slices"] = slices
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **more)
     except Exception as error:  # libtpu says what it dislikes about the name in several types

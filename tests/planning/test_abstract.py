@@ -1,5 +1,7 @@
 """What is planned from shapes is what a real step calls."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.errors import UserError
 from caugym_jax.methods import open_method, open_run
 from caugym_jax.planning import abstract
+from caugym_jax.planning.compiling import local_bytes, work_of
+from caugym_jax.planning.roofline import operations
 from caugym_jax.programs import Program
 from caugym_jax.types import Example, Judged, Preference, Problem
 from tests.tiny_model import tiny_model  # noqa: F401
@@ -124,10 +128,31 @@ def test_the_paper_s_model_is_described_and_not_made():
     assert e.tokens.shape == (1024, 2048 + 8192) and e.mask.shape == (1024, 8192)
 
 
+def test_another_model_as_critic_is_described(tiny_model, tmp_path):  # noqa: F811
+    """Half as wide: its programs take and compute less; the policy's stay as they are."""
+    smaller = tmp_path / "smaller"
+    smaller.mkdir()
+    shape = json.loads((tiny_model / "config.json").read_text())
+    shape |= {"hidden_size": shape["hidden_size"] // 2, "head_dim": shape["hidden_size"] // 4}
+    (smaller / "config.json").write_text(json.dumps(shape))
+    config, plan = planned("ppo", tiny_model)
+    _, other = planned("ppo", tiny_model, f"ppo.critic={smaller}")
+    assert other.critic.d_model == plan.critic.d_model // 2
+    for one, two in zip(plan.calls, other.calls, strict=True):
+        less = one.name in ("value", "critic update")
+        first, second = local_bytes(one.arguments), local_bytes(two.arguments)
+        assert (second < first) == less and (second == first) == (not less)
+        first, second = (operations(work_of(c, p, config)) for c, p in ((one, plan), (two, other)))
+        assert (second.matmul < first.matmul) == less
+    with jax.set_mesh(other.mesh):
+        for call in other.calls[1:]:  # all but the sampler's
+            call.program.lower(*call.arguments)
+
+
 def test_what_training_would_refuse_is_refused(tiny_model):  # noqa: F811
     with pytest.raises(UserError, match="data.batch_size=6 rows are not a multiple"):
         planned("sft", tiny_model, "data.batch_size=6")
-    with pytest.raises(UserError, match="plan with a critic of the policy's shape"):
-        planned("ppo", tiny_model, f"ppo.critic={tiny_model}")
+    with pytest.raises(UserError, match="config.method='orpo': use sft, dpo"):
+        planned("sft", tiny_model, "method=orpo")
     with pytest.raises(UserError, match="did you mean r1-distill-qwen-14b"):
         abstract.shape_of("r1-distil-qwen-14b")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from caugym_jax.planning.collectives import Collective, collectives, totals
+from caugym_jax.planning.collectives import OUTSIDE, Collective, collectives, totals
 from caugym_jax.sharding import make_mesh, replicated, rows
 
 # A loop of 6 (by its condition), in it a gather of [8, 16] bfloat16 over the last two of a 2 x 4
@@ -93,11 +93,29 @@ def test_a_counter_may_go_on_by_two():
 
 def test_a_loop_that_ends_as_it_likes_is_the_caller_s_to_count():
     unbounded = TPU.replace("ROOT %lt = pred[]{:T(512)} compare(", "ROOT %any = pred[] and(")
-    assert totals(collectives(unbounded, 10))["reduce-scatter"]["count"] == 10
+    found = collectives(unbounded, 10)
+    assert totals(found)["reduce-scatter"]["count"] == 10
+    assert {one.drawing for one in found if one.kind == "reduce-scatter"} == {True}
+    assert {one.drawing for one in found if one.kind != "reduce-scatter"} >= {False}
     known = TPU.replace(
         "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"9"},"x":[]}'
     )
     assert totals(collectives(known, 10))["reduce-scatter"]["count"] == 9
+
+
+def test_what_goes_to_other_slices():
+    """As libtpu 0.0.42 writes it: handed to the host, which reduces it over slices 1, 2 and 3."""
+    target = '_xla_megascale_target="{1,2,3}x{0:7}",_xla_megascale_transfer_type="ALL_REDUCE"'
+    send = (
+        "  %send = (f32[128,8]{1,0}, u32[], token[]) send(%b, %after-all), channel_id=2, "
+        f'is_host_transfer=true, frontend_attributes={{_xla_host="x",{target}}}\n'
+    )
+    entry = TPU.index("ENTRY ")
+    place = TPU.index("\n", entry) + 1
+    found = collectives(TPU[:place] + send + TPU[place:])
+    assert found[0] == Collective(OUTSIDE, 1, 128 * 8 * 4, (1, 2, 3))
+    assert found[0].received == 2 * 4096 * 2 / 3
+    assert found[1:] == collectives(TPU)
 
 
 @pytest.mark.parametrize("length", [1, 5])

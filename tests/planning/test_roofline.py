@@ -6,7 +6,7 @@ import pytest
 
 from caugym_jax.chips import CHIPS, Chip
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.planning.collectives import Collective
+from caugym_jax.planning.collectives import OUTSIDE, Collective
 from caugym_jax.planning.roofline import (
     TPU,
     Efficiency,
@@ -91,6 +91,30 @@ def test_prediction_by_hand():
     alone = dataclasses.replace(half, overlapped=False)
     summed = predict(Work(config, 1000, 1000, 0, train=True), chip, alone, 10, exchanged=15.0)
     assert summed.seconds == pytest.approx(27, rel=1e-6)
+
+
+def test_a_sampler_s_prefill_and_decoding_by_hand():
+    """Prefill waits for arithmetic (4 tokens of 1152 parameters on a slow chip), decoding for
+    memory (6 times all 1952 parameters and the cache): one follows the other."""
+    work = Work(TOY, 1, 4, 0, drawn=6, samples=2, piece=3)
+    chip = Chip(64.0, 1e9, 1000.0, 1.0, 1, "")
+    found = predict(work, chip, IDEAL, 1)
+    prefill = (2 * 4 * 1152 + 64 * 10) / 64
+    slots = 3 * 3 / 2 + 4 / 2  # of the cache: 1.5 pieces of 3 on average, and half a prompt
+    decode = 6 * (2 * 1952 + 2 * slots * 2 * 2 * 4 * 2) / 1000
+    arithmetic = (2 * 12 * 1152 + 2 * 12 * 800 + 64 * 2 * 6 * 7) / 64
+    assert found.seconds == pytest.approx(prefill + max(decode, arithmetic))
+    fast = predict(work, dataclasses.replace(chip, flops=1e9), IDEAL, 1)
+    assert fast.decode == pytest.approx(decode)
+    waits = predict(work, chip, IDEAL, 1, exchanged=1e3, drawing=5e3)
+    assert waits.seconds == 6e3 and waits.decode == 5e3 and waits.exchange == 6e3
+
+
+def test_between_slices():
+    """3 slices: 2/3 of 9 GB there and back at 3 GB/s, and one round trip of 1 ms."""
+    chip = Chip(1e14, 1e11, 1e12, 10e9, 4, "", outside=3e9)
+    sent = Collective(OUTSIDE, 1, 9e9, (0, 1, 2))
+    assert exchange([sent], chip, IDEAL) == pytest.approx(4 + 1e-3)
 
 
 def test_links_of_a_group():

@@ -66,7 +66,7 @@ def test_the_smallest_slice_is_the_first_with_room(as_v5e, monkeypatch):
     config = configs.load("sft.py:qwen2.5-7b", ["data.max_length=512"])
     as_v5e(40e9)
     slices = {str(n): Slice(str(n), jax.devices()[:n], None) for n in (1, 2, 4, 8)}
-    monkeypatch.setattr(search, "open_slice", slices.__getitem__)
+    monkeypatch.setattr(search, "open_slice", lambda name, number: slices[name])
     assert search.smallest_slice(config, ["1", "2", "4", "8"]) in ("4", "8")
     assert search.smallest_slice(config, ["1"]) is None
 
