@@ -104,7 +104,7 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
         "topology": name, "slices": slices, "devices": len(where.devices), "kind": kind,
         "parameters": count, "mesh": mesh, "sampling_mesh": dict(planned.sampler_mesh.shape),
         "dtype": planned.model.dtype, "attention": planned.model.attention,
-        "remat": planned.model.remat, "chip": machine.told(), "programs": programs,
+        "remat": planned.model.remat, "programs": programs, **machine.told(),
     }  # fmt: skip
     if chosen is None:
         report["step"] = step = step_of(programs, config.steps)

@@ -27,7 +27,8 @@ class Machine(NamedTuple):
     limit: float | None  # bytes of memory that a program may use; None: unknown
 
     def told(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self.chip), **dataclasses.asdict(self.efficiency)}
+        both = {"chip": self.chip, "efficiency": self.efficiency}
+        return {name: dataclasses.asdict(one) for name, one in both.items()}
 
 
 def machine_of(where: Slice) -> Machine:
