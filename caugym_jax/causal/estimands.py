@@ -21,6 +21,7 @@ Z = adjusters (a back-door set), M = mediators (all of them).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -148,6 +149,20 @@ def _frechet(query: Query, scm: SCM, to: Mapping[tuple[int, int], int]) -> float
 def by_identification(query: Query, p: Probability) -> Number:
     """The estimand from conditional probabilities p(target, given); p((), ...) must be 1."""
     return _IDENTIFIED[query.task](query, p)
+
+
+@functools.lru_cache(maxsize=4096)
+def asked(query: Query) -> tuple[Term, ...]:
+    """The probabilities that `by_identification` asks for."""
+    terms: dict[Term, None] = {}
+
+    def p(target: Event, given: Event) -> float:
+        if target:
+            terms[Term(target, given)] = None
+        return 1.0
+
+    by_identification(query, p)
+    return tuple(terms)
 
 
 def _contrast(query: Query, p: Probability) -> Number:

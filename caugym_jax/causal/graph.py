@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -32,14 +32,15 @@ class Graph:
     edges: tuple[tuple[int, int], ...]
 
     def __post_init__(self) -> None:
+        parents = self.parent_masks
         left = (1 << self.n) - 1  # nodes not yet found to have all their causes before them
         while left:
-            sources = [v for v in members(left) if not self.parent_masks[v] & left]
+            sources = mask(v for v in members(left) if not parents[v] & left)
             if not sources:
                 raise UserError(
                     f"the graph {self.edges} has a cycle: causes must come before effects"
                 )
-            left &= ~mask(sources)
+            left ^= sources
 
     @functools.cached_property
     def parent_masks(self) -> tuple[int, ...]:
@@ -62,7 +63,7 @@ class Graph:
     @functools.cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
         """For each node its parents in increasing order."""
-        return tuple(tuple(members(causes)) for causes in self.parent_masks)
+        return tuple(map(members, self.parent_masks))
 
     @functools.cached_property
     def descendants(self) -> tuple[frozenset[int], ...]:
@@ -78,12 +79,10 @@ def mask(nodes: Iterable[int]) -> int:
     return out
 
 
-def members(nodes: int) -> Iterator[int]:
+@functools.lru_cache(maxsize=1 << 14)
+def members(nodes: int) -> tuple[int, ...]:
     """The nodes of a bit mask in increasing order."""
-    while nodes:
-        lowest = nodes & -nodes
-        yield lowest.bit_length() - 1
-        nodes ^= lowest
+    return tuple(v for v in range(nodes.bit_length()) if nodes >> v & 1)
 
 
 def _closure(steps: tuple[int, ...], start: int) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 
-from caugym_jax.causal.estimands import Query, Term, by_identification
-from caugym_jax.causal.scm import SCM, Event, event_index, joint, scm_directions
+from caugym_jax.causal.estimands import Query, Term, asked, by_identification
+from caugym_jax.causal.scm import SCM, event_cells, joint, scm_directions
 
 FLAT = 1e-6  # a gradient shorter than this is none
 OUTSIDE = 1e-3  # share of a gradient that lies outside a span
@@ -28,17 +27,14 @@ def determined(
     """
     observed = joint(scm) if observed is None else observed
     directions = scm_directions(scm, observed)
-
-    @functools.cache
-    def p(target: Event, given: Event) -> _Moving:
-        if not target:
-            return _Moving(1.0, np.zeros(len(directions)))
-        both, alone = event_index((*given, *target), scm.graph.n), event_index(given, scm.graph.n)
-        part, whole = observed[both].sum(), observed[alone].sum()
-        moved = _total(directions[:, *both]) - part / whole * _total(directions[:, *alone])
-        return _Moving(part / whole, moved / whole)
-
-    estimand = by_identification(query, p)
+    needed = asked(query)
+    numbers = _conditionals(observed, directions, (*told, *needed))
+    rows = np.array([number.slope for number in numbers[: len(told)]]).T
+    known = dict(zip(needed, numbers[len(told) :], strict=True))
+    one = _Moving(1.0, np.zeros(len(directions)))
+    estimand = by_identification(
+        query, lambda target, given: known[target, given] if target else one
+    )
     gradient = estimand.slope if isinstance(estimand, _Moving) else np.zeros(1)  # clipped
     size = np.linalg.norm(gradient)
     if size < FLAT:
@@ -46,13 +42,21 @@ def determined(
     if not told:
         return False
     gradient = gradient / size
-    rows = np.array([p(*term).slope for term in told]).T
     weights, *_ = np.linalg.lstsq(rows, gradient, rcond=1e-7)
     return bool(np.linalg.norm(rows @ weights - gradient) < OUTSIDE)
 
 
-def _total(directions: np.ndarray) -> np.ndarray:
-    return directions.reshape(len(directions), -1).sum(axis=1)
+def _conditionals(
+    observed: np.ndarray, directions: np.ndarray, terms: Sequence[Term]
+) -> list[_Moving]:
+    """The terms' probabilities, with their slopes along the directions."""
+    events = [(*given, *target) for target, given in terms] + [given for _, given in terms]
+    moving = np.concatenate([observed[None], directions]).reshape(1 + len(directions), -1)
+    sums = event_cells(events, observed.ndim) @ moving.T
+    part, whole = sums[: len(terms)], sums[len(terms) :]
+    values = part[:, :1] / whole[:, :1]
+    slopes = (part[:, 1:] - values * whole[:, 1:]) / whole[:, :1]
+    return list(map(_Moving, values[:, 0].tolist(), slopes))
 
 
 class _Moving:

@@ -7,12 +7,14 @@ w ~ N(0, variance 2). All 2^n states are enumerated: nothing is sampled.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from caugym_jax.causal.graph import Graph
 
+SCALE = np.sqrt(2.0)  # of the weights
 Event = tuple[tuple[int, int], ...]  # ((variable, value), ...)
 
 
@@ -21,22 +23,31 @@ class SCM:
     """A graph with one conditional table per node.
 
     tables[i] has one axis of length 2 per parent of i (in increasing order of node), then one
-    for i itself; it sums to 1 over the last axis.
+    for i itself; it sums to 1 over that axis. Further axes, if any, count models on the graph.
     """
 
     graph: Graph
     tables: tuple[np.ndarray, ...]
 
 
-def draw_scm(rng: np.random.Generator, graph: Graph) -> SCM:
-    """Random logistic mechanisms on the graph."""
-    tables = []
+def draw_scm(rng: np.random.Generator, graph: Graph, models: tuple[int, ...] = ()) -> SCM:
+    """Random logistic mechanisms on the graph; models: the shape of the tables' further axes."""
+    noise = iter(rng.standard_normal((graph.n + len(graph.edges), *models)))
+    logits: list = []
+    ends = [0]
     for parents in graph.parents:
-        logit = np.full((2,) * len(parents), rng.standard_normal())
-        for axis, weight in enumerate(rng.normal(0.0, np.sqrt(2.0), len(parents))):
-            logit[(slice(None),) * axis + (1,)] += weight
-        one = 1.0 / (1.0 + np.exp(-logit))
-        tables.append(np.stack([1.0 - one, one], axis=-1))
+        own = [next(noise)]
+        for _ in parents:
+            weight = SCALE * next(noise)
+            own = [x for logit in own for x in (logit, logit + weight)]
+        logits += own
+        ends.append(len(logits))
+    one = 1.0 / (1.0 + np.exp(-np.array(logits)))
+    both = np.stack([1.0 - one, one], axis=1)
+    tables = [
+        both[start:end].reshape((2,) * (len(parents) + 1) + models)
+        for parents, (start, end) in zip(graph.parents, itertools.pairwise(ends), strict=True)
+    ]
     return SCM(graph, tuple(tables))
 
 
@@ -46,7 +57,9 @@ def factorised(graph: Graph, observed: np.ndarray) -> SCM:
     for node, parents in enumerate(graph.parents):
         axes = (*parents, node)
         margin = observed.sum(axis=tuple(v for v in range(graph.n) if v not in axes))
-        margin = np.moveaxis(margin, sorted(axes).index(node), -1)
+        place = sum(p < node for p in parents)
+        if place < len(parents):
+            margin = np.moveaxis(margin, place, -1)
         tables.append(margin / margin.sum(axis=-1, keepdims=True))
     return SCM(graph, tuple(tables))
 
@@ -59,16 +72,23 @@ def joint(scm: SCM, edges: Mapping[tuple[int, int], int] | None = None) -> np.nd
     (X, V_x): the natural value of X together with the others' potential outcomes (the
     factorisation of a single-world intervention graph, Richardson & Robins 2013); fixing some
     of them gives path-specific worlds such as Y_{x, M_x'} (Pearl 2001).
+
+    Of many models: one more axis (or more) at the end, as in their tables.
     """
     edges = edges or {}
     n = scm.graph.n
     result = np.ones((1,) * n)
     for node, (parents, table) in enumerate(zip(scm.graph.parents, scm.tables, strict=True)):
-        fixed = tuple(edges.get((p, node), slice(None)) for p in parents)
-        axes = [p for p, value in zip(parents, fixed, strict=True) if isinstance(value, slice)]
-        factor = np.moveaxis(table[fixed], -1, int(np.searchsorted(axes, node)))
-        shape = [2 if v == node or v in axes else 1 for v in range(n)]
-        result = result * factor.reshape(shape)
+        axes = [p for p in parents if (p, node) not in edges]
+        if len(axes) < len(parents):
+            table = table[tuple(edges.get((p, node), slice(None)) for p in parents)]
+        place = sum(p < node for p in axes)
+        if place < len(axes):
+            table = np.moveaxis(table, len(axes), place)
+        shape = [1] * n
+        for v in (*axes, node):
+            shape[v] = 2
+        result = result * table.reshape(*shape, *table.shape[len(axes) + 1 :])
     return result
 
 
@@ -81,15 +101,17 @@ def scm_directions(scm: SCM, observed: np.ndarray) -> np.ndarray:
     """
     n = scm.graph.n
     cells = np.arange(2**n)
-    parts = []
-    for node, (parents, table) in enumerate(zip(scm.graph.parents, scm.tables, strict=True)):
-        context = sum((cells >> n - 1 - p & 1) << i for i, p in enumerate(reversed(parents)))
-        value = cells >> n - 1 - node & 1
-        own = table.reshape(-1, 2)[context, value]
-        part = np.zeros((2 ** len(parents), 2**n))
-        part[context, cells] = np.where(value, 1.0, -1.0) / own * observed.reshape(-1)
-        parts.append(part)
-    return np.concatenate(parts).reshape(-1, *(2,) * n)
+    values = cells >> np.arange(n - 1, -1, -1)[:, None] & 1  # by node and cell
+    places = np.zeros((n, n), dtype=int)  # of each parent's value in a context's number
+    for node, parents in enumerate(scm.graph.parents):
+        places[node, parents] = [1 << i for i in reversed(range(len(parents)))]
+    sizes = [1 << len(parents) for parents in scm.graph.parents]
+    starts = np.array([0, *itertools.accumulate(sizes)])
+    entries = starts[:-1, None] + places @ values  # the entry in force, by node and cell
+    factors = np.concatenate([table.reshape(-1, 2) for table in scm.tables])[entries, values]
+    directions = np.zeros((starts[-1], 2**n))
+    directions[entries, cells] = np.where(values, 1.0, -1.0) / factors * observed.reshape(-1)
+    return directions.reshape(-1, *(2,) * n)
 
 
 def probability(joint: np.ndarray, target: Event, given: Event = ()) -> float:
@@ -105,3 +127,11 @@ def event_index(event: Event, n: int) -> tuple:
     for v, value in event:
         index[v] = value
     return tuple(index)
+
+
+def event_cells(events: Sequence[Event], n: int) -> np.ndarray:
+    """Which of the 2^n cells of a joint (in their flat order) each event holds: 1.0 or 0.0."""
+    about = [sum(1 << n - 1 - v for v, _ in event) for event in events]
+    wanted = [sum(value << n - 1 - v for v, value in event) for event in events]
+    inside = np.arange(2**n) & np.array(about)[:, None] == np.array(wanted)[:, None]
+    return inside.astype(float)

@@ -89,14 +89,20 @@ def test_a_damage_that_nobody_looks_for_is_noticed(bench, monkeypatch):
     """Were digests not compared, a run would go on from flipped bits: the harness says so."""
     monkeypatch.setattr(digests, "find_damage", lambda *_: None)
     noticed = 0
-    for number in range(8):
+    for number in range(6):  # in the largest files, which hold the arrays: twice, if once is luck
+
+        def large(folder, dice, number=number):
+            found = [path for path in folder.rglob("*") if path.is_file()]
+            return sorted(found, key=lambda path: path.stat().st_size)[-1 - number % 3]
+
+        monkeypatch.setattr(files, "_a_file", large)
         at = (number / 8, 0.0, 0.0)
         trial = plan.Trial(number, "files", "newest checkpoint: bits flipped", "sft", at)
         try:
             files.attempt(bench, trial)
         except Exception:
             noticed += 1
-    assert noticed >= 3
+    assert noticed >= 2
 
 
 @pytest.mark.slow

@@ -44,7 +44,8 @@ _LABEL = re.compile(r"\s*\b(Instructions?|Task|Question|Query):\s*")
 _ASKS = re.compile(r"(?:question|query)\s*:\s*", re.I)
 _INSTRUCTS = re.compile(r"(?:instruction|task)s?\s*:\s*", re.I)
 _REQUEST = re.compile(
-    r"\b(?:would|will|could)\b|\b(?:what|how|which) (?:is|are|was|much|likely|high|low)\b"
+    r"\b(?:would|will|could)\b|\b(?:what|which) (?:is|are|was)\b"
+    r"|(?:^|[,;:] )how (?:is|are|was|much|likely|high|low|does|do)\b(?!.*\bdirectly)"
     r"|(?:^|[,;:] )(?:determine|examine|calculate|find|compute|assess|evaluate)"
     r" (?:whether|if|the|what|how)\b"
     r"|^(?:does|do|is|are|did)\b",

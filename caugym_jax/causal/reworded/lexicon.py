@@ -26,51 +26,6 @@ FILLER = frozenset(
 # Of these, the ones that name a variable where nothing else does.
 LAST_RESORT = frozenset(("quality", "condition", "status", "outcome", "system", "function"))
 
-# States that say little of a variable, and states that say much.
-LITTLE = frozenset(
-    """
-    low lower lowest poor bad weak limited scarce minimal little insufficient small few fewer
-    cold worsened unavailable inaccessible inclement minimally poorly irregularly unhealthily
-    insufficiently unhealthy inadequate unfavorable reduced decreased diminished negative
-    ineffective inefficient unreliable deficient lacking sparse short slow light young
-    substandard subpar worse worst rare shallow unsuccessful irregular inaccurate narrow thin
-    dim infrequent unfavourable adverse unsatisfactory inferior meager meagre modest scant less
-    lesser unproductive declining restricted unimpressive disappointing underwhelming
-    compromised impaired lackluster mediocre jobless dissatisfied barely rarely infrequently
-    seldom sparsely inefficiently ineffectively slight feeble cool chilly lighter smaller
-    shorter slower weaker poorer colder tiny minor depressed suppressed untalented uneducated
-    untrained inactive sedentary unfit deteriorated degraded incompetent unstable stunted
-    indecisive overcast boring rejected superficial late delayed frustrating unpleasant generic
-    dangerous unsafe harmful undesirable dysfunctional negligible nonexistent absent rigid
-    unpredictable irreversible uncontrolled lack lacks absence scarcity shortage deficiency
-    stagnant denied unsupportive easy night far gloomy stormy cloudy deteriorates worsens
-    unnecessary unimportant unclear poverty disadvantaged incomplete unqualified unskilled
-    inexperienced unmotivated inconvenient vulnerable fragile idle empty vacant loose dull lazy
-    undernourished malnourished unbalanced imbalanced
-    """.split()  # noqa: SIM905
-)
-
-MUCH = frozenset(
-    """
-    high higher highest good available accessible optimal extensively amply regularly healthily
-    sufficiently adequately strong abundant substantial ample adequate large many hot healthy
-    favorable elevated increased positive effective efficient reliable sufficient excellent
-    extensive robust heavy long fast old warm improved productive rich plentiful successful
-    regular accurate better best outstanding greater dense wide frequent favourable
-    considerable significant great satisfactory superior widely numerous exceptional superb
-    enhanced boosted heightened intense severe consistent consistently thorough thoroughly
-    frequently efficiently effectively generous sizable sizeable big larger stronger warmer
-    hotter heavier longer faster older wealthy affluent impressive stellar top pleasant sunny
-    ideal beneficial nutritious balanced active fit happier busy crowded copious profuse well
-    competent stable thriving proficient vigorous strategic resilient clear decisive exciting
-    early accepted approved granted supportive flexible convenient unique deep varied present
-    necessary valuable desirable close safe flourishing abundance plenty surplus punctual
-    difficult hard challenging morning bright fine solid sound comfortable moist harsh fierce
-    vibrant lively skilled qualified experienced motivated satisfying complete advanced expert
-    diverse rapid brisk steady secure prosperous lucrative profitable popular
-    """.split()  # noqa: SIM905
-)
-
 # They name no variable and say nothing of one, whatever the text is about.
 COMMON = frozenset(
     """
@@ -103,7 +58,7 @@ SAME = """
 income earnings earn earner earners salary wage wages pay
 performance result outcome achievement attainment success accomplishment productivity
 education schooling school
-satisfaction contentment fulfillment fulfilment gratification
+satisfaction contentment fulfillment fulfilment gratification satisfied content contented
 happiness happy
 precipitation rainfall rain rainfull rainy
 weather wheather meteorological climate climatic

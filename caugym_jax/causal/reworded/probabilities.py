@@ -6,7 +6,14 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from caugym_jax.causal.reworded.words import Unclear, Words, negated
+from caugym_jax.causal.reworded.words import (
+    HIGH,
+    LOW,
+    Unclear,
+    Words,
+    is_filler,
+    negated,
+)
 from caugym_jax.causal.vocabulary import Named, Unread
 
 NUMBER = re.compile(r"(?<![\d.])[01]\.\d+|(?<![\d.])\d+(?:\.\d+)?%")
@@ -45,25 +52,66 @@ _JOINT = re.compile(
 _HAVING = re.compile(r"\b(?:having|to have|experiencing|achieving|attaining)\b", re.I)
 _FORMULA = re.compile(r"\bP\s*\((?P<target>[^()|]*)(?:\|(?P<given>[^()]*))?\)")
 _WHATEVER = re.compile(r"\b(?:across|regardless of|irrespective of)\b[^,#]*", re.I)
+_OFTEN = re.compile(
+    rf"(?:in )?(?P<p>{NUMBER.pattern}) of (?:the time|(?:the |all |such )?(?:cases|instances))\b", re.I
+)
+_PRONOUN = re.compile(r"\b(?:it|they)\b(?= (?:is|are|was|were|being|remains?|stays?)\b)", re.I)
+_OTHERWISE = re.compile(r"\botherwise\b", re.I)
+_OVERALL = re.compile(r"\b(?:overall|in general|marginal|regardless)\b", re.I)
 _VERB = re.compile(r"\b(?:is|are|was|equals?|at|of|to be|=|:|with)?\s*#", re.I)
 
 
 def probabilities(sentences: list[str], words: Words) -> Iterator[tuple[Named, Named, str]]:
-    """(target, given, number) for each number, in order. Raises Unread where one is not clear."""
+    """(target, given, number) for each number, in order. Raises Unread where one is not clear.
+
+    A number whose event is left out has that of the number before, and within one sentence also
+    its conditions, but for those it changes: "If a and b are low, y is high with 0.1, and with 0.2
+    if a is high". "It is high" is about the variable named last that the clause does not name.
+    """
     target: Named = ()
+    given: Named = ()
+    seen: list[int] = []  # the variables named so far
     for sentence in sentences:
         if both := _respectively(sentence, words):
             yield from both
             continue
         sentence = re.sub(r"\bthat (?=of\b)", "the probability ", sentence)
-        for clause, number in _clauses(sentence):
+        sentence = _OFTEN.sub(r"with probability \g<p>", sentence)
+        for i, (clause, number) in enumerate(_clauses(sentence)):
+            before = given
             try:
-                target, given = _term(_WHATEVER.sub("", clause), target, words)
+                clause = _named_again(_WHATEVER.sub("", clause), seen, words)
+                target, given, left_out = _term(clause, target, words)
+                if _OTHERWISE.search(clause) and left_out and not given:
+                    given = _opposite(before)
             except Unread as error:
                 raise Unclear(str(error), clause) from None
+            if i and left_out and not _OVERALL.search(clause):
+                known = {v for v, _ in (*target, *given)}
+                given += tuple(event for event in before if event[0] not in known)
             if {v for v, _ in target} & {v for v, _ in given}:
-                raise Unread(f"one variable as condition and as target in {clause[:80]!r}")
+                raise Unclear(f"one variable as condition and as target in {clause[:80]!r}", clause)
+            seen += words.nodes(clause)
             yield target, given, _decimal(number)
+
+
+def _named_again(clause: str, seen: list[int], words: Words) -> str:
+    """The clause with names for the pronouns that have a state: "it is low"."""
+    for pronoun in reversed(list(_PRONOUN.finditer(clause))):
+        about = re.split(r"[,#]", clause[pronoun.end() :])[0]
+        here = words.nodes(clause)
+        meant = next((node for node in reversed(seen) if node not in here), None)
+        if meant is not None and words.states(about) and not words.nodes(about):
+            clause = f"{clause[: pronoun.start()]}{words.name(meant)}{clause[pronoun.end() :]}"
+    return clause
+
+
+def _opposite(given: Named) -> Named:
+    """What "otherwise" means after a condition."""
+    if len(given) != 1:
+        raise Unread("it is not clear what 'otherwise' means")
+    ((node, state),) = given
+    return ((node, LOW if state == HIGH else HIGH),)
 
 
 def _decimal(number: str) -> str:
@@ -105,17 +153,17 @@ def _starts_anew(text: str) -> bool:
     return re.match(rf"\s*(?:$|{_IF}|with\b|the\b|it\b|this\b|that\b)", text, re.I) is not None
 
 
-def _term(clause: str, previous: Named, words: Words) -> tuple[Named, Named]:
-    """Target and condition of a clause's number; `previous`: the last target."""
+def _term(clause: str, previous: Named, words: Words) -> tuple[Named, Named, bool]:
+    """Target and condition of a clause's number; whether it has the previous one's target."""
     if formula := _FORMULA.search(clause):
         before = clause[: formula.start()]
         given = formula["given"] or (before if words.states(before) else "")
-        return words.events(formula["target"]), words.events(given) if given else ()
+        return words.events(formula["target"]), words.events(given) if given else (), False
     if same := _SAME.search(clause):
         if not previous:
             raise Unread(f"no earlier probability for {clause[:80]!r}")
         rest = clause[: same.start()] + " , " + clause[same.end() :]
-        return previous, words.events(rest)
+        return previous, words.events(rest) if words.nodes(rest) else (), True
     places = [p for p in _PROBABLE.finditer(clause) if not _names(p, clause, words)]
     if not places:
         return _without_word(clause, previous, words)
@@ -141,11 +189,11 @@ def _term(clause: str, previous: Named, words: Words) -> tuple[Named, Named]:
         raise Unread(f"a condition without a state in {given[:80]!r}")
     conditions = words.events(given) if words.nodes(given) or words.states(given) else ()
     if body.strip() and words.nodes(body):
-        return words.affirmed(body), conditions
-    if previous and conditions:
-        return previous, conditions  # "for those with ..., the probability is"
+        return words.affirmed(body), conditions, False
+    if previous and (conditions or _OTHERWISE.search(clause)):
+        return previous, conditions, True  # "for those with ..., the probability is"
     if previous and re.search(r"\bit\b", body) and len(previous) == 1 and words.states(body):
-        return ((previous[0][0], words.states(body)[0]),), ()  # "the probability of it being high"
+        return ((previous[0][0], words.states(body)[0]),), (), False  # "the probability of it being high"
     raise Unread(f"no event in {clause[:80]!r}")
 
 
@@ -163,7 +211,7 @@ def _name_at_end(text: str, words: Words) -> str:
     text = text.rpartition(",")[2]
     for count in (3, 2, 1):
         name = " ".join(text.split()[-count:])
-        if [item.kind for item in words.items(name)] == ["node"]:
+        if [item.kind for item in words.items(name)] == ["node"] and not is_filler(name.split()[-1]):
             return name
     return ""
 
@@ -182,12 +230,12 @@ def _subject(head: str, words: Words, has_state: bool) -> tuple[str, str]:
     return before, last
 
 
-def _without_word(clause: str, previous: Named, words: Words) -> tuple[Named, Named]:
+def _without_word(clause: str, previous: Named, words: Words) -> tuple[Named, Named, bool]:
     """No word for probability: "and 0.2 for high talent"; "of those ..., 10% have high stress"."""
     before, _, after = clause.partition("#")
     if re.match(r"\s*(?:have|has|show|exhibit|experience|are|is)\b", after) and words.states(after):
-        return words.events(after), words.events(before)
+        return words.events(after), words.events(before), False
     text = f"{before} , {after}"
-    if not (previous and words.nodes(text)):
+    if not previous or not (words.nodes(text) or _OTHERWISE.search(text)):
         raise Unread(f"no probability in {clause[:80]!r}")
-    return previous, words.events(text)
+    return previous, words.events(text) if words.nodes(text) else (), True

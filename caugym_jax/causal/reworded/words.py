@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from caugym_jax.causal.reworded.lexicon import AKIN, COMMON, FILLER, LAST_RESORT, LITTLE, MUCH, SAME
+from caugym_jax.causal.reworded.lexicon import AKIN, COMMON, FILLER, LAST_RESORT, SAME
+from caugym_jax.causal.reworded.states import HIGH, LOW, NEGATIONS, is_degree, state_of
 from caugym_jax.causal.vocabulary import Named, Unread
 
-LOW, HIGH = "low", "high"
-
+_OTHER = {LOW: HIGH, HIGH: LOW}
 _SUFFIXES = tuple(
     """
     ational ations ation ional ions ion ments ment ances ance ings ing ities ity ies ness
@@ -37,6 +37,7 @@ class Item(NamedTuple):
 
     kind: str  # "node", "state", "epithet" (a state that is part of a name) or "word"
     value: int | str  # the variable; LOW or HIGH; the word
+    of: int | None = None  # the variable that a state's own word names: "unemployed"
 
 
 class Words:
@@ -49,6 +50,7 @@ class Words:
 
         guesses: what stems that are in no name mean: a variable, or LOW or HIGH.
         """
+        self._names = [phrases[0] for phrases in names]
         self.variants = [{stems(phrase) for phrase in phrases} for phrases in names]
         self.cores = [frozenset().union(*variants) for variants in self.variants]
         self._having: dict[str, set[int]] = {}
@@ -56,7 +58,7 @@ class Words:
             for stem in core:
                 self._having.setdefault(stem, set()).add(node)
         self._epithets = [
-            {word for phrase in phrases for word in words_of(phrase) if word in LITTLE | MUCH}
+            {state_of(word) for phrase in phrases for word in words_of(phrase)} - {None}
             for phrases in names
         ]
         self._akin = self._kindred()
@@ -100,19 +102,15 @@ class Words:
 
         for word in words_of(clause):
             stem = self._known(word)
-            if word not in LITTLE and (node := self._denied(word)):
-                flush()
-                found += [Item("state", LOW), node]
-                weak.add(len(found) - 1)
-            elif word in _NOT or word.endswith("n't"):
+            state, of = self._state(word, stem)
+            if word in _NOT or word.endswith("n't"):
                 flush()
                 no = True
-            elif word in LITTLE or word in MUCH or stem in self._guessed:
+            elif state:
                 flush()
-                little = word in LITTLE or self._guessed.get(stem) == LOW
-                found.append(Item("state", LOW if little != no else HIGH))
+                found.append(Item("state", state if not no else _OTHER[state], of))
                 no = False
-            elif stem in self._having or (stem in self._akin and not run and not _is_filler(word)):
+            elif stem in self._having or (stem in self._akin and not run and not is_filler(word)):
                 if run and not self._nodes([*run, stem]):
                     if stem == "health":
                         continue  # "respiratory health" where the text has health as well
@@ -128,27 +126,34 @@ class Words:
                 if word.endswith(("'s", "s'")) and not no:
                     flush()
                     owners.add(len(found) - 1)
-            elif not _is_filler(word) or word in _JOINING:
+            elif not is_filler(word) or word in _JOINING:
                 flush()
                 found.append(Item("word", word))
                 no = no and word in _JOINING
         flush()
-        return self._with_epithets(_without_needless(found, weak, owners))
+        return self._with_epithets(_with_owned(_without_needless(found, weak, owners)))
 
     def unknown(self, clause: str) -> list[str]:
         """The stems of a clause's words that are neither of a name nor common."""
         stems = dict.fromkeys(
             stem_of(word)
             for word in words_of(clause)
-            if word not in LITTLE and word not in MUCH and not _is_filler(word)
+            if state_of(word) is None and not is_filler(word)
         )
         known = (*self._having, *self._akin, *self._guessed)
         return [stem for stem in stems if stem not in known and stem not in _common_stems()]
 
-    def _denied(self, word: str) -> Item | None:
-        """ "Unemployed" where employment is a variable."""
-        nodes = self._having.get(stem_of(word[2:]), ()) if word.startswith("un") else ()
-        return Item("node", min(nodes)) if len(nodes) == 1 else None
+    def _state(self, word: str, stem: str) -> tuple[str | None, int | None]:
+        """The state that a word says, and the variable that is part of the word: "unemployed" where
+        employment is one, "inefficient" and "efficient" where efficiency is."""
+        state = state_of(word) or self._guessed.get(stem)
+        if state and stem in self._having:
+            return state, _single(self._having[stem])
+        for prefix in NEGATIONS:
+            nodes = self._having.get(stem_of(word.removeprefix(prefix)), ())
+            if word.startswith(prefix) and len(nodes) == 1 and state != HIGH:
+                return LOW, _single(nodes)
+        return state, None
 
     def _known(self, word: str) -> str:
         """A word's stem, or the stem of the name that it is a compound of ("beachgoers")."""
@@ -161,18 +166,20 @@ class Words:
         """The items; a state right before a name that it is part of, in some phrase, is marked."""
         for i, (item, after) in enumerate(zip(items, items[1:], strict=False)):
             if item.kind == "state" and after.kind == "node":
-                values = {LOW if w in LITTLE else HIGH for w in self._epithets[after.value]}
-                if item.value in values:
+                if item.value in self._epithets[after.value]:
                     items[i] = Item("epithet", item.value)
         return items
 
+    def name(self, node: int) -> str:
+        return self._names[node]
+
     def nodes(self, clause: str) -> list[int]:
-        return [value for kind, value in self.items(clause) if kind == "node"]
+        return [value for kind, value, _ in self.items(clause) if kind == "node"]
 
     def states(self, clause: str) -> list[str]:
         items = self.items(clause)
-        found = [value for kind, value in items if kind == "state"]
-        return found or [value for kind, value in items if kind == "epithet"]
+        found = [value for kind, value, _ in items if kind == "state"]
+        return found or [value for kind, value, _ in items if kind == "epithet"]
 
     def events(self, clause: str) -> Named:
         """The (variable, state) pairs of a clause. Raises Unread where one lacks the other.
@@ -185,7 +192,7 @@ class Words:
         state: str | None = None  # a state without its variable so far
         tentative = loose = False  # the last pair's state, the state at hand: part of the name?
         items = self.items(clause)
-        for i, (kind, value) in enumerate(items):
+        for i, (kind, value, _) in enumerate(items):
             last_kind = items[i - 1].kind if i else ""
             before_node = i + 1 < len(items) and items[i + 1].kind == "node"
             if kind == "node" and state is not None:
@@ -241,6 +248,24 @@ class Words:
         return nodes.pop() if len(nodes) == 1 else None
 
 
+def _single(nodes: Iterable[int]) -> int | None:
+    """The one node, if there is one."""
+    first, *others = nodes
+    return None if others else first
+
+
+def _with_owned(items: list[Item]) -> list[Item]:
+    """The items; a state beside no variable is followed by the one that is part of its word."""
+    found: list[Item] = []
+    for i, item in enumerate(items):
+        found.append(item)
+        near = [j for j in (i - 1, i + 1) if 0 <= j < len(items)]
+        near += [i - 2] if i > 1 and items[i - 1].value in _BEING else []
+        if item.of is not None and not any(items[j].kind == "node" for j in near):
+            found.append(Item("node", item.of))
+    return found
+
+
 def _without_needless(items: list[Item], weak: set[int], owners: set[int]) -> list[Item]:
     """The items without owners of the next one, and without weak ones beside a name that is not."""
 
@@ -259,12 +284,12 @@ def negated(clause: str) -> bool:
 
 def stems(phrase: str) -> frozenset[str]:
     """The stems of a phrase's content words; they make the variable."""
-    words = [word for word in words_of(phrase) if word not in LITTLE and word not in MUCH]
-    found = frozenset(stem_of(word) for word in words if not _is_filler(word))
+    words = [word for word in words_of(phrase) if state_of(word) is None]
+    found = frozenset(stem_of(word) for word in words if not is_filler(word))
     if found:
         return found
     words = words_of(phrase)
-    return frozenset(stem_of(w) for w in words if not _is_filler(w)) or frozenset(
+    return frozenset(stem_of(w) for w in words if not is_filler(w)) or frozenset(
         stem_of(w) for w in words if w in LAST_RESORT
     )
 
@@ -312,7 +337,7 @@ def akin(stem: str) -> frozenset[str]:
 
 
 @functools.cache
-def _is_filler(word: str) -> bool:
+def is_filler(word: str) -> bool:
     return word in FILLER or _cut(word) in _filler_stems()
 
 
