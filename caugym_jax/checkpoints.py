@@ -55,7 +55,7 @@ class Checkpoints:
     ):
         self._directory = _place(Path(workdir), folder, read_only)
         self._damage: dict[int, str] = {}  # what is wrong with a step; "": nothing
-        self._may_move = not read_only
+        self._may_move, self._closed = not read_only, False
         if not read_only:
             self._newest()
         policies = [checkpoint_managers.LatestN(max(1, keep))]
@@ -164,7 +164,25 @@ class Checkpoints:
         return stored.open_tree(self._directory / str(self._existing(step)) / "state", abstract)
 
     def close(self) -> None:
-        self._guard(self._manager.close)
+        """Waits as `wait` does, and ends."""
+        if not self._closed:
+            self._closed = True
+            self._guard(self._manager.close)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Waits for the save under way also where an error ends the run, so that it is not lost;
+        but one of several processes does not: the others, who take part in it, may be elsewhere."""
+        if error is None:
+            self.close()
+        elif isinstance(error, Exception) and processes.count() == 1:
+            try:
+                self.close()
+            except UserError as another:
+                if str(another) != str(error):
+                    processes.say(str(another))
 
     def _existing(self, step: int | None) -> int:
         if step is None and (newest := self._newest()) is not None:

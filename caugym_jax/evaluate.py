@@ -16,7 +16,6 @@ hint that LACK_CONDITION may be the answer on the insufficient set only.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import time
@@ -242,7 +241,7 @@ def _checkpoint(args: argparse.Namespace) -> int | None:
         return args.step
     from caugym_jax.checkpoints import Checkpoints
 
-    with contextlib.closing(Checkpoints(args.model, read_only=True)) as checkpoints:
+    with Checkpoints(args.model, read_only=True) as checkpoints:
         return checkpoints.latest
 
 

@@ -9,7 +9,6 @@ WORKDIR/config.json     the flattened configuration
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import json
@@ -197,7 +196,7 @@ def stored_params(workdir: str | Path, config: ModelConfig, step: int | None = N
     """
     shapes = layout(config).shapes
     stored = settings_of(workdir)
-    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         if stored.get("optim.ema"):
             return checkpoints.stored({"opt_state": {"ema": shapes}}, step)["opt_state"]["ema"]
         if stored.get("optim.name") == "schedule_free":
@@ -235,7 +234,7 @@ def _trained(name: str | Path, where: Layout, mesh: jax.sharding.Mesh, step: int
         shardings(where, mesh),
     )
     stored = settings_of(name)
-    with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
+    with Checkpoints(name, read_only=True) as checkpoints:
         if stored.get("optim.ema"):
             found = checkpoints.restore_parts({"opt_state": {"ema": abstract}}, step)
             return found["opt_state"]["ema"]
@@ -286,7 +285,7 @@ def pinned_step(workdir: Path, name: str, step: int | None) -> int | None:
         return stored.get("model.step") if step is None else step
     if not (Path(name) / "checkpoints").is_dir():
         return None
-    with contextlib.closing(Checkpoints(name, read_only=True)) as checkpoints:
+    with Checkpoints(name, read_only=True) as checkpoints:
         return checkpoints.latest
 
 

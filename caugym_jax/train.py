@@ -80,11 +80,9 @@ def train(config: Any, workdir: Path) -> None:
         return
 
     mesh = make_mesh(**configs.check_section("mesh", config.mesh, make_mesh))
-    with jax.set_mesh(mesh):
+    kept = configs.check_section("checkpoint", _kept(config), Checkpoints)
+    with jax.set_mesh(mesh), Checkpoints(workdir, **kept) as checkpoints:
         started = time.perf_counter()
-        checkpoints = Checkpoints(
-            workdir, **configs.check_section("checkpoint", _kept(config), Checkpoints)
-        )
         resuming = checkpoints.latest is not None
         before_path = workdir / "before.json"
         before = processes.first(lambda: _read(before_path, probe.Probed.from_json))

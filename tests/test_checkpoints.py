@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -437,3 +438,31 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write checkpoints"):
         Checkpoints(tmp_path / "file")
+
+
+def test_an_error_does_not_lose_the_save_under_way(tmp_path, monkeypatch, capfd):
+    """It is whole when the run has ended; where it fails, that is told beside the error."""
+    from caugym_jax import digests
+
+    write = digests.write_digests
+
+    def slowly(folder):
+        time.sleep(0.5)
+        write(folder)
+
+    monkeypatch.setattr(digests, "write_digests", slowly)
+    with pytest.raises(UserError, match="the reward"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_of(1), {})
+        raise UserError("the reward function raised")
+    assert Checkpoints(tmp_path).steps == [1]
+
+    def fail(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(digests, "write_digests", fail)
+    with pytest.raises(UserError, match="the reward"), Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_of(2), {})
+        raise UserError("the reward function raised")
+    assert "No space left on device" in capfd.readouterr().err
+    monkeypatch.undo()
+    assert Checkpoints(tmp_path).steps == [1]

@@ -1,6 +1,5 @@
 """A run's folder: what is left of an earlier run, and which weights it opens with."""
 
-import contextlib
 import dataclasses
 import json
 
@@ -63,7 +62,7 @@ def test_a_run_opens_as_its_optimiser_averages(tmp_path, options):
 def test_a_base_is_pinned_to_the_checkpoint_it_had(tmp_path):
     base, run = tmp_path / "base", tmp_path / "run"
     run.mkdir()
-    with contextlib.closing(Checkpoints(base)) as checkpoints:
+    with Checkpoints(base) as checkpoints:
         one = {"w": jnp.ones(2)}
         checkpoints.save(TrainState(jnp.int32(3), one, (), jnp.int32(0)), {})
     assert pinned_step(run, "embedded", None) is None
