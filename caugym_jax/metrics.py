@@ -20,7 +20,7 @@ from caugym_jax.errors import UserError
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file or nothing: to a temporary name, then a rename."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with _writing(path):
+    with writing(path):
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
 
@@ -124,7 +124,7 @@ class _Board:
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         self._event, self._folder = Event, folder
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(exist_ok=True)
             self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{first_step}")
             start = SessionLog(status=SessionLog.START)  # hides what is logged from this step on
@@ -141,11 +141,11 @@ class _Board:
         self._write(step, [text(key, value)])
 
     def close(self) -> None:
-        with _writing(self._folder):
+        with writing(self._folder):
             self._writer.close()
 
     def _write(self, step: int, summaries: Sequence[Any]) -> None:
-        with _writing(self._folder):
+        with writing(self._folder):
             for summary in summaries:
                 event = self._event(wall_time=time.time(), step=step, summary=summary)
                 self._writer.write_event(event)
@@ -153,7 +153,8 @@ class _Board:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system says of a file or folder that cannot be written into a UserError."""
     try:
         yield
     except OSError as error:
@@ -163,7 +164,7 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with _writing(path), path.open("a", encoding="utf-8") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 

@@ -22,7 +22,7 @@ from caugym_jax.checkpoints import Checkpoints, saved_steps
 from caugym_jax.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.metrics import write_text
+from caugym_jax.metrics import write_text, writing
 from caugym_jax.models.attention import KERNELS
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import to_hf_config
@@ -269,8 +269,9 @@ def _random(model: Model, seed: int, kept: str, places: Any) -> Params:
 
 def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
     """Writes the model's config.json and tokenizer, which a checkpoint alone lacks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(folder)
     hf = to_hf_config(
         config, eos=list(tokenizer.end_ids), bos=tokenizer.bos_id, pad=tokenizer.pad_id
     )

@@ -18,6 +18,7 @@ from caugym_jax.sharding import make_mesh
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import save_byte_tokenizer
 from tests.models.tiny import FAMILIES, random_params
+from tests.small_disk import small_disk  # noqa: F401
 
 OF_A_RUN = ("before.json", "after.json", "summary.json")
 
@@ -99,3 +100,13 @@ def test_each_machine_gets_its_own_attention_kernel(platform, options, kernel):
 def test_a_kernel_of_another_machine_is_refused():
     with pytest.raises(UserError, match="'splash' does not fit these cpu devices, .* use plain"):
         model_for(FAMILIES["llama"], make_mesh(8), attention="splash")
+
+
+def test_a_full_disk_below_the_tokenizer_is_one_line(small_disk, tmp_path):  # noqa: F811
+    """Part of the library that writes it says so in an exception of no kind of its own."""
+    config = dataclasses.replace(FAMILIES["qwen2-tied"], vocab_size=300)
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "source"))
+    disk = small_disk(1)
+    (disk / "filler").write_bytes(bytes(2**20 - 2**13))
+    with pytest.raises(UserError, match=r"cannot write .*model: No space left on device; mend"):
+        save_shape(disk / "model", config, tokenizer)

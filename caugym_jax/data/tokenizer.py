@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,9 +74,20 @@ class Tokenizer:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, its configuration, the chat template and the end tokens."""
+        """Writes tokenizer.json, its configuration, the chat template and the end tokens.
+
+        Raises:
+          OSError: the folder cannot be written.
+        """
         folder = Path(folder)
-        self.raw.save_pretrained(folder)
+        try:
+            self.raw.save_pretrained(folder)
+        except Exception as error:  # the library's Rust part has no narrower kind
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            if found is None:
+                raise
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(folder)) from error
         config = _read_json(folder / "tokenizer_config.json")
         config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every version knows
         _write_json(folder / "tokenizer_config.json", config)
