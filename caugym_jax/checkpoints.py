@@ -77,6 +77,8 @@ class Checkpoints:
                     cleanup_tmp_directories=not read_only,
                     save_decision_policy=checkpoint_managers.FixedIntervalPolicy(1),
                     temporary_path_class=digests.committing(self._directory),
+                    # One process reads all files for their digests before they count.
+                    async_options=ocp.AsyncOptions(timeout_secs=3600),
                 ),
                 item_names=("state", "loader"),
             )

@@ -23,6 +23,8 @@ from caugym_jax import cli
 from caugym_jax.errors import UserError
 from caugym_jax.planning import topology
 
+TRIED = 3  # meshes that --search compiles at most
+
 
 def main(argv: Sequence[str]) -> None:
     parser = cli.parser("caugym_jax.compile", __doc__)
@@ -41,6 +43,8 @@ def main(argv: Sequence[str]) -> None:
     strange = [a for a in rest if not (a.startswith("--config.") and "=" in a)]
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(strange)} (write --config.KEY=VALUE)")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise UserError(f"--json={options.json}: there is no folder {options.json.parent}")
     topology.check_name(options.topology)
     topology.prepare(options.topology)
 
@@ -148,15 +152,15 @@ def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, A
         size, seconds = one.bytes / 2**30, one.seconds
         print(f"  mesh {_shown(one.mesh)}, remat {one.remat}: {size:.1f} GiB, {seconds:.3g} s")
     if smallest := smallest_slice(config, topology.slices_of(name)):
-        print(f"smallest slice by estimate: {smallest}")
-    for one in ranked[:3]:
+        print(f"smallest slice by estimate, which may be a fifth too low: {smallest}")
+    for one in ranked[:TRIED]:
         config.mesh.update(one.mesh)
         config.model.remat = one.remat
-        report = report_on(config, name, chosen or ["update"])
+        report = report_on(config, name, chosen)
         if all(p["fits"] for p in report["programs"]):
+            flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in one.mesh.items())
+            print(f"use {flags} --config.model.remat={one.remat}")
             break
-    flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in one.mesh.items())
-    print(f"use {flags} --config.model.remat={one.remat}")
     report["estimates"] = [one._asdict() for one in ranked]
     return report
 

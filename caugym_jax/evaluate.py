@@ -142,7 +142,14 @@ def answer(
         lambda: (_whole_lines(partial if partial.exists() else path), path.exists())
     )
     for i, (line, problem) in enumerate(zip(done, problems, strict=False)):
-        if json.loads(line)["problem"] != problem.text:
+        try:
+            answered = json.loads(line)["problem"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"line {i + 1} of the answers in {path.parent} is damaged: remove it and what "
+                f"follows it from {partial.name if partial.exists() else path.name}"
+            ) from error
+        if answered != problem.text:
             raise UserError(
                 f"{path} answers other problems than the data's (item {i}, counting from 0): "
                 "choose another --out"
@@ -183,6 +190,11 @@ def claim(out: Path, settings: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = json.loads(stored.read_text()) if stored.exists() else settings
+    except ValueError as error:
+        raise UserError(
+            f"{stored} is damaged: choose another --out, or remove that file to go on with the "
+            "settings given"
+        ) from error
     except OSError as error:
         raise UserError(f"cannot use {out}: {error.strerror}") from error
     changed = [

@@ -84,7 +84,8 @@ def make_mesh(
         this and only its outermost part crosses between slices (gradients, once a step).
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or the devices' slices are
+        others than `slices`.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
@@ -113,19 +114,25 @@ def make_mesh(
 
 def _arranged(devices: list[jax.Device], shape: tuple[int, ...], slices: int) -> np.ndarray:
     """The devices in the mesh's shape, neighbours on the machine neighbours in the mesh."""
+    tpu = devices[0].platform == "tpu"
+    if tpu or slices > 1:
+        numbers = {getattr(device, "slice_index", None) for device in devices}
+        sliced = None not in numbers  # else a process is taken for a slice
+        found = len(numbers if sliced else {device.process_index for device in devices})
+        if found != slices and (sliced or slices > 1):
+            raise UserError(
+                f"mesh.slices={slices}, but the devices are those of {found} "
+                f"slice{'s' * (found > 1)}: set config.mesh.slices={found}, and config.mesh.data "
+                "to a multiple of it"
+            )
     if slices > 1:
         inner = (shape[0] // slices, *shape[1:])
         return mesh_utils.create_hybrid_device_mesh(
-            inner, (slices, *[1] * len(shape[1:])), devices, process_is_granule=not _sliced(devices)
+            inner, (slices, *[1] * len(shape[1:])), devices, process_is_granule=not sliced
         )
-    if devices[0].platform == "tpu":
+    if tpu:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     return np.asarray(devices).reshape(shape)
-
-
-def _sliced(devices: list[jax.Device]) -> bool:
-    """Whether the devices say which slice they belong to (else a process is taken for one)."""
-    return getattr(devices[0], "slice_index", None) is not None
 
 
 def sampling_mesh(mesh: Mesh, tensor: int | None = None) -> Mesh:

@@ -141,6 +141,12 @@ def test_other_settings_or_other_problems_are_refused(model, data, tmp_path):
     data.write_text(json.dumps([item(9)]))
     with pytest.raises(UserError, match="answers other problems than the data's .item 0"):
         run(model, data, tmp_path / "out")
+    (tmp_path / "out" / "base_dataset.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="line 1 of the answers in .* is damaged"):
+        run(model, data, tmp_path / "out")
+    (tmp_path / "out" / "settings.json").write_text("{")
+    with pytest.raises(UserError, match="settings.json is damaged"):
+        run(model, data, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

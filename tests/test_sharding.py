@@ -1,5 +1,7 @@
 """The table of axes on real (virtual) devices."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 import pytest
@@ -76,6 +78,19 @@ def test_slices_are_joined_by_data_alone():
     """Without slices of their own, the devices of one process are one: refused, not guessed."""
     with pytest.raises(UserError, match="mesh.slices=3 does not divide mesh.data=8"):
         make_mesh(slices=3)
+    with pytest.raises(UserError, match="those of 1 slice: set config.mesh.slices=1"):
+        make_mesh(slices=2)
+
+
+def test_a_pod_of_two_slices_is_not_taken_for_one():
+    class Device(NamedTuple):
+        slice_index: int
+        platform: str = "tpu"
+        process_index: int = 0
+
+    devices = [Device(i // 4) for i in range(8)]
+    with pytest.raises(UserError, match=r"mesh.slices=1, .* 2 slices: set config.mesh.slices=2"):
+        make_mesh(data=1, fsdp=8, devices=devices)
 
 
 def test_devices_are_arranged_anew_for_sampling():

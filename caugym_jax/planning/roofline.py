@@ -194,7 +194,7 @@ def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, fl
     c, size = work.model, work.itemsize
     passes = 1
     if work.train:
-        passes = 3 + (work.remat == "full")
+        passes = 3 + (work.remat in ("full", "attention"))
     weights = size * (c.num_layers * layer_parameters(c) + c.vocab_size * c.d_model) / tensor
     tokens = work.rows * work.width / devices
     wide = 14 * c.d_model + 4 * (c.num_heads + 2 * c.num_kv_heads) * c.head_dim + 6 * c.d_ff

@@ -55,27 +55,39 @@ def factorizations(devices: int) -> Iterator[dict[str, int]]:
 
 def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candidate]:
     """Meshes that divide the configuration and fit by estimate, the quickest first; of equally
-    quick ones first that which exchanges least."""
-    machine, found = machine_of(where), []
+    quick ones first that which exchanges least.
+
+    Raises:
+      UserError: no mesh at all can be planned; what is said of the first one.
+    """
+    machine, found, refusals, planned = machine_of(where), [], [], None
     for mesh in factorizations(len(where.devices)):
         one = copy.deepcopy(config)
         one.mesh.update(mesh)
         try:
             planned = plan(one, where.devices)
-        except UserError:  # sizes that do not divide
+        except UserError as error:  # mostly sizes that do not divide
+            refusals.append(error)
             continue
         for remat in REMAT:
             model = dataclasses.replace(planned.model, remat=remat)
             candidate = _estimate(planned._replace(model=model), one, mesh, machine, where)
             if machine.limit is None or candidate.bytes <= HEADROOM * machine.limit:
                 found.append(candidate)
+    if planned is None and refusals:
+        raise refusals[0]
     return sorted(found, key=lambda c: (round(c.seconds, 3), c.exchange, c.bytes))
 
 
 def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> str | None:
     """The first of these slices on which some mesh fits by estimate."""
-    slices = config.mesh.slices
-    return next((name for name in names if best_meshes(config, open_slice(name, slices))), None)
+    for name in names:
+        try:
+            if best_meshes(config, open_slice(name, config.mesh.slices)):
+                return name
+        except UserError:  # sizes that this slice does not divide
+            continue
+    return None
 
 
 def _estimate(planned: Planned, config, mesh, machine: Machine, where: Slice) -> Candidate:
@@ -115,7 +127,7 @@ def estimated_traffic(work: Work, mesh: dict[str, int], slices: int = 1) -> list
     stream = size * places * c.d_model
     kv = 2 * size * places * mesh["context"] * c.num_kv_heads * c.head_dim / mesh["tensor"]
     layers = work.parts * c.num_layers
-    passes = 3 if work.remat == "full" else 2
+    passes = 3 if work.remat in ("full", "attention") else 2
     found = [
         Collective("all-gather", 2 * layers, whole / c.num_layers, groups["fsdp"]),
         Collective("reduce-scatter", layers, whole / c.num_layers, groups["fsdp"]),

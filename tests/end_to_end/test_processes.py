@@ -139,9 +139,14 @@ CASES = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "count"),
+    [
+        pytest.param(case, count, marks=[] if (case, count) == ("grpo", 4) else pytest.mark.slow)
+        for case in CASES
+        for count in (2, 4)
+    ],
+)
 def test_every_method_by_several_processes(start, alone, tmp_path, case, count):
     """Four devices, of two processes or four."""
     method, more = case.partition(",")[0], [*CASES[case], *FEW]
@@ -164,7 +169,6 @@ def test_every_method_by_several_processes(start, alone, tmp_path, case, count):
 LONGER = "--config.steps=8"
 
 
-@pytest.mark.slow
 def test_one_is_killed_the_others_end_and_all_resume(start, tmp_path):
     """The second, then the first; two processes resume, to the bits of an undisturbed run."""
     straight, parts = tmp_path / "straight", tmp_path / "parts"

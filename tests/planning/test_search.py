@@ -7,6 +7,7 @@ import pytest
 
 from caugym_jax import config as configs
 from caugym_jax.chips import CHIPS
+from caugym_jax.errors import UserError
 from caugym_jax.planning import machine, search
 from caugym_jax.planning.abstract import plan
 from caugym_jax.planning.compiling import compile_call, work_of
@@ -69,6 +70,13 @@ def test_the_smallest_slice_is_the_first_with_room(as_v5e, monkeypatch):
     monkeypatch.setattr(search, "open_slice", lambda name, number: slices[name])
     assert search.smallest_slice(config, ["1", "2", "4", "8"]) in ("4", "8")
     assert search.smallest_slice(config, ["1"]) is None
+
+
+def test_what_no_mesh_can_mend_is_said(as_v5e):
+    config = configs.load("sft.py:qwen2.5-7b", ["model.name=no-such-model"])
+    as_v5e(40e9)
+    with pytest.raises(UserError, match="no-such-model"):
+        search.best_meshes(config, EIGHT)
 
 
 def test_the_estimate_is_near_what_the_compiler_says(tiny_model):  # noqa: F811
