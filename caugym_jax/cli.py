@@ -1,12 +1,15 @@
 """What all commands share: argument parsing and exit codes. Imports no jax.
 
 Exit status: 0 success, 2 bad usage (argparse prints what was expected), 1 a failure told in one
-line on standard error.
+line on standard error, 75 other processes of the run are lost (docs/processes.md), 130 interrupted,
+141 nobody reads the output (`... | head`), 143 terminated (train: and saved).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,15 +27,21 @@ def parser(module: str, doc: str) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(argv)` and turns a UserError into one line and exit status 1."""
+    """Calls `main(argv)`, and tells in one line what ended it."""
+    if os.getpid() == 1:  # in a container: the kernel drops a SIGTERM that nothing handles
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # e.g. `... | head`: the reader has seen enough
-        sys.stderr.close()
-        sys.exit(0)
+        try:
+            main(sys.argv[1:])
+            sys.stdout.flush()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # e.g. `... | head`: nobody reads on
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for output in (1, 2):  # else Python complains when it flushes them at its end
+            os.dup2(nowhere, output)
+        sys.exit(128 + signal.SIGPIPE)

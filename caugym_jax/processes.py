@@ -30,6 +30,7 @@ COORDINATOR, COUNT, INDEX = "CAUGYM_COORDINATOR", "CAUGYM_PROCESSES", "CAUGYM_PR
 CONNECT, HEARTBEAT = "CAUGYM_CONNECT_TIMEOUT", "CAUGYM_HEARTBEAT_TIMEOUT"
 SECONDS = {CONNECT: 300, HEARTBEAT: 60}
 LINGER = 2.0
+TEMPORARY = 75  # exit status (EX_TEMPFAIL) where the others are lost: starting all again may help
 # What an exception says when it is another process that failed.
 LOST = ("Gloo", "NCCL", "coordination service", "distributed service", "Connection reset by peer")
 GONE = (
@@ -59,6 +60,7 @@ class Found(NamedTuple):
 
 
 _here = Place()
+_filters: list[tuple[TextIO, int, subprocess.Popen]] = []  # (output, what is behind it, the filter)
 
 
 def index() -> int:
@@ -164,12 +166,13 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)
+        os._exit(TEMPORARY)
 
     watch = threading.Timer(seconds[CONNECT], late)
     watch.daemon = True
     watch.start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    at_sigterm = signal.getsignal(signal.SIGTERM)  # jax takes it, to no end
     given = {}
     if here is not None:
         given = dict(
@@ -193,45 +196,71 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
         ) from error
     finally:
         watch.cancel()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # jax takes it, to no end; the caller may
+    signal.signal(signal.SIGTERM, at_sigterm)
     _here = Place(jax.process_index(), jax.process_count())
     meet()
 
 
 def _filter(output: TextIO) -> None:
-    """Sends what this process writes there, from C++ too, through FILTER."""
+    """Sends what this process writes there, from C++ too, through FILTER.
+
+    Slurm, a terminal and a machine that shuts down signal all processes of a run: the filter is to
+    outlive this one, which has more to say before it ends.
+    """
     output.flush()
+    deaf = "trap '' HUP INT TERM; exec sed -u \"$@\""
     filtering = subprocess.Popen(
-        ["sed", "-u", *(part for line in FILTER for part in ("-e", line))],
+        ["sh", "-c", deaf, "sh", *(part for line in FILTER for part in ("-e", line))],
         stdin=subprocess.PIPE,
         stdout=output.fileno(),
-        start_new_session=True,  # an interrupt is not for it
     )
+    _filters.append((output, os.dup(output.fileno()), filtering))
     os.dup2(filtering.stdin.fileno(), output.fileno())
     filtering.stdin.close()
+
+
+def _unfilter() -> None:
+    """Waits until all that was said is through: a container's first process ends the others."""
+    while _filters:
+        output, behind, filtering = _filters.pop()
+        with contextlib.suppress(OSError):
+            output.flush()
+        os.dup2(behind, output.fileno())
+        os.close(behind)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a child of this one may hold it
+            filtering.wait(5)
 
 
 def _leave() -> None:
     import jax
 
     jax.distributed.shutdown()
+    _unfilter()
 
 
 def _end(error: BaseException) -> None:
     """Ends this process without waiting for the others, who learn of it by losing it."""
+    status = 1
     if isinstance(error, KeyboardInterrupt):
-        text = "interrupted"
+        text, status = "interrupted", 128 + signal.SIGINT
+    elif isinstance(error, BrokenPipeError):
+        text, status = "", 128 + signal.SIGPIPE  # nobody reads what is printed
     elif isinstance(error, UserError):
         text = f"error: {error}"
     elif any(word in str(error) for word in LOST):
-        text = f"error: {GONE} ({_first_line(error)})"
+        text, status = f"error: {GONE} ({_first_line(error)})", TEMPORARY
     else:
         text = "".join(traceback.format_exception(error)).rstrip()
-    print(text, file=sys.stderr, flush=True)
-    sys.stdout.flush()
-    if is_first() and count() > 1:
-        time.sleep(LINGER)  # the others would notice its end before they have said what they know
-    os._exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+    try:
+        with contextlib.suppress(OSError):
+            if text:
+                print(text, file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        _unfilter()
+        if is_first() and count() > 1:
+            time.sleep(LINGER)  # the others would notice before they have said what they know
+    finally:
+        os._exit(status)
 
 
 def share(value: Result) -> list[Result]:

@@ -23,7 +23,11 @@ for argument in "$@"; do
         -h | --help) usage; exit 0 ;;
         --config=*) config=${argument#*=}; arguments+=("$argument") ;;
         --workdir=*) workdir=${argument#*=} ;;
-        *) arguments+=("$argument") ;;
+        --config.*=*) arguments+=("$argument") ;;
+        *)
+            echo "error: unknown argument $argument (write --NAME=VALUE)" >&2
+            exit 2
+            ;;
     esac
 done
 if ! [[ $processes =~ ^[1-9][0-9]*$ ]] || [[ -z $config ]]; then
@@ -76,7 +80,10 @@ interrupts=0
 interrupted() { if ((interrupts++)); then stop KILL; else stop TERM; fi; }
 trap 'stop TERM' TERM
 trap interrupted INT
-tail -n +1 -q -F --pid="${pids[0]}" "$logs/process-0.log" 2>/dev/null &
+(
+    trap '' TERM # it shows what is said until the end
+    exec tail -n +1 -q -F --pid="${pids[0]}" "$logs/process-0.log" 2>/dev/null
+) &
 shown=$!
 
 # The first to fail decides the status, and how long the others have. (What bash itself says of a

@@ -1,5 +1,7 @@
 """Who this process is, what goes round, and how the work is shared. Real processes: end_to_end."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -63,6 +65,49 @@ def test_alone_nothing_is_started_and_no_jax_imported():
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+SPEAKS = """
+import os, signal, sys, time
+from caugym_jax import processes
+from caugym_jax.errors import UserError
+
+def speak(*_):  # on SIGTERM
+    gone = b"[Gloo] Rank 1\\nF01 Terminating process because the JAX distributed service ended\\n"
+    os.write(2, gone if LOST else b"saved\\n")
+    processes._end(ERROR)
+
+processes._filter(sys.stderr)
+signal.signal(signal.SIGTERM, speak)
+print("ready", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "error, lost, status, told",
+    [
+        ("UserError('no')", False, 1, "saved\nerror: no\n"),
+        (
+            "RuntimeError('Gloo: reset')",
+            False,
+            75,
+            f"saved\nerror: {processes.GONE} (Gloo: reset)\n",
+        ),
+        ("UserError('no')", True, 1, f"error: {processes.GONE}\n"),
+        ("BrokenPipeError(32, 'Broken pipe')", False, 141, "saved\n"),
+    ],
+)
+def test_a_signal_to_all_leaves_the_last_words(error, lost, status, told):
+    """To the whole process group, so to the filter as well, as Slurm does."""
+    code = SPEAKS.replace("ERROR", error).replace("LOST", str(lost))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True, process_group=0
+    )
+    assert process.stderr.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.stderr.read() == told
+    assert process.wait(20) == status
 
 
 @given(st.lists(st.integers()), st.integers(1, 7))
