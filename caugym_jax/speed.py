@@ -16,16 +16,21 @@ def peak_flops(kind: str) -> float | None:
     return None if chip is None else chip.flops
 
 
-def mfu(parameters: int, tokens: int, seconds: float, devices: int, kind: str) -> float | None:
-    """Model FLOPs utilisation of updates: 6 N tokens / (seconds devices peak); None without a peak.
+def mfu(
+    parameters: int, trained: int, tokens: int, seconds: float, devices: int, kind: str
+) -> float | None:
+    """Model FLOPs utilisation of updates: (4 N + 2 T) tokens / (seconds devices peak), of N
+    parameters of which T are trained (adapters: their own number); None without a peak.
 
-    6 operations a parameter and token, forward and backward; attention and recomputation are not
-    counted, so that the figure is low for long rows (Chowdhery et al. 2022, appendix B).
+    2 operations a parameter and token forward, 2 backward, and 2 for its gradient if it has one;
+    attention and recomputation are not counted, so that the figure is low for long rows (Chowdhery
+    et al. 2022, appendix B).
 
     By hand: 1e9 parameters, 1e5 tokens in 1 s on one H200: 6e14 / 989e12 = 0.607.
     """
     peak = peak_flops(kind)
-    return None if peak is None else 6 * parameters * tokens / (seconds * devices * peak)
+    operations = (4 * parameters + 2 * trained) * tokens
+    return None if peak is None else operations / (seconds * devices * peak)
 
 
 def peak_memory() -> float:

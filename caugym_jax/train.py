@@ -117,6 +117,7 @@ def train(config: Any, workdir: Path) -> None:
         alarms = Alarms()
         for line in processes.first(lambda: past_metrics(workdir)):
             alarms.look(line)
+        trained = sum(x.size for x in jax.tree.leaves(state.params))
         machine = mesh.devices.size, mesh.devices.flat[0].device_kind
         progress = Progress(first, config.steps, config.log.every)
         model_size = sum(x.size for x in jax.tree.leaves(abstract_params(model.config)))
@@ -144,7 +145,7 @@ def train(config: Any, workdir: Path) -> None:
                 metrics |= {k: float(v) for k, v in fetch(update_metrics).items()}
                 metrics["time/update"] = time.perf_counter() - prepared
                 updated = metrics.pop("tokens_updated", metrics["tokens"])
-                used = speed.mfu(model_size, updated, metrics["time/update"], *machine)
+                used = speed.mfu(model_size, trained, updated, metrics["time/update"], *machine)
                 metrics |= {} if used is None else {"mfu": used}
             state = state._replace(step=state.step + 1)
             metrics["skipped_updates"] = int(state.skipped)

@@ -15,9 +15,11 @@ def test_a_device_s_peak_is_that_of_the_longest_name():
 
 
 def test_mfu_by_hand():
-    assert mfu(10**9, 10**5, 1.0, 1, "NVIDIA H200") == pytest.approx(6e14 / 989e12)
-    assert mfu(10**9, 10**5, 2.0, 4, "NVIDIA H200") == pytest.approx(6e14 / 989e12 / 8)
-    assert mfu(10**9, 10**5, 1.0, 1, "cpu") is None
+    assert mfu(10**9, 10**9, 10**5, 1.0, 1, "NVIDIA H200") == pytest.approx(6e14 / 989e12)
+    assert mfu(10**9, 10**9, 10**5, 2.0, 4, "NVIDIA H200") == pytest.approx(6e14 / 989e12 / 8)
+    assert mfu(10**9, 10**9, 10**5, 1.0, 1, "cpu") is None
+    adapters = mfu(10**9, 10**7, 10**5, 1.0, 1, "NVIDIA H200")
+    assert adapters == pytest.approx(4.02e14 / 989e12)
 
 
 def test_this_process_uses_some_memory():
