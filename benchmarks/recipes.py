@@ -38,7 +38,7 @@ def recipes() -> dict[str, tuple[str, str, tuple[str, ...]]]:
             if method in ("grpo", "ppo"):
                 large = method == "ppo" or "32b" in model
                 kept = ATTENTION if large and "mistral" not in model else DOTS
-                at_a_time = 128 if method == "ppo" else 32  # prompts
+                at_a_time = 128 if method == "ppo" and "mistral" not in model else 32  # prompts
                 kept += (f"sampling.tensor={HEADS.get(model, 8)}",)
                 kept += (f"{method}.sample_batch_size={at_a_time}",)
             found[f"{method}-{model}"] = (f"{method}.py:{model}", topology, kept)
