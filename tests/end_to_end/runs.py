@@ -45,21 +45,22 @@ def digests(workdir: Path, step: int) -> dict[str, str]:
     }
 
 
-def metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl without what is measured of the machine."""
+def metrics(workdir: Path, spoilt: bool = False) -> list[dict]:
+    """The lines of metrics.jsonl without what is measured of the machine; `spoilt`: someone else
+    may have written in it."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert not unexplained(key for line in lines for key in line)
+    assert spoilt or not unexplained(key for line in lines for key in line)
     return [{k: v for k, v in line.items() if not k.startswith(TIMES)} for line in lines]
 
 
-def left_behind(workdir: Path, step: int) -> dict:
+def left_behind(workdir: Path, step: int, spoilt: bool = False) -> dict:
     """All that a resumed run must share with an uninterrupted one."""
     summary = json.loads((workdir / "summary.json").read_text())
     samples = workdir / "samples.jsonl"
     return {
         "state": digests(workdir, step),
         "position": json.loads((workdir / f"checkpoints/{step}/loader/metadata").read_text()),
-        "metrics": metrics(workdir),
+        "metrics": metrics(workdir, spoilt),
         "samples": samples.read_text() if samples.exists() else "",
         "before": json.loads((workdir / "before.json").read_text()),
         "after": json.loads((workdir / "after.json").read_text()),

@@ -44,10 +44,44 @@ def test_tpu():
     assert container["command"] == [
         "python", "-m", "caugym_jax.train", "--config=grpo.py:x", "--config.a=two words",
         "--workdir=/run-files/my/run", "--config.checkpoint.folder=gs://bucket/my/run/states",
+        "--config.mesh.slices=2", "--config.mesh.data=2",
     ]  # fmt: skip
     assert pod["terminationGracePeriodSeconds"] == 120 and pod["restartPolicy"] == "Never"
     assert job["template"]["metadata"]["annotations"] == {"gke-gcsfuse/volumes": "true"}
     assert {"name": "CAUGYM_PROCESSES", "value": "auto"} in container["env"]
+
+
+def test_slices_become_the_mesh_that_train_lays():
+    from caugym_jax import config
+
+    def mesh(*options):
+        _, pod = job_and_pod(manifest(*options))
+        command = pod["containers"][0]["command"]
+        given = [a.removeprefix("--config.") for a in command if a.startswith("--config.mesh")]
+        return config.load("grpo.py:r1-distill-qwen-14b", given).mesh
+
+    two = mesh(*TPU)
+    assert (two.slices, two.data, two.fsdp) == (2, 2, -1)
+    four = mesh(*TPU, "--config.mesh.data=4", "--config.mesh.fsdp=8")
+    assert (four.slices, four.data, four.fsdp) == (2, 4, 8)
+    one = mesh("--topology=v5p:4x4x4", "--claim=disk")
+    assert (one.slices, one.data, one.fsdp) == (1, 1, -1)
+
+
+def test_errors_of_its_own_end_the_jobset_and_lost_pods_restart_it():
+    found = manifest(*TPU)
+    job, _ = job_and_pod(found)
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob"
+    assert rule["onExitCodes"]["operator"] == "In"
+    assert set(rule["onExitCodes"]["values"]) == {1, 2}  # not 75, 134, 137, 143
+    assert found["spec"]["failurePolicy"]["rules"] == [
+        {
+            "name": "own-error",
+            "action": "FailJobSet",
+            "onJobFailureReasons": ["PodFailurePolicy"],
+        }
+    ]
 
 
 def test_gpu():
@@ -74,6 +108,7 @@ def test_gpu():
         (["--claim=c"], "give either --topology or --gpus"),
         (["--claim=c", "--topology=v9:2x2"], "known: v4, v5e, v5p, v6e, tpu7x"),
         (["--claim=c", "--topology=v4:3x1x3"], "9 chips do not fill hosts of 4"),
+        (["--claim=c", "--gpus=1", "--slices=2"], "--slices=2: 1 or more, and with --topology"),
         (["--claim=c", "--gpus=1", "--name=Run"], "small letters"),
         (["--claim=c", "--gpus=1", "--strange"], "unrecognized arguments: --strange"),
     ],

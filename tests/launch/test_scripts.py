@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,8 @@ def test_a_run_is_stopped_by_hand(play, tmp_path):
     assert ask("status").stdout == "none\n"
     ask("start", "my/run")
     assert ask("status").stdout == "running\n"
+    while not (tmp_path / "0/caugym-log").read_text():
+        time.sleep(0.05)
     ask("start", "my/run")  # is there
     ask("stop")
     assert ask("follow").stdout == "worker 0 trains\n"
