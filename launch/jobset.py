@@ -5,12 +5,13 @@
         [--slices=N] [--spot] [--dry-run] --config=NAME.py[:ARG] [train arguments ...]
     launch/jobset.py --name=NAME --image=IMAGE --gpus=8 --nodes=2 --claim=PVC --config=...
 
---topology asks for TPU slices (GKE), --gpus for NVIDIA GPUs per node, one process on each node. The
-run lies in a bucket (GKE's gcsfuse for its small files, its checkpoints directly) or on a volume
-that all nodes can write (--claim). A pod that is evicted or preempted gets SIGTERM and --grace
-seconds: the run saves after the present step. --dry-run prints the manifest (JSON, which is YAML).
-Logs: kubectl logs -l jobset.sigs.k8s.io/jobset-name=NAME --prefix. Needs kubectl and the JobSet
-controller.
+--topology asks for TPU slices (GKE), --gpus for NVIDIA GPUs per node, one process on each node.
+--slices=N: so many slices of that topology, joined by data parallelism (config.mesh.slices=N, and
+config.mesh.data=N where no other is given). The run lies in a bucket (GKE's gcsfuse for its small
+files, its checkpoints directly) or on a volume that all nodes can write (--claim). A pod that is
+evicted or preempted gets SIGTERM and --grace seconds: the run saves after the present step.
+--dry-run prints the manifest (JSON, which is YAML). Logs: kubectl logs
+-l jobset.sigs.k8s.io/jobset-name=NAME --prefix. Needs kubectl and the JobSet controller.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ def manifest(
     """
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?", name):
         raise ValueError(f"--name={name}: up to 30 small letters, digits and dashes")
+    if slices < 1 or slices > 1 and gpus:
+        raise ValueError(f"--slices={slices}: 1 or more, and with --topology")
     if bool(topology) == bool(gpus):
         raise ValueError("give either --topology or --gpus")
     if bool(bucket) == bool(claim):
@@ -72,7 +75,7 @@ def manifest(
         resources = {"google.com/tpu": str(chips)}
         env = {"CAUGYM_PROCESSES": "auto"}
     else:
-        hosts, slices = nodes, 1
+        hosts = nodes
         resources = {"nvidia.com/gpu": str(gpus)}
         env = {
             "CAUGYM_COORDINATOR": f"{name}-train-0-0.{name}:{PORT}",
@@ -81,6 +84,13 @@ def manifest(
     if spot:
         selector["cloud.google.com/gke-spot"] = "true"
     annotations, volume, arguments = _storage(name, bucket, claim)
+    if slices > 1:
+        told = {argument.partition("=")[0] for argument in train}
+        arguments += [
+            f"{key}={slices}"
+            for key in ("--config.mesh.slices", "--config.mesh.data")
+            if key not in told
+        ]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace,
@@ -104,11 +114,11 @@ def manifest(
         "completions": hosts,
         "completionMode": "Indexed",
         "backoffLimit": 0,  # a pod that fails ends its job, and the JobSet starts all again
-        "podFailurePolicy": {  # but not where the command was wrong
+        "podFailurePolicy": {  # but not where it would end alike: docs/processes.md
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": "train", "operator": "In", "values": [2]},
+                    "onExitCodes": {"containerName": "train", "operator": "In", "values": [1, 2]},
                 }
             ]
         },
@@ -131,7 +141,7 @@ def manifest(
                 "maxRestarts": restarts,
                 "rules": [
                     {
-                        "name": "wrong-command",
+                        "name": "own-error",
                         "action": "FailJobSet",
                         "onJobFailureReasons": ["PodFailurePolicy"],
                     }
@@ -185,7 +195,7 @@ def main(argv: list[str]) -> int:
     add("--image", required=True, help="with this code and its packages: launch/Dockerfile")
     add("--config", required=True, metavar="NAME.py[:ARG]")
     add("--topology", default="", help="of a TPU slice, e.g. v5p:4x4x4")
-    add("--slices", type=int, default=1)
+    add("--slices", type=int, default=1, help="of that topology, joined by data parallelism")
     add("--gpus", type=int, default=0, help="per node")
     add("--nodes", type=int, default=1, help="with --gpus")
     add("--bucket", default="", metavar="gs://BUCKET/PATH")
