@@ -28,7 +28,7 @@ install() { # the bucket under $mount, and the packages that the run began with
         gcsfuse --implicit-dirs "$bucket" "$mount"
     fi
     mkdir -p "$mount/$path/logs"
-    PATH=~/.local/bin:$PATH # the machine's own Python may be too old: uv brings one
+    export PATH=~/.local/bin:$PATH VIRTUAL_ENV=$PWD/.venv # for uv: the machine's Python may be old
     command -v uv >/dev/null || curl -fsSL https://astral.sh/uv/install.sh | sh
     [[ -x .venv/bin/python ]] || uv venv -q --python "$python" .venv
     if [[ ${4:-} == lock ]]; then # once in the run's life, by one worker

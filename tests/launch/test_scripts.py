@@ -245,6 +245,44 @@ def test_a_run_is_stopped_by_hand(play, tmp_path):
     assert (tmp_path / "starts-0").read_text() == "started\n"
 
 
+UV = """#!/bin/sh
+echo "$*" >>calls
+case "$*" in
+    venv*) mkdir -p .venv/bin && cp /bin/true .venv/bin/python ;;
+    *freeze) echo found==1.2 ;;
+esac
+"""
+
+
+def test_all_workers_install_what_the_run_began_with(tmp_path):
+    root, lock = tmp_path / "caugym", tmp_path / "mount/my/run/requirements.lock"
+    (root / "launch").mkdir(parents=True)
+    shutil.copy(LAUNCH / "tpu_worker.sh", root / "launch")
+    (tmp_path / "bin").mkdir()
+    for name in ("uv", "gcsfuse", "mountpoint"):
+        (tmp_path / "bin" / name).write_text(UV if name == "uv" else "#!/bin/sh\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    env = os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "MOUNT": str(tmp_path / "mount"),
+    }
+
+    def install(*more):
+        command = [root / "launch/tpu_worker.sh", "install", "bucket", "my/run", "3.12", *more]
+        subprocess.run(command, env=env, check=True)
+        calls = (root / "calls").read_text().splitlines()
+        (root / "calls").write_text("")
+        return calls
+
+    kept = f"pip install -q --no-deps -r {lock}"
+    first = "pip install -q -r requirements.txt jax[tpu] gcsfs"
+    assert install("lock") == ["venv -q --python 3.12 .venv", first, "pip freeze", kept]
+    assert lock.read_text() == "found==1.2\n"
+    assert install() == [kept]
+    assert install("lock") == []  # once in a run's life
+
+
 @pytest.mark.parametrize("changed", ["", " M caugym_jax/train.py"])
 def test_changes_that_are_not_sent_are_told(tmp_path, changed):
     (tmp_path / "git").write_text(f"#!/bin/sh\nprintf '%s' '{changed}'\n")
