@@ -30,9 +30,13 @@ def has_zero_effect(graph: Graph, task: str, x: int, y: int) -> bool:
 
 
 def adjusters(graph: Graph, task: str, x: int, y: int, max_size: int) -> list[tuple[int, ...]]:
-    """The smallest valid adjustment sets for a task, as `graph.adjustment_sets`."""
+    """The smallest valid adjustment sets for a task; [] if none has at most max_size members."""
     held = mediators(graph, x, y) if task in WITH_MEDIATORS else ()
-    return adjustment_sets(graph, x, y, max_size, held=held, natural=task in ("NDE", "NIE"))
+    natural = task in ("NDE", "NIE")
+    for size in range(max_size + 1):
+        if found := adjustment_sets(graph, x, y, (size,), held=held, natural=natural):
+            return found
+    return []
 
 
 def draw_query(

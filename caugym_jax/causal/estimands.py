@@ -3,8 +3,8 @@
 `by_definition` reads counterfactuals off the structural model itself (worlds in which some edges
 carry fixed values). `by_identification` computes the same quantity from conditional
 probabilities of the observed joint, as a solver of the text must; its probabilities may be
-floats (the exact joint) or decimals (the printed numbers), and `ingredients` lists those that a
-problem has to print.
+floats (the exact joint), decimals (the printed numbers) or arrays (of many models), and
+`ingredients` lists those that a problem has to print.
 
 Notation: x is the value that the question sets X to, x' the other one, y the value asked about,
 Z = adjusters (a back-door set), M = mediators (all of them).
@@ -32,7 +32,7 @@ import numpy as np
 from caugym_jax.causal.scm import SCM, Event, joint, probability
 from caugym_jax.types import BOUND_TASKS
 
-Number = float | Decimal
+Number = float | Decimal | np.ndarray
 Probability = Callable[[Event, Event], Number]  # (target, given) -> P(target | given)
 
 
@@ -80,10 +80,11 @@ class Query:
         return tuple(zip(self.mediators, self.mediator_values, strict=False))
 
 
-def assignments(variables: tuple[int, ...]) -> list[Event]:
-    """All joint values of binary variables, 0 before 1; [()] for no variable."""
+@functools.lru_cache(maxsize=512)
+def assignments(variables: tuple[int, ...]) -> tuple[Event, ...]:
+    """All joint values of binary variables, 0 before 1; ((),) for no variable."""
     values = itertools.product((0, 1), repeat=len(variables))
-    return [tuple(zip(variables, v, strict=True)) for v in values]
+    return tuple(tuple(zip(variables, v, strict=True)) for v in values)
 
 
 def verdict(query: Query, value: Number) -> str | None:
@@ -151,7 +152,7 @@ def by_identification(query: Query, p: Probability) -> Number:
     return _IDENTIFIED[query.task](query, p)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=512)
 def asked(query: Query) -> tuple[Term, ...]:
     """The probabilities that `by_identification` asks for."""
     terms: dict[Term, None] = {}
@@ -206,8 +207,16 @@ def _bound(query: Query, p: Probability) -> Number:
     do = sum(p(asked, (*query.to, *z)) * p(z, ()) for z in assignments(query.adjusters))
     actual = p((*query.away, *query.other_outcome), ())
     if query.bound == "upper":
-        return min(1, (do - p((*query.to, *query.outcome), ())) / actual)
-    return max(0, (p(asked, ()) - do) / actual)
+        return _least(1, (do - p((*query.to, *query.outcome), ())) / actual)
+    return _most(0, (p(asked, ()) - do) / actual)
+
+
+def _least(limit: int, number: Number) -> Number:
+    return np.minimum(limit, number) if isinstance(number, np.ndarray) else min(limit, number)
+
+
+def _most(limit: int, number: Number) -> Number:
+    return np.maximum(limit, number) if isinstance(number, np.ndarray) else max(limit, number)
 
 
 _IDENTIFIED: dict[str, Callable[[Query, Probability], Number]] = {

@@ -188,18 +188,22 @@ def _hard_problem(chosen: Settings, seed: int, index: int) -> Problem:
     """Twins are spread: problems come in groups of one block for each task, in random order."""
     size = TWINS * len(chosen.tasks)
     group, place = divmod(index, size)
-    slot = np.random.default_rng((seed, 2, group)).permutation(size)[place]
-    number, i = divmod(group * size + int(slot), TWINS)
+    number, i = divmod(group * size + _slots(seed, group, size)[place], TWINS)
     block, names, states, kind = _hard_block(chosen, seed, number)
     graph, query, exact, lacks = block.twins[i]
     rng = np.random.default_rng((seed, 4, index))
-    edges = tuple(graph.edges[i] for i in rng.permutation(len(graph.edges)))
-    given = tuple(block.given[i] for i in rng.permutation(len(block.given)))
+    edges = tuple(graph.edges[i] for i in rng.permutation(len(graph.edges)).tolist())
+    given = tuple(block.given[i] for i in rng.permutation(len(block.given)).tolist())
     story = Story(names, states, edges, given, query)
     value = None if lacks else Decimal(round(exact, 9))  # enumeration leaves 1e-17 of a 0
     text = _text(chosen, story, rng)
     graph = Graph(graph.n, edges)
     return finished(graph, story, text, value, exact, variant="hard", kind=kind, block=number)
+
+
+@functools.lru_cache(maxsize=4)
+def _slots(seed: int, group: int, size: int) -> list[int]:
+    return np.random.default_rng((seed, 2, group)).permutation(size).tolist()
 
 
 @functools.lru_cache(maxsize=128)

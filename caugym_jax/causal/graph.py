@@ -58,7 +58,11 @@ class Graph:
 
     @functools.cached_property
     def descendant_masks(self) -> tuple[int, ...]:
-        return tuple(_closure(self.child_masks, self.child_masks[v]) for v in range(self.n))
+        return tuple(_closure(self.child_masks, effects) for effects in self.child_masks)
+
+    @functools.cached_property
+    def ancestor_masks(self) -> tuple[int, ...]:
+        return tuple(_closure(self.parent_masks, causes) for causes in self.parent_masks)
 
     @functools.cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
@@ -98,16 +102,28 @@ def _closure(steps: tuple[int, ...], start: int) -> int:
 
 
 def d_separated(graph: Graph, xs: int, ys: int, given: int, *, cut: int = 0) -> bool:
-    """Whether `given` d-separates xs from ys once the edges out of `cut` are gone; bit masks.
+    """Whether `given` d-separates xs from ys once the edges out of `cut` are gone; bit masks."""
+    return _separated(*_without_edges_from(graph, cut), xs, ys, given)
+
+
+def _without_edges_from(graph: Graph, cut: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The masks of parents and of children once the edges out of `cut` are gone."""
+    parents, children = graph.parent_masks, graph.child_masks
+    if cut:
+        parents = tuple([causes & ~cut for causes in parents])
+        children = tuple([0 if cut >> v & 1 else own for v, own in enumerate(children)])
+    return parents, children
+
+
+def _separated(
+    parents: tuple[int, ...], children: tuple[int, ...], xs: int, ys: int, given: int
+) -> bool:
+    """Whether `given` d-separates xs from ys.
 
     Walks all active paths from xs (Shachter's Bayes ball): a node not in `given` passes on to its
     children, and to its parents if reached from a child; a node reached from a parent passes on to
     its other parents if it or a descendant is in `given`. Linear in the edges.
     """
-    parents, children = graph.parent_masks, graph.child_masks
-    if cut:
-        parents = tuple(causes & ~cut for causes in parents)
-        children = tuple(0 if cut >> v & 1 else own for v, own in enumerate(children))
     opened = _closure(parents, given)  # with a member of `given` at or below it
     from_child, from_parent = xs & ~given, 0
     new_up, new_down = from_child, 0
@@ -160,32 +176,26 @@ def independence_map(graph: Graph, order: Sequence[int]) -> Graph:
     """The sparsest graph along an order that every distribution of `graph` factorises along.
 
     A node's parents are those earlier nodes that the other earlier ones do not d-separate from it
-    (Verma & Pearl 1990; unique where the distribution is positive).
-    """
-    edges, before = [], 0
-    for node in order:
-        edges += [(cause, node) for cause in members(_boundary(graph, node, before))]
-        before |= 1 << node
-    return Graph(graph.n, tuple(edges))
-
-
-def _boundary(graph: Graph, node: int, before: int) -> int:
-    """Which of the nodes `before` the others do not d-separate from `node`, as a mask.
-
-    Those that a path in the moral graph of all their ancestors leads to without passing another.
+    (Verma & Pearl 1990; unique where the distribution is positive): those that a path in the moral
+    graph of all their ancestors leads to without passing another.
     """
     parents, children = graph.parent_masks, graph.child_masks
-    kept = _closure(parents, before | 1 << node)
-    reached = new = 1 << node
-    while new:
-        near = 0
-        for v in members(new):
-            near |= parents[v]
-            for child in members(children[v] & kept):
-                near |= parents[child] | 1 << child
-        new = near & ~reached & ~before
-        reached |= near
-    return reached & before
+    edges: list[tuple[int, int]] = []
+    before = kept = 0  # the earlier nodes; these with all their ancestors
+    for node in order:
+        kept |= graph.ancestor_masks[node] | 1 << node
+        reached = new = 1 << node
+        while new:
+            near = 0
+            for v in members(new):
+                near |= parents[v]
+                for child in members(children[v] & kept):
+                    near |= parents[child] | 1 << child
+            new = near & ~reached & ~before
+            reached |= near
+        edges += [(cause, node) for cause in members(reached & before)]
+        before |= 1 << node
+    return Graph(graph.n, tuple(sorted(edges)))
 
 
 def directed_path(graph: Graph, x: int, y: int, *, indirect: bool = False) -> tuple[int, ...]:
@@ -218,50 +228,31 @@ def adjustment_sets(
     graph: Graph,
     x: int,
     y: int,
-    max_size: int,
+    sizes: Iterable[int],
     *,
     held: tuple[int, ...] = (),
     natural: bool = False,
 ) -> list[tuple[int, ...]]:
-    """The smallest sets that satisfy the back-door criterion for (x, y); [] if none has max_size.
+    """All sets of the given sizes that satisfy the back-door criterion for (x, y).
 
     Pearl (2009), definition 3.3.1: no member descends from x, and the set d-separates x from y
-    once the edges out of x are cut. All sets of the smallest size that has one are returned.
+    once the edges out of x are cut.
 
-    `held` and `natural`: as in `is_adjustment_set`.
+    With `held` (all mediators from x to y) the set separates x and the held nodes jointly from y
+    once the edges out of all of them are cut and holds no descendant of any, so that it identifies
+    the controlled direct effect; with `natural` it separates x from the mediators as well, so that
+    it identifies the natural effects (Pearl 2001, theorem 2).
     """
-    candidates = [v for v in range(graph.n) if v not in (x, y) and v not in graph.descendants[x]]
-    for size in range(max_size + 1):
-        found = [
-            z
-            for z in itertools.combinations(candidates, size)
-            if is_adjustment_set(graph, x, y, z, held=held, natural=natural)
-        ]
-        if found:
-            return found
-    return []
-
-
-def is_adjustment_set(
-    graph: Graph,
-    x: int,
-    y: int,
-    z: tuple[int, ...],
-    *,
-    held: tuple[int, ...] = (),
-    natural: bool = False,
-) -> bool:
-    """Whether z satisfies the back-door criterion for (x, y), whatever its size.
-
-    With `held` (all mediators from x to y) z separates x and the held nodes jointly from y once
-    the edges out of all of them are cut and holds no descendant of any, so that it identifies the
-    controlled direct effect; with `natural` it separates x from the mediators as well, so that it
-    identifies the natural effects (Pearl 2001, theorem 2).
-    """
-    treated, z_mask = 1 << x | mask(held), mask(z)
-    affected = treated | 1 << y
+    treated = affected = 1 << x | mask(held)
     for v in (x, *held):
         affected |= graph.descendant_masks[v]
-    if affected & z_mask or not d_separated(graph, treated, 1 << y, z_mask, cut=treated):
-        return False
-    return not (natural and held) or d_separated(graph, 1 << x, mask(held), z_mask, cut=1 << x)
+    around = _without_edges_from(graph, treated)
+    inside = _without_edges_from(graph, 1 << x) if natural and held else None
+
+    def valid(z: int) -> bool:
+        if not _separated(*around, treated, 1 << y, z):
+            return False
+        return inside is None or _separated(*inside, 1 << x, mask(held), z)
+
+    others = [v for v in range(graph.n) if v != y and not affected >> v & 1]
+    return [z for size in sizes for z in itertools.combinations(others, size) if valid(mask(z))]

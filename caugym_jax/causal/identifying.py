@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from caugym_jax.causal.estimands import Query, Term, asked, by_identification
-from caugym_jax.causal.scm import SCM, event_cells, joint, scm_directions
+from caugym_jax.causal.scm import SCM, event_cells, joint, scm_slopes
 
 FLAT = 1e-6  # a gradient shorter than this is none
 OUTSIDE = 1e-3  # share of a gradient that lies outside a span
@@ -26,12 +26,11 @@ def determined(
     observed: the joint of `scm`, where it is at hand.
     """
     observed = joint(scm) if observed is None else observed
-    directions = scm_directions(scm, observed)
     needed = asked(query)
-    numbers = _conditionals(observed, directions, (*told, *needed))
+    numbers = _conditionals(scm, observed, (*told, *needed))
     rows = np.array([number.slope for number in numbers[: len(told)]]).T
     known = dict(zip(needed, numbers[len(told) :], strict=True))
-    one = _Moving(1.0, np.zeros(len(directions)))
+    one = _Moving(1.0, np.zeros_like(numbers[0].slope))
     estimand = by_identification(
         query, lambda target, given: known[target, given] if target else one
     )
@@ -46,17 +45,20 @@ def determined(
     return bool(np.linalg.norm(rows @ weights - gradient) < OUTSIDE)
 
 
-def _conditionals(
-    observed: np.ndarray, directions: np.ndarray, terms: Sequence[Term]
-) -> list[_Moving]:
-    """The terms' probabilities, with their slopes along the directions."""
-    events = [(*given, *target) for target, given in terms] + [given for _, given in terms]
-    moving = np.concatenate([observed[None], directions]).reshape(1 + len(directions), -1)
-    sums = event_cells(events, observed.ndim) @ moving.T
-    part, whole = sums[: len(terms)], sums[len(terms) :]
-    values = part[:, :1] / whole[:, :1]
-    slopes = (part[:, 1:] - values * whole[:, 1:]) / whole[:, :1]
-    return list(map(_Moving, values[:, 0].tolist(), slopes))
+def _conditionals(scm: SCM, observed: np.ndarray, terms: tuple[Term, ...]) -> list[_Moving]:
+    """The terms' probabilities, with their slopes along the free entries of the mechanisms."""
+    which, cells, parts, wholes = event_cells(terms, observed.ndim)
+    entries, slopes = scm_slopes(scm, observed)
+    size = entries[-1].max() + 1
+    sums = np.bincount(which, observed.reshape(-1)[cells])[:, None]
+    moved = np.bincount(
+        (which * size + entries[:, cells]).reshape(-1),
+        slopes[:, cells].reshape(-1),
+        minlength=len(sums) * size,
+    ).reshape(-1, size)
+    values = sums[parts] / sums[wholes]
+    moved = (moved[parts] - values * moved[wholes]) / sums[wholes]
+    return list(map(_Moving, values[:, 0].tolist(), moved))
 
 
 class _Moving:

@@ -7,8 +7,10 @@ w ~ N(0, variance 2). All 2^n states are enumerated: nothing is sampled.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,7 +61,7 @@ def factorised(graph: Graph, observed: np.ndarray) -> SCM:
         margin = observed.sum(axis=tuple(v for v in range(graph.n) if v not in axes))
         place = sum(p < node for p in parents)
         if place < len(parents):
-            margin = np.moveaxis(margin, place, -1)
+            margin = _moved(margin, place, len(parents))
         tables.append(margin / margin.sum(axis=-1, keepdims=True))
     return SCM(graph, tuple(tables))
 
@@ -84,7 +86,7 @@ def joint(scm: SCM, edges: Mapping[tuple[int, int], int] | None = None) -> np.nd
             table = table[tuple(edges.get((p, node), slice(None)) for p in parents)]
         place = sum(p < node for p in axes)
         if place < len(axes):
-            table = np.moveaxis(table, len(axes), place)
+            table = _moved(table, len(axes), place)
         shape = [1] * n
         for v in (*axes, node):
             shape[v] = 2
@@ -92,26 +94,31 @@ def joint(scm: SCM, edges: Mapping[tuple[int, int], int] | None = None) -> np.nd
     return result
 
 
-def scm_directions(scm: SCM, observed: np.ndarray) -> np.ndarray:
+def _moved(array: np.ndarray, axis: int, place: int) -> np.ndarray:
+    """As np.moveaxis, which takes several times as long on small arrays."""
+    order = list(range(array.ndim))
+    order.insert(place, order.pop(axis))
+    return array.transpose(order)
+
+
+def scm_slopes(scm: SCM, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The derivative of the joint `observed` by each free entry P(V_i = 1 | parents).
 
-    Shape (entries, 2, ..., 2), by node, then by the parents' values; the joint is linear in each
-    entry, so these are exact: what the entry's own factor leaves of the joint, with the sign of
-    V_i, where the parents have their values. Needs mechanisms without zeros.
+    Two arrays of shape (n, 2^n). The first says which entry of node i is in force in each cell (in
+    flat order); entries are numbered by node, then by the parents' values. The second is the
+    derivative of the cell by that entry; those by the node's other entries are 0. The joint is
+    linear in each entry, so these are exact: what the entry's own factor leaves of the joint, with
+    the sign of V_i. Needs mechanisms without zeros.
     """
     n = scm.graph.n
-    cells = np.arange(2**n)
-    values = cells >> np.arange(n - 1, -1, -1)[:, None] & 1  # by node and cell
+    values = np.arange(2**n) >> np.arange(n - 1, -1, -1)[:, None] & 1  # by node and cell
     places = np.zeros((n, n), dtype=int)  # of each parent's value in a context's number
     for node, parents in enumerate(scm.graph.parents):
         places[node, parents] = [1 << i for i in reversed(range(len(parents)))]
-    sizes = [1 << len(parents) for parents in scm.graph.parents]
-    starts = np.array([0, *itertools.accumulate(sizes)])
-    entries = starts[:-1, None] + places @ values  # the entry in force, by node and cell
+    starts = itertools.accumulate((1 << len(p) for p in scm.graph.parents[:-1]), initial=0)
+    entries = places @ values + np.array(list(starts))[:, None]
     factors = np.concatenate([table.reshape(-1, 2) for table in scm.tables])[entries, values]
-    directions = np.zeros((starts[-1], 2**n))
-    directions[entries, cells] = np.where(values, 1.0, -1.0) / factors * observed.reshape(-1)
-    return directions.reshape(-1, *(2,) * n)
+    return entries, (2 * values - 1) / factors * observed.reshape(-1)
 
 
 def probability(joint: np.ndarray, target: Event, given: Event = ()) -> float:
@@ -129,9 +136,29 @@ def event_index(event: Event, n: int) -> tuple:
     return tuple(index)
 
 
-def event_cells(events: Sequence[Event], n: int) -> np.ndarray:
-    """Which of the 2^n cells of a joint (in their flat order) each event holds: 1.0 or 0.0."""
-    about = [sum(1 << n - 1 - v for v, _ in event) for event in events]
-    wanted = [sum(value << n - 1 - v for v, value in event) for event in events]
-    inside = np.arange(2**n) & np.array(about)[:, None] == np.array(wanted)[:, None]
-    return inside.astype(float)
+class EventCells(NamedTuple):
+    """The cells of a joint, in flat order, that the events of some P(target | given) hold."""
+
+    which: np.ndarray  # of all pairs of an event and a cell, sorted: the event's number
+    cells: np.ndarray  # and the cell
+    parts: list[int]  # by term: the number of the event (given, target)
+    wholes: list[int]  # and of the event given
+
+
+@functools.lru_cache(maxsize=8)
+def event_cells(terms: tuple[tuple[Event, Event], ...], n: int) -> EventCells:
+    """For each (target, given) of the terms; a joint has 2^n cells."""
+    numbers: dict[tuple[int, int], int] = {}  # by the nodes of an event and those that are 1 in it
+
+    def number(event: Event) -> int:
+        nodes = ones = 0
+        for v, value in event:
+            nodes |= 1 << n - 1 - v
+            ones |= value << n - 1 - v
+        return numbers.setdefault((nodes, ones), len(numbers))
+
+    parts = [number((*given, *target)) for target, given in terms]
+    wholes = [number(given) for _, given in terms]
+    about, wanted = np.array(list(numbers)).T[..., None]
+    which, cells = (np.arange(2**n) & about == wanted).nonzero()
+    return EventCells(which, cells, parts, wholes)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 
 from caugym_jax.causal.estimands import (
+    Probability,
     Query,
     Term,
     assignments,
@@ -117,8 +118,8 @@ def _worked_steps(query: Query, printed: Printed) -> list[str]:
     sign = ">" if result > 0 else "<"
     return [
         f"{task}={'='.join(sides)}",
-        _values(terms, printed),
-        f"{task}={_numeric(sides[-1], terms, printed)}={result:.4f}",
+        _values(terms, p),
+        f"{task}={_numeric(sides[-1], terms, p)}={result:.4f}",
         f"{task}={result:.4f}{sign}0 so the answer is {verdict(query, result)}.",
     ]
 
@@ -131,7 +132,7 @@ def _bound_steps(query: Query, printed: Printed) -> list[str]:
     sides, terms = _do(query)
     first = f"Calculate {name}\n{'='.join([name, *sides])}"
     if query.adjusters:
-        first += f"\n{_values(terms, printed)}\n{name}={_numeric(sides[-1], terms, printed)}"
+        first += f"\n{_values(terms, p)}\n{name}={_numeric(sides[-1], terms, p)}"
     other, actual = (p(*term) for term in _bound_terms(query))
     left, right = (do, other) if upper else (other, do)
     clip = "min{1" if upper else "max{0"
@@ -161,13 +162,11 @@ def _bound_terms(query: Query) -> tuple[Term, Term]:
     return other, Term((*query.away, *query.other_outcome))
 
 
-def _values(terms: list[Term], printed: Printed) -> str:
-    p = printed_probability(printed)
+def _values(terms: list[Term], p: Probability) -> str:
     return "\t".join(f"{symbol(term)}={p(*term):.4f}" for term in terms)
 
 
-def _numeric(expression: str, terms: list[Term], printed: Printed) -> str:
-    p = printed_probability(printed)
+def _numeric(expression: str, terms: list[Term], p: Probability) -> str:
     for term in terms:
         expression = expression.replace(symbol(term), f"{p(*term):.4f}")
     return expression

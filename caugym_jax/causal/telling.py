@@ -1,14 +1,14 @@
 """What each way to an answer needs to be told of one world, and how it is told.
 
-A *route* is one way to the answer of a query: mediators and adjusters that identify it on some
-graph. Routes share what they need to be told; it is told once, in the same words, whichever asks.
+Ways (see `routes`) share what they need to be told; it is told once, in the same words, whichever
+asks.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -17,31 +17,46 @@ import numpy as np
 from caugym_jax.causal.estimands import (
     Query,
     Term,
+    asked,
     assignments,
     by_identification,
-    exact_probability,
     ingredients,
     printed_probability,
 )
 from caugym_jax.causal.finishing import four_decimals
-from caugym_jax.causal.scm import probability
+from caugym_jax.causal.graph import Graph
+from caugym_jax.causal.scm import draw_scm, event_cells, joint, probability
 
+MODELS = 16  # drawn at once
 MARGIN = 0.0003  # between the exact answer and that of the told numbers
 DEGENERATE = {"0.0000", "1.0000"}
 
-Route = tuple[tuple[int, ...], tuple[int, ...]]  # mediators, adjusters
 Key = tuple[frozenset, frozenset]  # told about these variables or events, given these events
 Told = tuple[tuple[Term, str], ...]
+
+
+class Answer(NamedTuple):
+    """How well the numbers told serve a way."""
+
+    sound: bool  # the numbers told give it within MARGIN
+    sharp: bool  # they give the same four decimals
 
 
 class Telling:
     """The sentences about one joint distribution; each is drawn once, and then the same."""
 
-    def __init__(self, rng: np.random.Generator, observed: np.ndarray, query: Query) -> None:
-        self.rng, self.observed, self.query = rng, observed, query
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        observed: np.ndarray,
+        exact: dict[Query, float],
+        hopeful: list[Query],
+    ) -> None:
+        self.rng, self.observed = rng, observed
+        self.exact = exact  # the answer by each way
+        self.hopeful = hopeful  # ways to which four decimals of each number seem to suffice
         self._told: dict[Key, Told] = {}
-        self._exact: dict[Route, float] = {}
-        self._answers: dict[Route, Answer] = {}
+        self._answers: dict[Query, Answer] = {}
 
     def told(self, keys: Iterable[Key]) -> Told:
         return tuple(pair for key in keys for pair in self._sentences(key))
@@ -64,54 +79,65 @@ class Telling:
 
     def _shuffled(self, parts: frozenset) -> tuple:
         ordered = sorted(parts)
-        return tuple(ordered[i] for i in self.rng.permutation(len(ordered)))
+        return tuple(ordered[i] for i in self.rng.permutation(len(ordered)).tolist())
 
-    def keys(self, route: Route) -> tuple[Key, ...]:
-        """What a route needs to be told."""
-        return _keys(by_route(self.query, route))
+    def answer(self, way: Query) -> Answer:
+        if way not in self._answers:
+            self._answers[way] = self._answer(way)
+        return self._answers[way]
 
-    def exact(self, route: Route) -> float:
-        if route not in self._exact:
-            p = exact_probability(self.observed)
-            self._exact[route] = by_identification(by_route(self.query, route), p)
-        return self._exact[route]
-
-    def answer(self, route: Route) -> Answer:
-        if route not in self._answers:
-            self._answers[route] = self._answer(route)
-        return self._answers[route]
-
-    def _answer(self, route: Route) -> Answer:
-        query = by_route(self.query, route)
-        told = self.told(self.keys(route))
-        exact = self.exact(route)
+    def _answer(self, way: Query) -> Answer:
+        told, exact = self.told(keys(way)), self.exact[way]
         if DEGENERATE & {number for _, number in told}:
             return Answer(False, False)
         printed = {term: Decimal(number) for term, number in told}
-        value = Decimal(by_identification(query, printed_probability(printed)))
+        value = Decimal(by_identification(way, printed_probability(printed)))
         sharp = four_decimals(value) == four_decimals(Decimal(exact))
         return Answer(abs(float(value) - exact) < MARGIN, sharp)
 
 
-class Answer(NamedTuple):
-    """How well the numbers told serve a route."""
+def draw_tellings(
+    rng: np.random.Generator, base: Graph, ways: Sequence[Query], least: int
+) -> Iterator[Telling]:
+    """Those of MODELS random models on the graph in which `least` ways are hopeful."""
+    joints = joint(draw_scm(rng, base, (MODELS,)))
+    terms = tuple({term: None for way in ways for term in asked(way)})
+    which, cells, parts, wholes = event_cells(terms, base.n)
+    first = np.flatnonzero(np.diff(which, prepend=-1))
+    sums = np.add.reduceat(joints.reshape(-1, MODELS)[cells], first)
+    values = sums[parts] / sums[wholes]
+    exact = _answers(ways, terms, values)
+    hopeful = exact.round(4) == _answers(ways, terms, values.round(4)).round(4)
+    for i in np.flatnonzero(hopeful.sum(axis=0) >= least):
+        yield Telling(
+            rng,
+            np.ascontiguousarray(joints[..., i]),
+            dict(zip(ways, exact[:, i].tolist(), strict=True)),
+            list(itertools.compress(ways, hopeful[:, i])),
+        )
 
-    sound: bool  # the numbers told give it within MARGIN
-    sharp: bool  # they give the same four decimals
+
+def _answers(ways: Sequence[Query], terms: Sequence[Term], values: np.ndarray) -> np.ndarray:
+    """By each way in each model, from the values of the terms in each model."""
+    known = dict(zip(terms, values, strict=True))
+    one = np.ones(values.shape[1])
+    return np.array(
+        [
+            by_identification(way, lambda target, given: known[target, given] if target else one)
+            for way in ways
+        ]
+    )
 
 
-def by_route(query: Query, route: Route) -> Query:
-    return dataclasses.replace(query, mediators=route[0], adjusters=route[1])
-
-
-@functools.lru_cache(maxsize=4096)
-def _keys(query: Query) -> tuple[Key, ...]:
+@functools.lru_cache(maxsize=512)
+def keys(way: Query) -> tuple[Key, ...]:
+    """What a way needs to be told."""
     kinds: dict[Key, list[Term]] = {}
-    for term in ingredients(query):
+    for term in ingredients(way):
         about = frozenset(v for v, _ in term.target), frozenset(term.given)
         kinds.setdefault(about, []).append(term)
-    keys: list[Key] = []
+    found: list[Key] = []
     for about, terms in kinds.items():
         whole = len(about[0]) == 1 or len(terms) > 2  # a distribution, not single events of it
-        keys += [about] if whole else [(frozenset(term.target), about[1]) for term in terms]
-    return tuple(keys)
+        found += [about] if whole else [(frozenset(term.target), about[1]) for term in terms]
+    return tuple(found)

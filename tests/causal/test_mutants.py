@@ -21,10 +21,11 @@ from caugym_jax.types import BOUND_TASKS, TASKS
 
 DERIVATIONS = {
     "by_definition": ("by_definition", "_frechet"),
-    "by_identification": ("_contrast", "_ett", "_nde", "_nie", "_bound"),
+    "by_identification": ("_contrast", "_ett", "_nde", "_nie", "_bound", "_least", "_most"),
 }
 OTHER_OPERATOR = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult}
 OTHER_NAME = {"min": "max", "max": "min", "to": "away", "away": "to"}
+OTHER_NAME |= {"_least": "_most", "_most": "_least"}
 OTHER_NAME |= {"direct": "direct_away", "direct_away": "direct"}
 OTHER_NAME |= {"actual": "would", "would": "actual"}  # where a function has both
 OTHER_NAME |= {"outcome": "other_outcome", "other_outcome": "outcome"}
@@ -41,7 +42,8 @@ def mutants(function: str) -> Iterator[tuple[str, ast.Module]]:
             twin.op = OTHER_OPERATOR[type(node.op)]()
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             other = OTHER_NAME.get(node.id, node.id)
-            twin.id = other if f"{other} = " in source or other in ("min", "max") else node.id
+            limits = ("min", "max", "_least", "_most")
+            twin.id = other if f"{other} = " in source or other in limits else node.id
         elif isinstance(node, ast.Attribute):
             twin.attr = OTHER_NAME.get(node.attr, node.attr)
         elif isinstance(node, ast.Constant) and node.value in (0, 1) and node.value is not True:
