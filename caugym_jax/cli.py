@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from caugym_jax.errors import UserError
+from caugym_jax.processes import nobody_reads
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:
@@ -40,7 +41,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # e.g. `... | head`: nobody reads on
+    except BrokenPipeError:
+        if not nobody_reads():
+            raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for output in (1, 2):  # else Python complains when it flushes them at its end
             os.dup2(nowhere, output)

@@ -12,6 +12,7 @@ import contextlib
 import itertools
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -80,6 +81,14 @@ def say(text: str) -> None:
     """A line on standard error, of the first process alone."""
     if is_first():
         print(text, file=sys.stderr, flush=True)
+
+
+def nobody_reads() -> bool:
+    """Whether whoever read standard output or error is gone, as in `... | head`."""
+    outputs = select.poll()
+    for output in (1, 2):
+        outputs.register(output, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in outputs.poll(0))
 
 
 def find(env: Mapping[str, str]) -> Found | None:
@@ -243,8 +252,8 @@ def _end(error: BaseException) -> None:
     status = 1
     if isinstance(error, KeyboardInterrupt):
         text, status = "interrupted", 128 + signal.SIGINT
-    elif isinstance(error, BrokenPipeError):
-        text, status = "", 128 + signal.SIGPIPE  # nobody reads what is printed
+    elif isinstance(error, BrokenPipeError) and nobody_reads():
+        text, status = "", 128 + signal.SIGPIPE
     elif isinstance(error, UserError):
         text = f"error: {error}"
     elif any(word in str(error) for word in LOST):

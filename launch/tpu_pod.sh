@@ -209,7 +209,7 @@ while :; do
         # 143: terminated and saved. 75 and 134: others were lost; none: killed. All go on.
         started=''
         if [[ $found != *143* ]] && ((++lost >= 3)); then
-            fail "the processes lost each other $lost times: $bucket/logs; the pod is left as it is"
+            fail "processes were lost $lost times: $bucket/logs; the pod is left as it is"
         fi
     fi
 done

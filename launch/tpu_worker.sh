@@ -61,7 +61,7 @@ train() {
     copying=$!
     until code=0; wait "$run" || code=$?; ! kill -0 "$run" 2>/dev/null; do :; done
     echo "$code" >"$ended"
-    kill "$copying" || :
+    kill "$copying" 2>/dev/null || :
     cp "$log" "$kept"
 }
 

@@ -41,6 +41,12 @@ def test_what_is_read_to_its_end_is_a_success():
     assert (done.returncode, done.stdout, done.stderr) == (0, b"1\n", b"")
 
 
+def test_another_pipe_that_breaks_is_told():
+    code = COMMAND.format("(_ for _ in ()).throw(BrokenPipeError('to the bucket'))")
+    done = subprocess.run([*START, code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("BrokenPipeError: to the bucket\n")
+
+
 def test_the_first_process_of_a_container_heeds_sigterm():
     """For process 1 of a PID namespace the kernel drops signals that nothing handles."""
     alone = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]

@@ -95,7 +95,7 @@ time.sleep(60)
             f"saved\nerror: {processes.GONE} (Gloo: reset)\n",
         ),
         ("UserError('no')", True, 1, f"error: {processes.GONE}\n"),
-        ("BrokenPipeError(32, 'Broken pipe')", False, 141, "saved\n"),
+        ("BrokenPipeError('far')", False, 1, "saved\nBrokenPipeError: far\n"),
     ],
 )
 def test_a_signal_to_all_leaves_the_last_words(error, lost, status, told):
@@ -108,6 +108,27 @@ def test_a_signal_to_all_leaves_the_last_words(error, lost, status, told):
     os.killpg(process.pid, signal.SIGTERM)
     assert process.stderr.read() == told
     assert process.wait(20) == status
+
+
+UNHEARD = """
+import sys, time
+from caugym_jax import processes
+
+processes._filter(sys.stderr)
+try:
+    while True:
+        print("more", file=sys.stderr, flush=True)
+        time.sleep(0.01)
+except BrokenPipeError as error:
+    processes._end(error)
+"""
+
+
+def test_where_nobody_reads_it_ends_all_the_same():
+    process = subprocess.Popen([sys.executable, "-c", UNHEARD], cwd=ROOT, stderr=subprocess.PIPE)
+    assert process.stderr.readline() == b"more\n"
+    process.stderr.close()
+    assert process.wait(20) == 128 + signal.SIGPIPE
 
 
 @given(st.lists(st.integers()), st.integers(1, 7))

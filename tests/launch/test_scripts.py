@@ -194,7 +194,7 @@ def test_lost_processes_are_started_again_a_few_times(play):
 
 def test_processes_that_lose_each_other_again_and_again(play):
     done, calls = play(["75 75"] * 9)
-    assert done.returncode == 1 and "lost each other 3 times" in done.stderr
+    assert done.returncode == 1 and "processes were lost 3 times" in done.stderr
     assert calls.count("start") == 3
 
 
