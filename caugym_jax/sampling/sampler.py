@@ -105,8 +105,8 @@ def generate(
             t, token, piece, (tokens, logprobs, count, ended) = carry
             cache = (*past, piece)
             hidden, cache = model.step(params, token, lengths - 1 + t, t - start, cache)
-            # To pick, each device takes whole rows: less is exchanged than if all had all rows. Both
-            # are said, or XLA would split the layers' work in the second way too.
+            # To pick, each device takes whole rows: less is exchanged than if all had all rows.
+            # Both are said, or XLA would split the layers' work in the second way too.
             logits = constrain(model.logits(params, hidden), "batch", "vocab")
             logits = constrain(logits, "draws", "width")
             token, logprob = pick(logits, keys, t, settings)
