@@ -42,11 +42,7 @@ class World(NamedTuple):
     base: Graph
     query: Query  # no adjusters, and no mediators but those that CDE holds
     ways: dict[Graph, list[Query] | None]  # None: the graph makes the effect 0
-
-    @property
-    def every_way(self) -> list[Query]:
-        """All ways, each once."""
-        return list(dict.fromkeys(way for ways in self.ways.values() for way in ways or ()))
+    every_way: list[Query]  # on any of the graphs, each once
 
 
 def draw_world(
@@ -73,7 +69,7 @@ def draw_world(
     for graph in graphs:
         found = _ways(graph, query, max_adjusters, max_mediators)
         ways[graph] = found and [known.setdefault(way, way) for way in found]
-    return World(base, query, ways)
+    return World(base, query, ways, list(known))
 
 
 def _question(rng: np.random.Generator, base: Graph, task: str) -> Query | None:
