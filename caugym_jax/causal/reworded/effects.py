@@ -7,37 +7,46 @@ import itertools
 import re
 from collections.abc import Iterable
 
-from caugym_jax.causal.reworded.words import akin, stem_of, stems, words_of
+from caugym_jax.causal.reworded.stems import akin, stem_of, stems, words_of
 from caugym_jax.causal.vocabulary import Unread
 
 Edges = tuple[tuple[int, int], ...]
 
-_HOW = (
-    r"(?:(?:also|directly|in turn|subsequently|likewise|then|further|similarly|simultaneously"
-    r"|immediately|both)[, ]+)*"
+_ADVERB = (
+    r"(?:also|directly|indirectly|in turn|subsequently|likewise|then|further|similarly|immediately"
+    r"|simultaneously|itself|themselves|both|all|each|jointly|partly|causally|strongly|too|do|does)"
 )
-_NOUN = r"(?:effect|impact|influence|consequence|bearing)s?"
+_HOW = rf"(?:{_ADVERB}[, ]+)*"
+_SO = rf"(?:,? {_ADVERB}\b)*"
+_NOUN = r"(?:effect|impact|influence|consequence|bearing|pull|sway)s?"
+_A = r"(?:an? |the |its |their |one of the |part of the )?(?:[a-z]+,? ){0,4}?"
 _ACTIVE = (
     r"(?:influenc|affect|impact|determin|govern|shap|caus|alter|modif|dictat|control|regulat)"
     r"(?:es|ies|s|e|y|ing(?! (?:factor|element|variable|cause|influence)))?"
-    r"|(?:driv|chang)(?:es|e)|contribut(?:es?|ing)(?: directly)? to"
-    r"|(?:acts?|bears?)(?: directly)? (?:up)?on"
-    r"|(?:leads?|feeds?|translates?)(?: directly)? (?:in)?to"
-    r"|(?:plays?|playing) (?:an? |the )?(?:[a-z]+,? ){0,2}?(?:role|part) in"
+    rf"|(?:driv|chang)(?:es|e)"
+    rf"|(?:contribut(?:es?|ing)|leads?|translates?|gives? rise){_SO} to"
+    rf"|(?:acts?|bears?|weighs?){_SO} (?:up)?on|(?:leads?|feeds?|translates?|plays?){_SO} into"
+    rf"|results?{_SO} in|brings?{_SO} about"
+    rf"|(?:plays?|playing) {_A}(?:role|part) in"
     r"(?: (?:determining|shaping|influencing|affecting|driving))?"
-    r"|(?:has|have|exerts?|produces?|with|having|exerting) (?:an? |the |its )?"
-    rf"(?:[a-z]+,? ){{0,4}}?{_NOUN} (?:up|directly )?(?:on|over)"
-    r"|(?:is|are|acts? as|serves? as|represents?) (?:an? |the |one of the )?(?:[a-z]+ )?"
-    r"(?:causes?|drivers?|determinants?) (?:of|for)"
+    rf"|(?:ha[sd]|have|exerts?|produces?|with|having|exerting) {_A}{_NOUN}{_SO} (?:up)?(?:on|over)"
+    rf"|(?:is|are|acts? as|serves? as|represents?|constitutes?) {_A}(?:causes?|drivers?"
+    r"|determinants?|influences?|contributors?|factors?)(?: of| for| on| to| in| behind)"
 )
 _PASSIVE = (
-    rf"(?:is|are|being) (?:also )?{_HOW}(?:influenced|affected|impacted|determined|governed|shaped"
-    r"|driven|caused|dictated|controlled|regulated)(?: directly| in turn)? by"
-    rf"|(?:depends?|relies|rely) {_HOW}(?:directly )?(?:up)?on|(?:is|are) {_HOW}dependent (?:up)?on"
-    r"|(?:results?|stems?|arises?)(?: directly)? from|responds?(?: directly)? to"
-    r"|(?:is|are) (?:an? |the )?(?:direct )?(?:result|consequence|product)s? of"
+    rf"(?:is|are|being) {_HOW}(?:influenced|affected|impacted|determined|governed|shaped|driven"
+    rf"|caused|dictated|controlled|regulated|altered|modified|changed|steered){_SO} by"
+    rf"|(?:depends?|depending|relies|rely|hinges?){_SO} (?:up)?on"
+    rf"|(?:is|are) {_HOW}(?:dependent|contingent) (?:up)?on"
+    rf"|(?:results?|stems?|arises?|follows?){_SO} from|responds?{_SO} to"
+    rf"|(?:is|are) {_A}(?:result|consequence|product|function|outcome)s? of"
+    rf"|(?:is|are) {_HOW}(?:under|subject to) {_A}{_NOUN} (?:of|from)"
 )
 EFFECT = re.compile(rf"\b(?P<passive>{_PASSIVE})\b|\b{_HOW}(?:{_ACTIVE})\b(?: directly\b)?", re.I)
+_SO_DOES = re.compile(
+    r"^(?P<rest>.+?)(?:,? (?:and )?(?:so|as|nor) (?:do|does) (?P<a>.+)|,? and (?P<b>.+) does too)$",
+    re.I,
+)
 _LEAD = re.compile(
     r"^(?:(?:additionally|similarly|also|moreover|furthermore|finally|simultaneously|likewise"
     r"|meanwhile|in addition|consequently|besides|while|and|then|where|here|specifically|in turn"
@@ -65,6 +74,7 @@ _BREAKS = [
 _LISTED = re.compile(
     r",? and (?:also |additionally )?|, (?:as well as )?| as well as | along with ", re.I
 )
+_ON = re.compile(r"^(?:up)?(?:on|over|by|to|of) ", re.I)
 _PHRASES = [
     (
         re.compile(r"\bbalance between work and (?:personal |private )?life\b", re.I),
@@ -110,7 +120,10 @@ def told(sentences: Iterable[str]) -> Told:
     pairs: list[tuple[str, str]] = []
     subjects: list[str] = []
     for sentence in sentences:
-        found, subjects = _effects(sentence.rstrip(".;: "), subjects)
+        sentence = sentence.rstrip(".;: ")
+        if so := _SO_DOES.match(sentence):
+            sentence = f"{so['a'] or so['b']} and {_LEAD.sub('', so['rest'])}"
+        found, subjects = _effects(sentence, subjects)
         pairs += found
     if not pairs:
         raise Unread("no sentence about effects was understood")
@@ -126,14 +139,14 @@ def told(sentences: Iterable[str]) -> Told:
     return Told(cores, list(names.values()), tuple(dict.fromkeys(edges)))
 
 
-def namings(said: Told, bold: bool = False) -> list[list[int]]:
+def namings(said: Told) -> list[list[int]]:
     """For each phrase the first phrase of the same variable; where that is open, all ways.
 
     A phrase whose words all occur in exactly one other (or in one that is about one of them) is
     short for that one; phrases that differ in one word, akin to the other's, are one; and as long
-    as the graph is in pieces, two phrases of different pieces are one: those most alike.
-    Two phrases of which one affects the other are two variables. bold: pieces are joined even by
-    phrases that have nothing in common (the numbers will tell).
+    as the graph is in pieces, two phrases of different pieces are one: those most alike, even if
+    they have nothing in common. Two phrases of which one affects the other are two variables.
+    There are at most WAYS ways.
     """
     same = list(range(len(said.cores)))
     for a, core in sorted(enumerate(said.cores), key=lambda pair: -len(pair[1])):
@@ -151,7 +164,7 @@ def namings(said: Told, bold: bool = False) -> list[list[int]]:
         alike = len(one) == len(other) == 1 and said.cores[a] & said.cores[b] and akin(*one) & other
         if alike and not _linked(said, same, a, b):
             same = _merged(same, a, b)
-    return _joined(said, same, bold)
+    return _joined(said, same)
 
 
 def more_namings(said: Told, same: list[int]) -> list[list[int]]:
@@ -165,7 +178,7 @@ def more_namings(said: Told, same: list[int]) -> list[list[int]]:
     ]
 
 
-def _joined(said: Told, same: list[int], bold: bool) -> list[list[int]]:
+def _joined(said: Told, same: list[int]) -> list[list[int]]:
     """The ways to join the pieces of a graph."""
     pieces = _pieces(same, said.edges)
     if len(set(pieces)) == 1:
@@ -177,13 +190,11 @@ def _joined(said: Told, same: list[int], bold: bool) -> list[list[int]]:
         for a, b in itertools.combinations(range(len(same)), 2)
         if pieces[a] != pieces[b] and _acyclic(said, _merged(same, a, b))
     }
-    best = max(likeness.values(), default=0)
-    if best == 0 and not (bold and likeness):
+    if not likeness:
         raise Unread("some variables have no connection: one may have two names")
+    best = max(likeness.values())
     likely = [pair for pair, value in likeness.items() if value == best]
-    return [way for pair in likely[:WAYS] for way in _joined(said, _merged(same, *pair), bold)][
-        :WAYS
-    ]
+    return [way for pair in likely[:WAYS] for way in _joined(said, _merged(same, *pair))][:WAYS]
 
 
 def _merged(same: list[int], a: int, b: int) -> list[int]:
@@ -282,7 +293,7 @@ def _names(text: str) -> list[str]:
     for phrase, short in _PHRASES:
         text = phrase.sub(short, text)
     text = _TAIL.sub("", _LEAD.sub("", text.strip(" ,;"))).strip(" ,;")
-    found = [_LEAD.sub("", part.strip()) for part in _LISTED.split(text)]
+    found = [_ON.sub("", _LEAD.sub("", part.strip())) for part in _LISTED.split(text)]
     found = [name for name in found if name]
     if not found:
         raise Unread(f"no variable in {text[:60]!r}")

@@ -19,12 +19,18 @@ FILLER = frozenset(
     undertake produce happen sustaining maintaining particular specific own cumulative personal
     subjective individual's someone's there will can may might could does do did not no
     existence presence occurrence actual risk chance likelihood probability impact type kind
-    resulting associated
+    resulting associated patient athlete player resident citizen farmer driver user member
+    participant respondent adult
     """.split()  # noqa: SIM905
 )
 
 # Of these, the ones that name a variable where nothing else does.
-LAST_RESORT = frozenset(("quality", "condition", "status", "outcome", "system", "function"))
+LAST_RESORT = frozenset(
+    """
+    quality condition status outcome system function student patient athlete player resident
+    citizen farmer driver user member participant adult
+    """.split()  # noqa: SIM905
+)
 
 # They name no variable and say nothing of one, whatever the text is about.
 COMMON = frozenset(
@@ -58,7 +64,7 @@ SAME = """
 income earnings earn earner earners salary wage wages pay
 performance result outcome achievement attainment success accomplishment productivity
 education schooling school
-satisfaction contentment fulfillment fulfilment gratification satisfied content contented
+satisfaction contentment fulfillment fulfilment gratification satisfied contented
 happiness happy
 precipitation rainfall rain rainfull rainy
 weather wheather meteorological climate climatic

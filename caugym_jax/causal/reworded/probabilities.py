@@ -6,17 +6,12 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 
-from caugym_jax.causal.reworded.words import (
-    HIGH,
-    LOW,
-    Unclear,
-    Words,
-    is_filler,
-    negated,
-)
+from caugym_jax.causal.reworded.states import HIGH, LOW
+from caugym_jax.causal.reworded.stems import is_filler
+from caugym_jax.causal.reworded.words import Unclear, Words
 from caugym_jax.causal.vocabulary import Named, Unread
 
-NUMBER = re.compile(r"(?<![\d.])[01]\.\d+|(?<![\d.])\d+(?:\.\d+)?%")
+NUMBER = re.compile(r"(?<![\d.])(?:\d+(?:\.\d+)?%|[01]\.\d+)")
 
 _CHANCE = r"(?:probability|probabilities|likelihood|chances?|proportion|percentage|fraction)\b"
 _PROBABLE = re.compile(
@@ -53,11 +48,30 @@ _HAVING = re.compile(r"\b(?:having|to have|experiencing|achieving|attaining)\b",
 _FORMULA = re.compile(r"\bP\s*\((?P<target>[^()|]*)(?:\|(?P<given>[^()]*))?\)")
 _WHATEVER = re.compile(r"\b(?:across|regardless of|irrespective of)\b[^,#]*", re.I)
 _OFTEN = re.compile(
-    rf"(?:in )?(?P<p>{NUMBER.pattern}) of (?:the time|(?:the |all |such )?(?:cases|instances))\b", re.I
+    rf"(?:in )?(?P<p>{NUMBER.pattern}) of (?:the time|(?:the |all |such )?(?:cases|instances))\b",
+    re.I,
 )
 _PRONOUN = re.compile(r"\b(?:it|they)\b(?= (?:is|are|was|were|being|remains?|stays?)\b)", re.I)
+_BOTH = re.compile(
+    r"\b(?:both|all)(?: (?:of them|(?:these )?(?:factors|variables|conditions)))?"
+    r"(?: (?:are|being|at))?\s+(?=\w)",
+    re.I,
+)
 _OTHERWISE = re.compile(r"\botherwise\b", re.I)
 _OVERALL = re.compile(r"\b(?:overall|in general|marginal|regardless)\b", re.I)
+_GROUP = re.compile(
+    r"^(?:and |while |whereas )?(?P<given>(?:those|people|[a-z]+s) (?:with|who|whose|facing|having"
+    r"|experiencing|under|in) .*?) (?:have|has|are|show|exhibit|experience|see|enjoy|face)"
+    r" (?P<target>[^,]*\w{3}.*) with (?:an? )?(?:#\s*)?$",
+    re.I,
+)
+_LISTED = re.compile(
+    r"^(?P<target>[^:#,]+?)(?: (?:given|if|when) (?P<given>[^:#]+))?\s*[:=]\s*#$", re.I
+)
+_AGENT = re.compile(r"\b(?:who|they|someone|people|(?:student|person|individual)s?)\b", re.I)
+_WITH = re.compile(
+    r"^(?!.*\b(?:is|are|was|were|probability (?:of|that))\b).*\b(?:with|at|have|has)\b[^#]*#", re.I
+)
 _VERB = re.compile(r"\b(?:is|are|was|equals?|at|of|to be|=|:|with)?\s*#", re.I)
 
 
@@ -75,28 +89,41 @@ def probabilities(sentences: list[str], words: Words) -> Iterator[tuple[Named, N
         if both := _respectively(sentence, words):
             yield from both
             continue
-        sentence = re.sub(r"\bthat (?=of\b)", "the probability ", sentence)
+        sentence = re.sub(r"\bthat (?=of\b)", "the probability ", sentence).replace("it's", "it is")
         sentence = _OFTEN.sub(r"with probability \g<p>", sentence)
         for i, (clause, number) in enumerate(_clauses(sentence)):
-            before = given
+            before, last = given, target
             try:
-                clause = _named_again(_WHATEVER.sub("", clause), seen, words)
+                clause = _named_again(_WHATEVER.sub("", clause), seen, before, words)
                 target, given, left_out = _term(clause, target, words)
                 if _OTHERWISE.search(clause) and left_out and not given:
                     given = _opposite(before)
             except Unread as error:
                 raise Unclear(str(error), clause) from None
+            known = {v for v, _ in before}
+            if (
+                i
+                and not (left_out or given)
+                and _WITH.search(clause)
+                and set(dict(target)) <= known
+            ):
+                target, given, left_out = last, target, True  # "and low tea with 0.2"
             if i and left_out and not _OVERALL.search(clause):
-                known = {v for v, _ in (*target, *given)}
-                given += tuple(event for event in before if event[0] not in known)
-            if {v for v, _ in target} & {v for v, _ in given}:
+                given += tuple(e for e in before if e[0] not in dict((*target, *given)))
+            if dict(target).keys() & dict(given):
                 raise Unclear(f"one variable as condition and as target in {clause[:80]!r}", clause)
             seen += words.nodes(clause)
             yield target, given, _decimal(number)
 
 
-def _named_again(clause: str, seen: list[int], words: Words) -> str:
-    """The clause with names for the pronouns that have a state: "it is low"."""
+def _named_again(clause: str, seen: list[int], before: Named, words: Words) -> str:
+    """The clause with names for what has a state but is not named: "it is low", "both are low".
+
+    seen: the variables named so far; before: the last conditions.
+    """
+    if (both := _BOTH.search(clause)) and len(before) > 1 and not words.nodes(clause):
+        names = " and ".join(words.name(node) for node, _ in before)
+        return f"{clause[: both.start()]}{names} are {clause[both.end() :]}"
     for pronoun in reversed(list(_PRONOUN.finditer(clause))):
         about = re.split(r"[,#]", clause[pronoun.end() :])[0]
         here = words.nodes(clause)
@@ -141,16 +168,17 @@ def _clauses(sentence: str) -> Iterator[tuple[str, str]]:
             between = sentence[number.end() : numbers[i + 1].start()]
             breaks = list(_PARTS.finditer(between))
             if breaks:
-                strong = [b for b in breaks if _starts_anew(between[b.end() :])]
+                strong = [b for b in breaks if _starts_anew(b[0], between[b.end() :])]
                 end += (strong or breaks)[0 if strong else -1].start()
         clause = f"{sentence[start : number.start()]} # {sentence[number.end() : end]}"
         yield re.sub(r"^[\s,;.:-]+|[\s,;.:]+$", "", clause), number[0]
         start = end
 
 
-def _starts_anew(text: str) -> bool:
-    """Whether what follows a break speaks of the next number: "when ...", "the ...", nothing."""
-    return re.match(rf"\s*(?:$|{_IF}|with\b|the\b|it\b|this\b|that\b)", text, re.I) is not None
+def _starts_anew(link: str, text: str) -> bool:
+    """Whether what follows a break speaks of the next number: "while", "when ...", "the ..."."""
+    new = rf"\s*(?:$|{_IF}|with\b|the\b|it\b|this\b|that\b|those\b|otherwise\b)"
+    return bool(re.search(r"while|whereas|versus|compared", link) or re.match(new, text, re.I))
 
 
 def _term(clause: str, previous: Named, words: Words) -> tuple[Named, Named, bool]:
@@ -185,15 +213,15 @@ def _term(clause: str, previous: Named, words: Words) -> tuple[Named, Named, boo
         head, subject = _subject(head, words, states)
         body = f"{subject} {body}" if subject or states else ""
     given = f"{head} , {tail}".replace("#", " ")
-    if words.nodes(given) and not words.states(given) and not negated(given):
-        raise Unread(f"a condition without a state in {given[:80]!r}")
-    conditions = words.events(given) if words.nodes(given) or words.states(given) else ()
+    events = words.affirmed if _AGENT.search(given) else words.events
+    conditions = events(given) if words.nodes(given) else ()
     if body.strip() and words.nodes(body):
         return words.affirmed(body), conditions, False
     if previous and (conditions or _OTHERWISE.search(clause)):
         return previous, conditions, True  # "for those with ..., the probability is"
-    if previous and re.search(r"\bit\b", body) and len(previous) == 1 and words.states(body):
-        return ((previous[0][0], words.states(body)[0]),), (), False  # "the probability of it being high"
+    states = words.states(body) or words.states(clause)
+    if len(previous) == len(states) == 1 and not words.nodes(clause):
+        return ((previous[0][0], states[0]),), (), True  # "of it being high", "and low with"
     raise Unread(f"no event in {clause[:80]!r}")
 
 
@@ -211,7 +239,9 @@ def _name_at_end(text: str, words: Words) -> str:
     text = text.rpartition(",")[2]
     for count in (3, 2, 1):
         name = " ".join(text.split()[-count:])
-        if [item.kind for item in words.items(name)] == ["node"] and not is_filler(name.split()[-1]):
+        if [item.kind for item in words.items(name)] == ["node"] and not is_filler(
+            name.split()[-1]
+        ):
             return name
     return ""
 
@@ -224,6 +254,8 @@ def _subject(head: str, words: Words, has_state: bool) -> tuple[str, str]:
     """
     if not has_state and (name := _name_at_end(head, words)):
         return head.rstrip()[: -len(name)], name
+    if has_state is False and (group := _GROUP.match(head)):
+        return group["given"], group["target"]
     before, _, last = head.rpartition(",")
     if not words.nodes(last) or _CONDITION.match(last) or bool(words.states(last)) == has_state:
         return head, ""  # "those with low talent have a probability of high stress": a condition
@@ -235,6 +267,9 @@ def _without_word(clause: str, previous: Named, words: Words) -> tuple[Named, Na
     before, _, after = clause.partition("#")
     if re.match(r"\s*(?:have|has|show|exhibit|experience|are|is)\b", after) and words.states(after):
         return words.events(after), words.events(before), False
+    if listed := _LISTED.match(clause):
+        given = words.events(listed["given"]) if listed["given"] else ()
+        return words.events(listed["target"]), given, False
     text = f"{before} , {after}"
     if not previous or not (words.nodes(text) or _OTHERWISE.search(text)):
         raise Unread(f"no probability in {clause[:80]!r}")

@@ -6,7 +6,8 @@ import dataclasses
 import re
 
 from caugym_jax.causal.graph import mediators
-from caugym_jax.causal.reworded.words import HIGH, LOW, Words, negated
+from caugym_jax.causal.reworded.states import HIGH, LOW
+from caugym_jax.causal.reworded.words import Words, negated
 from caugym_jax.causal.vocabulary import Asked, Unread, graph_of
 from caugym_jax.causal.wording import EFFECTS
 from caugym_jax.types import BOUND_TASKS, TASKS
@@ -15,25 +16,33 @@ _OTHER = {LOW: HIGH, HIGH: LOW}
 _NAMED = re.compile(r"\((" + "|".join(TASKS) + r")\)")
 _LIMIT = (
     r" (?:(?!the |a |an |its |their )\w+ )?"
-    r"(?:possible|bound|limit|value|probability|likelihood|chance|attainable|achievable)\b"
+    r"(?:possible|probable|bound|limit|value|probability|likelihood|chance|attainable|achievable)\b"
 )
+_AT = r"(?=.{0,40}how (?:probable|likely))\bat "
 _LEAST = re.compile(
-    rf"\b(?:minimum|minimal|least|smallest|lowest){_LIMIT}|\blower (?:bound|limit)\b", re.I
+    rf"\b(?:minimum|minimal|least|smallest|lowest){_LIMIT}|\blower (?:bound|limit)\b"
+    rf"|{_AT}least\b",
+    re.I,
 )
 _MOST = re.compile(
-    rf"\b(?:maximum|maximal|most|greatest|largest|highest){_LIMIT}|\bupper (?:bound|limit)\b", re.I
+    rf"\b(?:maximum|maximal|most|greatest|largest|highest){_LIMIT}|\bupper (?:bound|limit)\b"
+    rf"|{_AT}most\b",
+    re.I,
 )
 _CHANCE = re.compile(
-    r"\b(?:probability|likelihood|chances?|odds|extent)\b(?: of| that| for| to which)?", re.I
+    r"\b(?:probability|likelihood|chances?|odds|extent)\b(?: of| that| for| to which)?"
+    r"|\bhow (?:probable|likely) (?:(?:is|was) it |(?:would|could) it be )?that",
+    re.I,
 )
 _CHANCE_OF = re.compile(r"\b(?:probability|likelihood|chances?|odds) (?:of|that|for)\b", re.I)
+_WITH_CHANCE = re.compile(r"\bwith (?:an? |the )?(?:\w+ )?$", re.I)
 _LIKELY = re.compile(
     r"\b(?:more|less) (?:likely|probable|frequent(?:ly)?|often|prevalent|common|prone"
     r"|apt|inclined)\b",
     re.I,
 )
 _UP = (
-    r"(?:increas\w*|rais\w*|rises?|higher|greater|elevat\w*|boost\w*|improv\w*|more|larger"
+    r"(?:increas\w*|rais\w*|rises?|higher|greater|elevat\w*|boost\w*|improv\w*|more|larger|better"
     r"|enhanc\w*)"
 )
 _DOWN = (
@@ -43,12 +52,13 @@ _THE = r"(?: (?:in|the|a|an|its|their|of|that|overall|any|this|such))*"
 _TOWARDS = rf"{_THE}\s+(?:probability|likelihood|chances?|odds|likely|probable|frequent\w*|often)"
 _AFTER = r"\b(?:probability|likelihood|chance)\b[^?]*"
 _MORE = re.compile(
-    rf"\b{_UP}{_TOWARDS}|{_AFTER}\b(?:increase|rise|grow|go up|have (?:increased|risen|grown)"
+    rf"\b{_UP}{_TOWARDS}|{_AFTER}\b(?:increase|rise|grow|go(?:es|ne)? up"
+    r"|have (?:increased|risen|grown)"
     r"|(?:be|been|become) (?:higher|greater|increased|raised|larger))\b",
     re.I,
 )
 _LESS = re.compile(
-    rf"\b{_DOWN}{_TOWARDS}|{_AFTER}\b(?:decrease|drop|decline|fall|diminish"
+    rf"\b{_DOWN}{_TOWARDS}|{_AFTER}\b(?:decrease|drop|decline|fall|diminish|go(?:es|ne)? down"
     r"|have (?:decreased|dropped|declined|fallen)"
     r"|(?:be|been|become) (?:lower|reduced|decreased|smaller|diminished))\b",
     re.I,
@@ -56,25 +66,27 @@ _LESS = re.compile(
 _EITHER = re.compile(r"\b(?:increase or decrease|different|differ|affected|rise or fall)\b", re.I)
 _DIRECTION = re.compile(rf"\b(?:{_UP}|{_DOWN}){_THE}\s*(?=,)", re.I)
 _UNNAMED = re.compile(
-    r"(?<!mediator at its )(?<!mediator at the )\b(?:natural|baseline|general|typical|normal|usual"
-    r"|average) (?:state|level|value|condition)",
+    r"\b(?:versus|vs|compared (?:to|with)|relative to|than|from|against|opposed to|instead of)\b"
+    r"[^,?]{0,30}\b(?:natural|baseline|general|typical|normal|usual|average|original)"
+    r" (?:state|level|value|condition)",
     re.I,
 )
 _AGAINST = re.compile(
     r",? (?:when |as |in )?(?:compared|versus|relative|rather than|as opposed|instead of"
-    r"|in contrast)\b[^,?]*|(?<= )than when\b[^,?]*",
+    r"|in contrast)\b[^,?]*"
+    r"|(?<= )than (?:when|with|under|if|in|at|it|(?:an? )?(?:low|high))\b[^,?]*",
     re.I,
 )
 _FROM = re.compile(r"\bfrom (?:a |its )?(?:\w+ ){1,3}?to\b", re.I)
 _END = re.compile(
     r",|\?|\b(?:if|had|were|when|would|should|than|provided|assuming|given|under|with|while"
     r"|be (?:higher|lower|greater|reduced)|increases?|decreases?|rises?|goe?s? up|compared"
-    r"|as a result|have\b(?! (?:a |an )?(?:poor|low|bad|high|good))"
+    r"|as a result|have\b(?! (?:an? )?(?:many|few|poor|low|bad|high|good|large|small|strong|weak))"
     r"|(?:increased|raised|reduced|lowered|decreased|elevated) by)\b",
     re.I,
 )
 _CLAUSES = re.compile(
-    r"[,;]|\b(?:while|whereas|would|but|if|when|does)\b"
+    r"[,;]|\b(?:while|whereas|would|but|if|when|does(?! not))\b"
     r"|\bhad\b(?! (?:instead|been|only|remained))",
     re.I,
 )
@@ -83,7 +95,8 @@ _MEDIATOR = re.compile(
     r"\b(?:mediat|intermedia|intermediate|intervening (?:variable|factor))", re.I
 )
 _ADJUSTS = re.compile(
-    r"\b(?:value|state|level|status)s? (?:that )?(?:it|they|which) (?:would|will|takes?)"
+    r"\b(?:what(?:ever)?|(?:value|state|level|status)s?) (?:value |level |state )?(?:that )?"
+    r"(?:(?:it|they|which) )?(?:would|will|takes?)"
     r"|\bwould (?:have )?(?:take|taken|reach|reached|attain|attained|assume|assumed)\b"
     r"|\b(?:mediat\w+|intermedia\w+)(?: (?:variable|factor|value|level)s?)?"
     r"(?: (?:is|are|was|were|then|to|instead|also|would|will|has|had|have|been|be|itself"
@@ -98,10 +111,27 @@ _PATH = re.compile(
     r"|channel)\b",
     re.I,
 )
+_THROUGH = re.compile(
+    r"\b(?:what(?:ever)?(?: value| level| state)?|(?:value|state|level)s?)(?: that)?"
+    r" (?:it|they) would"
+    r"|\b(?:path(?:way)?|route|channel|effect|influence|impact|change)s?(?: that)?"
+    r"(?: (?:runs?|running|goes|going|operat\w+|pass\w+|transmitted|acting|only|solely|purely))*"
+    r" (?:through|via)\b|\b(?:only|solely|purely) (?:through|via|by way of)\b"
+    r"|\b(?:respond|react|behav|adjust|adapt|var[iy])\w* as (?:if|though)\b",
+    re.I,
+)
+_STAYS = re.compile(
+    r"\bwithout (?:letting|allowing|having|any|a|the)\b[^,?]{0,20}?\b(?:mediat|intermed)"
+    r"|\b(?:mediat|intermed)\w*(?: \w+)? (?:(?:do|does|did|is|are|was|were) not|\w+n't)\b",
+    re.I,
+)
 _HELD = re.compile(
     r"\b(?:held|holding|maintained|maintaining|kept|keeping|remains?|remained|fixed|fixing|constant"
     r"|conditioned|conditional|conditioning|controlling|controlled)\b",
     re.I,
+)
+_REVERSED = re.compile(
+    r"\b(?:affected|influenced|impacted|shaped|driven|caused|determined) by\b|\bdue to\b", re.I
 )
 _CONTRARY = re.compile(r"\b(?:had|if|were|instead|would|but|been|supposing|contrary)\b", re.I)
 _ACTUAL = re.compile(
@@ -112,8 +142,12 @@ _ACTUAL = re.compile(
 _UNLESS = re.compile(
     r"(?<!have )\bhad\b|\b(?:if|were|under|with|given|assuming|supposing|should|when)\b", re.I
 )
+_CONTRARY_CLAUSE = re.compile(
+    r"\b(?:had|if|were)\b[^,.;]*\b(?:been|were|instead|had)\b[^,.;]*(?=, )", re.I
+)
 _AS_IT_WAS = re.compile(
-    r"[,;]?\s*\b(?:given|knowing|considering|provided|since|when|if|assuming|for|in|among)\b"
+    r"[,;]?\s*\b(?:given|knowing|considering|provided|since|when|if|assuming|for"
+    r"|(?<!result )(?<!resulted )in|among)\b"
     r"(?: (?:that|it is known that|we (?:know|observe|observed) that))*",
     re.I,
 )
@@ -134,7 +168,7 @@ def read_question(
     """What is asked, with states as LOW and HIGH. Raises Unread where it is not clear."""
     question = re.sub(r"\s*\([^()]*\)\s*", " ", question)  # the mediator's name, most often
     said = _NAMED.search(instruction)
-    task = said[1] if said else _named(instruction)
+    task = said[1] if said else _named(instruction) or _named(question)
     if _LEAST.search(question) or _MOST.search(question):
         if task not in (None, *BOUND_TASKS):
             raise Unread(f"a bound of {task}")
@@ -146,6 +180,8 @@ def read_question(
     asked = _effect(question, task, words, edges)
     if said:
         pair = words.nodes(instruction[said.end() :])
+        if _REVERSED.search(instruction):
+            pair.reverse()
         if len(set(pair)) == 2 and (pair[0], pair[-1]) != (asked.x, asked.y):
             raise Unread("the instruction and the question name different variables")
     return dataclasses.replace(asked, polarity=_polarity(question))
@@ -167,6 +203,10 @@ def _polarity(question: str) -> int | None:
 
 def _task(question: str) -> str:
     """The task of a question that is not named, but for ETT, which is known by its two states."""
+    if _STAYS.search(question):
+        return "NDE"
+    if _THROUGH.search(question):
+        return "NIE"
     if _MEDIATOR.search(question):
         return "NIE" if _ADJUSTS.search(question) else "NDE"
     if path := _PATH.search(question):
@@ -223,7 +263,7 @@ def _outcome(question: str, words: Words) -> tuple[int, str, str]:
     end = _END.search(tail)
     body, rest = (tail[: end.start()], tail[end.start() :]) if end else (tail, "")
     nodes, states = words.nodes(body), words.states(body)
-    if not nodes and (likely or states):
+    if not nodes and (likely or states or _WITH_CHANCE.search(head)):
         # "make their mood more likely to be low", "their mood have a higher probability of ..."
         opens = [m.end() for m in _OPENS.finditer(head)]
         start = next((at for at in reversed(opens) if words.nodes(head[at:])), 0)
@@ -276,7 +316,7 @@ def _settings(text: str, words: Words) -> list[tuple[int, str | None, str]]:
             found += [(*event, context) for event in words.events(clause)]
         elif len(set(states)) == 1:
             found += [(node, states[0], context) for node in nodes]
-        elif len(set(nodes)) == 1 and len(states) == 2 and len(nodes) == 2:
+        elif len(set(nodes)) == 1 and sorted(states) == [HIGH, LOW]:
             found += [(nodes[0], state, context) for state in states]
         elif nodes and states:
             raise Unread(f"unclear states in {clause[:80]!r}")
@@ -301,6 +341,9 @@ def _bound(question: str, words: Words) -> Asked:
     if again and again.start() - place.end() < 40:  # "the maximum probability for the chance of"
         place = again
     actual, would = question[: extreme.start()], question[place.end() :]
+    would = re.sub(r"^ (?:(?:with|by) which|there is|there was)\b", "", would)
+    if not _UNLESS.search(would) and (contrary := _CONTRARY_CLAUSE.search(actual)):
+        actual, would = actual[: contrary.start()], f"{would} {contrary[0]}"
     for later in reversed(list(_AS_IT_WAS.finditer(would))):
         if words.states(would[later.end() :]) and not _WOULD.search(would[later.end() :]):
             actual, would = f"{actual} , {would[later.end() :]}", would[: later.start()]
