@@ -60,8 +60,8 @@ def compile_one(name: str, out: Path) -> None:
     ]  # fmt: skip
     print(" ".join(command[1:]), flush=True)
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        print(done.stderr.strip().splitlines()[-1], flush=True)
+    if not (out / f"{name}.json").exists():  # it was not compiled at all
+        raise SystemExit(done.stderr.strip() or f"{name}: ended with status {done.returncode}")
 
 
 def told(program: dict) -> str:
