@@ -80,7 +80,7 @@ def one_run(out: Path, method: str, seed: int, settings: list[str]) -> dict:
 
 def held_out(method: str, settings: list[str]) -> np.ndarray:
     """[n] bool: which of a run's held-out problems have an answer that is not zero."""
-    from caugym_jax import config as configs
+    from caugym_jax.cli import config as configs
     from caugym_jax.data.sources import problem_source
     from caugym_jax.evals.probe import nonzero
 

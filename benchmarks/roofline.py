@@ -34,11 +34,11 @@ def measure(size: tuple[int, ...], rounds: int) -> tuple[float, object]:
     import numpy as np
 
     from caugym_jax.algorithms.sft import sft
+    from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.config import ModelConfig
     from caugym_jax.models.transformer import Model, layout
-    from caugym_jax.optim import make_optimizer
+    from caugym_jax.objectives.optim import make_optimizer
     from caugym_jax.planning.roofline import Work
-    from caugym_jax.sharding import make_mesh
     from caugym_jax.types import Batch
 
     D, L, N, K, F, V, rows, width = size

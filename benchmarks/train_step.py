@@ -27,10 +27,10 @@ def ours(rows: int, length: int, remat: str):
     import numpy as np
 
     from caugym_jax.algorithms.sft import sft
+    from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.config import ModelConfig
     from caugym_jax.models.transformer import Model, layout
-    from caugym_jax.optim import make_optimizer
-    from caugym_jax.sharding import make_mesh
+    from caugym_jax.objectives.optim import make_optimizer
     from caugym_jax.types import Batch
 
     config = ModelConfig(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax import cli
+from caugym_jax.cli import commands
 from caugym_jax.errors import UserError
 from caugym_jax.planning import topology
 
@@ -27,7 +27,7 @@ TRIED = 3  # meshes that --search compiles at most
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.parser("caugym_jax.compile", __doc__)
+    parser = commands.parser("caugym_jax.compile", __doc__)
     parser.add_argument("--config", required=True, metavar="NAME.py[:ARG]")
     parser.add_argument(
         "--topology", required=True, metavar="KIND:SHAPE",
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     topology.check_name(options.topology)
     topology.prepare(options.topology)
 
-    from caugym_jax import config as configs
+    from caugym_jax.cli import config as configs
 
     overrides = [a.removeprefix("--config.") for a in rest]
     config = configs.load(options.config, overrides)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         report = report_on(config, options.topology, chosen)
     command = {"config": options.config, "overrides": overrides}
     if options.json is not None:
-        from caugym_jax.metrics import write_text
+        from caugym_jax.runs.log import write_text
 
         write_text(options.json, json.dumps(command | report, indent=1) + "\n")
     failed = [p for p in report["programs"] if not p["fits"]]
@@ -166,4 +166,4 @@ def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, A
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

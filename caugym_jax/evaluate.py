@@ -24,12 +24,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from caugym_jax import cli, processes
+from caugym_jax.cli import commands
 from caugym_jax.data.files import problem_record, read_problems, write_json
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import results, summarize, table
 from caugym_jax.grade import read_answers
-from caugym_jax.metrics import Progress, write_text
+from caugym_jax.runs.log import Progress, write_text
 from caugym_jax.types import Problem, Rollout
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ def main(argv: Sequence[str]) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Answers, writes and scores; of several processes only the first writes and prints."""
     from caugym_jax.data.prompts import prompt_tokens
-    from caugym_jax.runs import open_model
+    from caugym_jax.devices.mesh import make_mesh, sampling_mesh
+    from caugym_jax.runs.opening import open_model
     from caugym_jax.sampling.picking import Settings
     from caugym_jax.sampling.sampler import Sampler
-    from caugym_jax.sharding import make_mesh, sampling_mesh
 
     picking = Settings(args.temperature, args.top_k, args.top_p, args.min_p).check()
     problems = {path: read_problems(path)[: args.limit] for path in args.data}
@@ -251,14 +252,14 @@ def _checkpoint(args: argparse.Namespace) -> int | None:
         return None
     if args.step is not None:
         return args.step
-    from caugym_jax.checkpoints import Checkpoints
+    from caugym_jax.runs.checkpoints import Checkpoints
 
     with Checkpoints(args.model, read_only=True) as checkpoints:
         return checkpoints.latest
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.parser("caugym_jax.evaluate", __doc__)
+    parser = commands.parser("caugym_jax.evaluate", __doc__)
     add = parser.add_argument
     add("--model", required=True, help="workdir, folder, .gguf, preset, hub id or `embedded`")
     add("--data", required=True, help="problem files; several: by commas")
@@ -298,4 +299,4 @@ def _name(path: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

@@ -18,7 +18,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from caugym_jax import cli
+from caugym_jax.cli import commands
 from caugym_jax.errors import UserError
 
 
@@ -30,11 +30,11 @@ def main(argv: Sequence[str]) -> None:
     import jax
 
     from caugym_jax.data.tokenizer import load_tokenizer
+    from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.hub import load_config
     from caugym_jax.models.peft import save_adapter
     from caugym_jax.models.save import save_pretrained
-    from caugym_jax.runs import base_of, lora_of, open_adapters, open_model, stored_params
-    from caugym_jax.sharding import make_mesh
+    from caugym_jax.runs.opening import base_of, lora_of, open_adapters, open_model, stored_params
 
     config = load_config(args.workdir / "model")
     lora = lora_of(args.workdir)
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.parser("caugym_jax.export", __doc__)
+    parser = commands.parser("caugym_jax.export", __doc__)
     add = parser.add_argument
     add("--workdir", type=Path, required=True, help="folder of a run")
     add("--out", type=Path, required=True, help="folder to write")
@@ -74,4 +74,4 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from caugym_jax import cli
 from caugym_jax.causal.generating import (
     GENERATED_VARIANTS,
     WORDINGS,
@@ -29,10 +28,11 @@ from caugym_jax.causal.generating import (
 )
 from caugym_jax.causal.hard import TWINS
 from caugym_jax.causal.names import KINDS
+from caugym_jax.cli import commands
+from caugym_jax.cli.workers import in_order, worker_count
 from caugym_jax.data.rows import PURPOSES, check_suffix, make_row, write_rows
 from caugym_jax.errors import UserError
 from caugym_jax.types import Problem
-from caugym_jax.workers import in_order, worker_count
 
 PROGRESS_SECONDS = 5.0
 CHUNK = 200  # problems, or a few more, that a worker makes at a time
@@ -83,7 +83,7 @@ def _rows(
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.parser("caugym_jax.generate", __doc__)
+    parser = commands.parser("caugym_jax.generate", __doc__)
     add = parser.add_argument
     add("--tasks", type=_words, required=True, help="e.g. ATE,ETT (of the seven tasks)")
     add("--variant", default="base", help=f"one of {', '.join(GENERATED_VARIANTS)}")
@@ -137,4 +137,4 @@ def _progress(rows: Iterator[dict], n: int) -> Iterator[dict]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

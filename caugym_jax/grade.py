@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax import cli
+from caugym_jax.cli import commands
 from caugym_jax.data.files import read_problems, write_json
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import Answered, results, summarize, table
@@ -71,7 +71,7 @@ def _list(
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.parser("caugym_jax.grade", __doc__)
+    parser = commands.parser("caugym_jax.grade", __doc__)
     parser.add_argument("--data", required=True, help="answers, .jsonl; several: by commas")
     parser.add_argument("--out", required=True, help="the results.json to write")
     args = parser.parse_args(argv)
@@ -90,4 +90,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

@@ -24,21 +24,21 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from caugym_jax import cli
 from caugym_jax.causal.audit import Marks, check, marks, summary
 from caugym_jax.causal.solving import explain
 from caugym_jax.causal.vocabulary import describe
+from caugym_jax.cli import commands
+from caugym_jax.cli.workers import in_order, worker_count
 from caugym_jax.data.files import read_items, write_json
 from caugym_jax.errors import UserError
 from caugym_jax.types import LACK, TASKS, Problem
-from caugym_jax.workers import in_order, worker_count
 
 CHUNK = 200  # items that a worker solves at a time
 SHOWN = 12  # defects of a kind, and unread items, that are printed
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.parser("caugym_jax.solve", __doc__)
+    parser = commands.parser("caugym_jax.solve", __doc__)
     parser.add_argument("--data", required=True, help="problems; several files: by commas")
     parser.add_argument("--out", help="the JSON file to write")
     parser.add_argument("--explain", type=int, metavar="I", help="print the steps of item I")
@@ -148,4 +148,4 @@ def _explain(name: str, item: int) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

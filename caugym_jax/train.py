@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax import cli, processes
+from caugym_jax.cli import commands
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
-from caugym_jax.metrics import write_text
+from caugym_jax.runs.log import write_text
 
 # What may differ between the runs that share a workdir.
 MAY_CHANGE = ("steps", "log", "checkpoint")
@@ -33,7 +34,7 @@ COUNTS = (
 
 
 def main(argv: Sequence[str]) -> None:
-    parser = cli.parser("caugym_jax.train", __doc__)
+    parser = commands.parser("caugym_jax.train", __doc__)
     parser.add_argument("--config", required=True, metavar="NAME.py[:ARG]")
     parser.add_argument("--workdir", type=Path, help="default: runs/<config>")
     options, rest = parser.parse_known_args(argv)
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
     from absl import logging
 
-    from caugym_jax import config as configs
+    from caugym_jax.cli import config as configs
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises, with a traceback
     config = configs.load(options.config, [a.removeprefix("--config.") for a in rest])
@@ -56,16 +57,16 @@ def train(config: Any, workdir: Path) -> None:
     """One run, read downwards: open everything, then prepare, update, log, evaluate, save."""
     import jax
 
-    from caugym_jax import config as configs
-    from caugym_jax import speed
-    from caugym_jax.alarms import Alarms
-    from caugym_jax.checkpoints import Checkpoints
+    from caugym_jax.cli import config as configs
+    from caugym_jax.devices import speed
+    from caugym_jax.devices.mesh import fetch, make_mesh
     from caugym_jax.evals import probe
-    from caugym_jax.methods import open_method, open_run
-    from caugym_jax.metrics import Log, Progress, past_metrics
     from caugym_jax.models.transformer import abstract_params
-    from caugym_jax.runs import claim_workdir, pinned_step, save_shape
-    from caugym_jax.sharding import fetch, make_mesh
+    from caugym_jax.runs.alarms import Alarms
+    from caugym_jax.runs.checkpoints import Checkpoints
+    from caugym_jax.runs.log import Log, Progress, past_metrics
+    from caugym_jax.runs.methods import open_method, open_run
+    from caugym_jax.runs.opening import claim_workdir, pinned_step, save_shape
 
     configs.check_counts(config, COUNTS)
     jax.config.update("jax_threefry_partitionable", True)
@@ -226,7 +227,7 @@ def _finish(workdir: Path, after: dict[str, Any], steps: int, text: str) -> None
 
 def _evaluation(config, model, tokenizer, sampler_mesh) -> tuple[list, Callable]:
     """(held-out items, params -> Probed)."""
-    from caugym_jax import config as configs
+    from caugym_jax.cli import config as configs
     from caugym_jax.data.sources import problem_source, prompt_items
     from caugym_jax.evals import probe
     from caugym_jax.sampling.sampler import Sampler
@@ -309,4 +310,4 @@ def _ending(text: str, workdir: Path, config, skipped: int, state) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

@@ -8,10 +8,10 @@ import sys
 import jax
 import numpy as np
 
-from caugym_jax import processes
-from caugym_jax.checkpoints import Checkpoints, abstract_state
-from caugym_jax.sharding import make_mesh
-from tests.test_checkpoints import state_of
+from caugym_jax.devices import processes
+from caugym_jax.devices.mesh import make_mesh
+from caugym_jax.runs.checkpoints import Checkpoints, abstract_state
+from tests.runs.test_checkpoints import state_of
 
 
 def main(what: str, workdir: str) -> None:

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from caugym_jax import export
-from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import abstract_params
-from caugym_jax.runs import save_shape
+from caugym_jax.runs.checkpoints import Checkpoints
+from caugym_jax.runs.opening import save_shape
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 

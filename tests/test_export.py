@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from caugym_jax import evaluate, export
-from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.data.tokenizer import load_tokenizer
+from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
-from caugym_jax.runs import open_model, save_shape, stored_params
-from caugym_jax.sharding import make_mesh
+from caugym_jax.runs.checkpoints import Checkpoints
+from caugym_jax.runs.opening import open_model, save_shape, stored_params
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.models.test_hub import assert_same

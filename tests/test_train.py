@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from caugym_jax import cli, generate, programs, train
-from caugym_jax import config as configs
+from caugym_jax import generate, train
+from caugym_jax.cli import commands
+from caugym_jax.cli import config as configs
+from caugym_jax.devices import programs
 from caugym_jax.errors import UserError
-from caugym_jax.runs import claim_workdir
+from caugym_jax.runs.opening import claim_workdir
 from tests.algorithms.test_grpo import SPREAD, Setup
 from tests.end_to_end.runs import command
 from tests.shared import ROOT
@@ -28,7 +30,7 @@ def refused(tiny_model, tmp_path, monkeypatch, capsys):  # noqa: F811
         monkeypatch.setattr(sys, "argv", ["train", *command(method, model, workdir, *more)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.run(train.main)
+            commands.run(train.main)
         assert stop.value.code == 1
         out, err = capsys.readouterr()
         assert "Traceback" not in err and out == ""

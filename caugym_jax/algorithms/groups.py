@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from caugym_jax import processes
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices import processes
 from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.rewards.score import score as reward_score
 from caugym_jax.types import Experience, Problem, Rollout

@@ -33,16 +33,16 @@ from caugym_jax.algorithms.step import (
     state_template,
 )
 from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices.mesh import fetch, put, row_count, rows, sampling_mesh
+from caugym_jax.devices.programs import Call, Program, described
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model
 from caugym_jax.objectives import policy
 from caugym_jax.objectives.advantages import group_advantages
 from caugym_jax.objectives.logprobs import score
-from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Call, Program, described
+from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sharding import fetch, put, row_count, rows, sampling_mesh
 from caugym_jax.types import Experience, TrainState
 
 

@@ -21,12 +21,12 @@ from caugym_jax.algorithms.step import (
     make_step,
     state_template,
 )
+from caugym_jax.devices.mesh import put, row_count, rows
+from caugym_jax.devices.programs import Call, Program, described
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.objectives import kto as objective
-from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Call, Program, described
-from caugym_jax.sharding import put, row_count, rows
+from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.types import Judged, TrainState
 
 REMEDY = "data.batch_size or data.max_length"

@@ -33,18 +33,18 @@ from caugym_jax.algorithms.step import (
     state_template,
 )
 from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices.mesh import fetch, put, replicated, row_count, rows, sampling_mesh
+from caugym_jax.devices.programs import Call, Program, described
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.models.value import ValueModel
 from caugym_jax.objectives.gae import adapted_kl_coef, gae, place_rewards, whiten
 from caugym_jax.objectives.logprobs import score
+from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.objectives.policy import aggregate, clipped_surrogate, kl_estimate
 from caugym_jax.objectives.value import clipped_value_loss, explained_variance
-from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Call, Program, described
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sharding import fetch, put, replicated, row_count, rows, sampling_mesh
 from caugym_jax.types import Experience, TrainState
 
 

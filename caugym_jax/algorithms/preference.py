@@ -17,15 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax import processes
 from caugym_jax.algorithms.sft import Targets, find_targets, score_targets
 from caugym_jax.algorithms.step import in_parts
 from caugym_jax.data.packing import pad, width_for
+from caugym_jax.devices import processes
+from caugym_jax.devices.mesh import fetch, put, rows
+from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError
-from caugym_jax.metrics import Progress
 from caugym_jax.models.transformer import Model, Params
-from caugym_jax.programs import Program
-from caugym_jax.sharding import fetch, put, rows
+from caugym_jax.runs.log import Progress
 from caugym_jax.types import Example
 
 # A prompt and two completions of it, as tokens.

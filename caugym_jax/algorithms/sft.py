@@ -18,12 +18,12 @@ from caugym_jax.algorithms.step import (
     state_template,
 )
 from caugym_jax.data.packing import width_for
+from caugym_jax.devices.mesh import put, row_count, rows
+from caugym_jax.devices.programs import Call, described
 from caugym_jax.models.transformer import Model
 from caugym_jax.objectives.logprobs import Scores, score_hidden
+from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.objectives.sft import nll
-from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Call, described
-from caugym_jax.sharding import put, row_count, rows
 from caugym_jax.types import Batch
 
 

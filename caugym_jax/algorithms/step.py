@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from caugym_jax.devices.mesh import replicated, rows, sharding, shardings, traced_row_count
+from caugym_jax.devices.programs import Call, Program, described
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params, cast, layout
-from caugym_jax.optim import Optimizer
-from caugym_jax.programs import Call, Program, described
-from caugym_jax.sharding import replicated, rows, sharding, shardings, traced_row_count
+from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.types import TrainState
 
 # A reported quantity as (sum, weight): adds exactly, and is divided once.

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from caugym_jax import cli
+from caugym_jax.cli import commands
 from caugym_jax.data.released import SETS, Released, cache_folder, released_files
 from caugym_jax.errors import UserError
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = cli.parser("caugym_jax.data.fetch", __doc__)
+    parser = commands.parser("caugym_jax.data.fetch", __doc__)
     add = parser.add_argument
     add("--set", choices=[*SETS, "all"], default="all", help="which files (default: all)")
     add("--cache", help="folder for them (default: CAUGYM_CACHE, else ~/.cache/caugym_jax)")
@@ -161,4 +161,4 @@ def _is(path: Path, file: Released) -> bool:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

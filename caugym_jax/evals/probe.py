@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from caugym_jax import processes
 from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices import processes
 from caugym_jax.rewards.answer import answer_reward
 from caugym_jax.rewards.form import form_reward
 from caugym_jax.sampling.sampler import Sampler

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from caugym_jax.devices.mesh import activation_spec
 from caugym_jax.models.kernels import cudnn, splash
-from caugym_jax.sharding import activation_spec
 
 
 def visible(

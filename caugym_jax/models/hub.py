@@ -19,13 +19,13 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from caugym_jax.devices.mesh import shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models import gguf, weights
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import from_hf_config
 from caugym_jax.models.presets import ALIASES, PRESETS, Preset, preset
 from caugym_jax.models.transformer import Params, abstract_params, layout
-from caugym_jax.sharding import shardings
 
 FILES_FETCHED = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
 _INDEX = "model.safetensors.index.json"
@@ -80,7 +80,7 @@ def load_pretrained(
 
     Args:
       model: as in `locate`.
-      mesh: where the parameters live, by the table in `sharding.py`; None is one device.
+      mesh: where the parameters live, by the table in `devices/mesh.py`; None is one device.
       dtype: the type they are kept in (norms: float32).
 
     Raises:

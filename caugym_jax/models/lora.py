@@ -23,10 +23,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from caugym_jax.devices.mesh import Layout, matrix_axes, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import Params, cast, layout
-from caugym_jax.sharding import Layout, matrix_axes, shardings
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 GROUPS = {"attention": MATRICES[:4], "mlp": MATRICES[4:], "all": MATRICES}

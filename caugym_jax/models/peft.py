@@ -16,13 +16,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from caugym_jax.devices.mesh import fetch
 from caugym_jax.errors import UserError
 from caugym_jax.models import weights
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.files import fresh_folder, write_json, write_tensors
 from caugym_jax.models.lora import MATRICES, Lora, adapter_layout
 from caugym_jax.models.transformer import Params
-from caugym_jax.sharding import fetch
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

@@ -10,13 +10,13 @@ import jax
 import ml_dtypes
 import numpy as np
 
+from caugym_jax.devices.mesh import fetch
 from caugym_jax.errors import UserError
 from caugym_jax.models import weights
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.files import fresh_folder, write_json, write_tensors
 from caugym_jax.models.hf_config import to_hf_config
 from caugym_jax.models.transformer import Params, abstract_params
-from caugym_jax.sharding import fetch
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from caugym_jax.devices.mesh import Layout, constrain, look_up, traced_size
 from caugym_jax.models.attention import (
     attention,
     attention_over_pieces,
@@ -36,7 +37,6 @@ from caugym_jax.models.attention import (
 )
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.kernels import LANES, NAMED
-from caugym_jax.sharding import Layout, constrain, look_up, traced_size
 
 Params = dict[str, Any]
 

@@ -10,8 +10,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from caugym_jax.devices.mesh import Layout
 from caugym_jax.models.transformer import Model, Params, layout
-from caugym_jax.sharding import Layout
 
 _HEAD = "value_head"
 _HEAD_AXES = ("embed",)

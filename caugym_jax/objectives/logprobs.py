@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from caugym_jax.devices.mesh import constrain, traced_size
 from caugym_jax.models.transformer import Model, Params, logits_of
-from caugym_jax.sharding import constrain, traced_size
 
 # Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).
 CHUNK_LOGITS = 2**25

@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from caugym_jax import config as configs
-from caugym_jax import methods
 from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.step import WHOLE, Adapter
+from caugym_jax.cli import config as configs
 from caugym_jax.data.packing import pad
+from caugym_jax.devices.mesh import Layout, make_mesh, sampling_mesh, shardings
+from caugym_jax.devices.programs import Call
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.lora import Lora, adapter_layout, attach, frozen_layout
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import Model, layout
-from caugym_jax.programs import Call
-from caugym_jax.runs import EMBEDDED, merging, model_for
-from caugym_jax.sharding import Layout, make_mesh, sampling_mesh, shardings
+from caugym_jax.runs import methods
+from caugym_jax.runs.opening import EMBEDDED, merging, model_for
 from caugym_jax.types import Example, Judged, Preference, Problem
 
 

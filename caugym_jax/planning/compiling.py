@@ -11,7 +11,9 @@ import jax
 import ml_collections
 
 from caugym_jax.algorithms.sft import Targets
-from caugym_jax.chips import Chip
+from caugym_jax.devices.chips import Chip
+from caugym_jax.devices.mesh import row_count
+from caugym_jax.devices.programs import Call
 from caugym_jax.planning.abstract import Planned
 from caugym_jax.planning.collectives import collectives, totals
 from caugym_jax.planning.roofline import (
@@ -21,9 +23,7 @@ from caugym_jax.planning.roofline import (
     exchange,
     predict,
 )
-from caugym_jax.programs import Call
 from caugym_jax.sampling.sampler import piece_width
-from caugym_jax.sharding import row_count
 from caugym_jax.types import Experience
 
 # libtpu's words for a program that does not fit.

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from caugym_jax.chips import Chip
+from caugym_jax.devices.chips import Chip
+from caugym_jax.devices.programs import memory_limit
 from caugym_jax.planning.roofline import Efficiency, efficiency_of
 from caugym_jax.planning.topology import HERE, Slice
-from caugym_jax.programs import memory_limit
 
 # Of a TPU's memory libtpu keeps some to itself: of 16 GiB 15.75 are left, of 32 31.25.
 USABLE = 0.975

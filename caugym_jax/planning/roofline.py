@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from caugym_jax.chips import Chip
+from caugym_jax.devices.chips import Chip
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.planning.collectives import OUTSIDE, Collective
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import ml_collections
 
+from caugym_jax.devices.programs import Call
 from caugym_jax.errors import UserError
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.planning.abstract import Planned, plan
@@ -25,7 +26,6 @@ from caugym_jax.planning.roofline import (
     predict,
 )
 from caugym_jax.planning.topology import Slice, open_slice
-from caugym_jax.programs import Call
 
 MAX_TENSOR, MAX_CONTEXT = 16, 8
 HEADROOM = 0.95  # of a device's memory that an estimate may fill

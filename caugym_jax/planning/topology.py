@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Any, NamedTuple
 
-from caugym_jax.chips import CHIPS, Chip, chip_named
+from caugym_jax.devices.chips import CHIPS, Chip, chip_named
 from caugym_jax.errors import UserError
 
 HERE = "here"
@@ -81,7 +81,7 @@ def open_slice(name: str, slices: int = 1) -> Slice:
     """The devices of this machine, or those that so many TPU slices of that name would have."""
     import jax
 
-    from caugym_jax.chips import chip_of
+    from caugym_jax.devices.chips import chip_of
 
     if name == HERE:
         devices = jax.devices()

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.data.packing import width_for
+from caugym_jax.devices.mesh import constrain, fetch, put, replicated, row_count, rows, shardings
+from caugym_jax.devices.programs import Call, Program, described
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params, cast, layout, unstack
-from caugym_jax.programs import Call, Program, described
 from caugym_jax.sampling.picking import Settings, pick
-from caugym_jax.sharding import constrain, fetch, put, replicated, row_count, rows, shardings
 from caugym_jax.types import Rollout
 
 _PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C

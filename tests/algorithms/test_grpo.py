@@ -12,12 +12,12 @@ from caugym_jax.algorithms.groups import Group, Prompt, lay_out, overlong_reward
 from caugym_jax.algorithms.grpo import grpo
 from caugym_jax.causal import generate_problems
 from caugym_jax.data.prompts import prompt_tokens
+from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
 from caugym_jax.objectives.advantages import group_advantages, informative_groups
-from caugym_jax.optim import make_optimizer
-from caugym_jax.runs import open_model
-from caugym_jax.sharding import make_mesh
+from caugym_jax.objectives.optim import make_optimizer
+from caugym_jax.runs.opening import open_model
 from caugym_jax.types import Rollout
 from tests.glossary import unexplained
 from tests.tiny_model import tiny_model  # noqa: F401

@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax import programs
 from caugym_jax.algorithms.step import init_state
+from caugym_jax.devices import programs
+from caugym_jax.devices.mesh import make_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, layout
-from caugym_jax.optim import make_optimizer
-from caugym_jax.sharding import make_mesh, shardings
+from caugym_jax.objectives.optim import make_optimizer
 from tests.models.tiny import FAMILIES
 
 CONFIG = FAMILIES["qwen3"]

@@ -7,9 +7,9 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from caugym_jax.algorithms.step import init_state, make_step, state_template
-from caugym_jax.checkpoints import Checkpoints
-from caugym_jax.optim import make_optimizer
-from caugym_jax.sharding import Layout, make_mesh, put, rows, shardings
+from caugym_jax.devices.mesh import Layout, make_mesh, put, rows, shardings
+from caugym_jax.objectives.optim import make_optimizer
+from caugym_jax.runs.checkpoints import Checkpoints
 
 AXES = {
     "embed": ("vocab", "embed"),

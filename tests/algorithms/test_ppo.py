@@ -12,14 +12,14 @@ from caugym_jax.algorithms import ppo as module
 from caugym_jax.algorithms.groups import Prompt, Verdicts, penalise_missing_end
 from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
 from caugym_jax.algorithms.step import gradients
-from caugym_jax.checkpoints import Checkpoints
+from caugym_jax.devices.mesh import fetch, make_mesh, put, rows, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
 from caugym_jax.models.value import ValueModel
 from caugym_jax.objectives.gae import gae, whiten
 from caugym_jax.objectives.logprobs import score
-from caugym_jax.optim import make_optimizer
-from caugym_jax.sharding import fetch, make_mesh, put, rows, shardings
+from caugym_jax.objectives.optim import make_optimizer
+from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.types import Problem
 from tests.algorithms.test_step import CONFIG, MODEL, PARAMS
 

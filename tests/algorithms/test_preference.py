@@ -18,13 +18,13 @@ from caugym_jax.algorithms.preference import (
 )
 from caugym_jax.algorithms.sft import Targets
 from caugym_jax.algorithms.step import gradients
+from caugym_jax.devices.mesh import make_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives.dpo import LOSS_TYPES
 from caugym_jax.objectives.logprobs import score
-from caugym_jax.optim import make_optimizer
-from caugym_jax.sharding import make_mesh, shardings
+from caugym_jax.objectives.optim import make_optimizer
 from caugym_jax.types import Batch, Judged, Preference, TrainState
 from tests.glossary import unexplained
 

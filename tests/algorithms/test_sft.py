@@ -7,10 +7,10 @@ import pytest
 from caugym_jax.algorithms.sft import find_targets, noise_for, score_targets, sft
 from caugym_jax.algorithms.step import gradients
 from caugym_jax.data.packing import pack, pad
+from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.models.transformer import layout
+from caugym_jax.objectives.optim import make_optimizer
 from caugym_jax.objectives.sft import nll
-from caugym_jax.optim import make_optimizer
-from caugym_jax.sharding import make_mesh
 from caugym_jax.types import Batch, Example
 from tests.algorithms.test_step import CONFIG, MODEL, PARAMS, sft_batch, sft_loss
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms.step import gradients
+from caugym_jax.devices.mesh import make_mesh, put, rows
 from caugym_jax.objectives.policy import policy_loss
 from caugym_jax.objectives.sft import nll
-from caugym_jax.sharding import make_mesh, put, rows
 from tests.objectives.bigram_rows import experience, scores, table
 
 

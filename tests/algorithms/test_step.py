@@ -10,14 +10,14 @@ from jax.sharding import PartitionSpec as P
 
 from caugym_jax.algorithms.groups import Group, lay_out
 from caugym_jax.algorithms.step import check_rows, gradients, init_state, make_step
+from caugym_jax.devices.mesh import make_mesh, put, rows, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives import policy
 from caugym_jax.objectives.logprobs import score
+from caugym_jax.objectives.optim import decayed, make_optimizer
 from caugym_jax.objectives.sft import nll
-from caugym_jax.optim import decayed, make_optimizer
-from caugym_jax.sharding import make_mesh, put, rows, shardings
 from caugym_jax.types import Batch
 
 CONFIG = ModelConfig(

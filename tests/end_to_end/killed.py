@@ -24,11 +24,14 @@ import time
 import traceback
 from pathlib import Path
 
-from caugym_jax import cli, metrics, programs, train
+from caugym_jax import train
 from caugym_jax.algorithms import grpo, ppo, sft  # noqa: F401 (before the fork)
-from caugym_jax.checkpoints import Checkpoints
+from caugym_jax.cli import commands
 from caugym_jax.data import sources  # noqa: F401
+from caugym_jax.devices import programs
 from caugym_jax.evals import probe
+from caugym_jax.runs import log
+from caugym_jax.runs.checkpoints import Checkpoints
 from tests.end_to_end.runs import command
 
 
@@ -93,7 +96,7 @@ def arm(place: str, nth: float, how: signal.Signals = signal.SIGKILL) -> None:
 
         probe.probe = ask
     elif place == "logging":
-        real = metrics._append
+        real = log._append
 
         def append(path, rows):
             if here():
@@ -103,7 +106,7 @@ def arm(place: str, nth: float, how: signal.Signals = signal.SIGKILL) -> None:
                 die()
             real(path, rows)
 
-        metrics._append = append
+        log._append = append
     elif place == "full":
         real = Checkpoints.save
 
@@ -115,14 +118,14 @@ def arm(place: str, nth: float, how: signal.Signals = signal.SIGKILL) -> None:
 
         Checkpoints.save = save
     elif place == "random":
-        real = metrics.Log.metrics
+        real = log.Log.metrics
 
         def record(self, step, values):
             real(self, step, values)
             if step == int(nth) and "step_time" in values:
                 threading.Timer(nth % 1 * 2 * values["step_time"], die).start()
 
-        metrics.Log.metrics = record
+        log.Log.metrics = record
     else:
         raise ValueError(place)
 
@@ -143,7 +146,7 @@ def run(trial: dict, place: str | None, log: Path) -> tuple[int, str]:
             )
             sys.argv = ["train", *arguments]
             status = 0
-            cli.run(train.main)
+            commands.run(train.main)
         except SystemExit as stop:
             status = stop.code or 0
         except BaseException:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from caugym_jax import export, train
+from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.models.lora import Lora, freeze, merge, thaw
 from caugym_jax.models.peft import load_adapter
-from caugym_jax.runs import open_adapters, open_model
-from caugym_jax.sharding import make_mesh
+from caugym_jax.runs.opening import open_adapters, open_model
 from tests.end_to_end.runs import command, digests, left_behind, metrics
 from tests.end_to_end.test_resume import check, compiled  # noqa: F401
 from tests.models.test_hub import assert_same

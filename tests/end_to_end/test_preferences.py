@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax import config as configs
 from caugym_jax import generate, train
 from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.kto import kto
+from caugym_jax.cli import config as configs
 from caugym_jax.data.preference_sources import preference_items
 from caugym_jax.errors import UserError
 from tests.end_to_end.runs import left_behind, metrics

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax import processes, train
+from caugym_jax import train
+from caugym_jax.devices import processes
 from tests.end_to_end.runs import arrays, command, left_behind, metrics
 from tests.end_to_end.test_resume import CACHE, compiled  # noqa: F401
 from tests.shared import ROOT
@@ -255,7 +256,7 @@ def test_the_others_do_not_come(tmp_path):
 
 SLOW_TO_COMPILE = """
 import time
-from caugym_jax import processes
+from caugym_jax.devices import processes
 
 def total(x):
     time.sleep(35 * processes.index())  # while it is traced
@@ -263,8 +264,8 @@ def total(x):
 
 with processes.connected():
     import numpy as np
-    from caugym_jax.programs import Program
-    from caugym_jax.sharding import fetch, make_mesh, put, rows
+    from caugym_jax.devices.programs import Program
+    from caugym_jax.devices.mesh import fetch, make_mesh, put, rows
 
     x = put(np.arange(8, dtype=np.float32), rows(make_mesh()))
     print(float(fetch(Program("total", total, "x")(x))))

@@ -22,12 +22,12 @@ from pathlib import Path
 
 import jax
 
-from caugym_jax import cli
 from caugym_jax.algorithms import grpo, sft  # noqa: F401 (before the forks)
+from caugym_jax.cli import commands
 from caugym_jax.data import sources  # noqa: F401
 from caugym_jax.errors import UserError
 from caugym_jax.evals import probe  # noqa: F401
-from caugym_jax.metrics import write_text
+from caugym_jax.runs.log import write_text
 from tests.faults import files, kills, plan
 from tests.tiny_model import make_tiny_model
 
@@ -202,7 +202,7 @@ def table(stored: dict) -> str:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = cli.parser("tests.faults.harness", __doc__)
+    parser = commands.parser("tests.faults.harness", __doc__)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -212,4 +212,4 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    commands.run(main)

@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from caugym_jax import digests
 from caugym_jax.errors import UserError
+from caugym_jax.runs import digests
 from tests.faults import files, harness, plan, rewards
 from tests.shared import ROOT
 from tests.tiny_model import tiny_model  # noqa: F401
@@ -107,7 +107,7 @@ def test_a_damage_that_nobody_looks_for_is_noticed(bench, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_that_goes_back_too_far_is_noticed(bench, monkeypatch):
-    from caugym_jax.checkpoints import Checkpoints
+    from caugym_jax.runs.checkpoints import Checkpoints
 
     real = Checkpoints._wrong
     monkeypatch.setattr(Checkpoints, "_wrong", lambda self, s: "?" if s == 4 else real(self, s))

@@ -52,7 +52,7 @@ def test_tpu():
 
 
 def test_slices_become_the_mesh_that_train_lays():
-    from caugym_jax import config
+    from caugym_jax.cli import config
 
     def mesh(*options):
         _, pod = job_and_pod(manifest(*options))

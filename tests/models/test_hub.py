@@ -15,12 +15,12 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from caugym_jax.data.tokenizer import load_tokenizer
+from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models import hub
 from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.presets import preset
 from caugym_jax.models.save import save_pretrained
-from caugym_jax.sharding import make_mesh
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.models.tiny import FAMILIES, random_params
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from caugym_jax.devices.mesh import make_mesh, matrix_axes, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models import lora
 from caugym_jax.models.lora import (
@@ -17,7 +18,6 @@ from caugym_jax.models.lora import (
     init_adapters,
 )
 from caugym_jax.models.transformer import Model, abstract_params, layout
-from caugym_jax.sharding import make_mesh, matrix_axes, shardings
 from tests.models.tiny import FAMILIES, random_params
 
 LORA = Lora(rank=4, alpha=8.0)

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from caugym_jax.devices.mesh import make_mesh, shardings
 from caugym_jax.models.transformer import Model
 from caugym_jax.models.value import ValueModel
-from caugym_jax.optim import decayed
-from caugym_jax.sharding import make_mesh, shardings
+from caugym_jax.objectives.optim import decayed
 from tests.models.tiny import FAMILIES, random_params
 
 CONFIG = FAMILIES["qwen3"]

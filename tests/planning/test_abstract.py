@@ -6,14 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax import config as configs
 from caugym_jax.algorithms.groups import Prompt
+from caugym_jax.cli import config as configs
+from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError
-from caugym_jax.methods import open_method, open_run
 from caugym_jax.planning import abstract
 from caugym_jax.planning.compiling import local_bytes, work_of
 from caugym_jax.planning.roofline import operations
-from caugym_jax.programs import Program
+from caugym_jax.runs.methods import open_method, open_run
 from caugym_jax.types import Example, Judged, Preference, Problem
 from tests.tiny_model import tiny_model  # noqa: F401
 

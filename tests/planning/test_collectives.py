@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from caugym_jax.devices.mesh import make_mesh, replicated, rows
 from caugym_jax.planning.collectives import OUTSIDE, Collective, collectives, totals
-from caugym_jax.sharding import make_mesh, replicated, rows
 
 # A loop of 6 (by its condition), in it a gather of [8, 16] bfloat16 over the last two of a 2 x 4
 # mesh's devices, spread over two fusions of one chain, and a fused reduce-scatter; after it an

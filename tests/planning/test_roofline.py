@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from caugym_jax.chips import CHIPS, Chip
+from caugym_jax.devices.chips import CHIPS, Chip
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.planning.collectives import OUTSIDE, Collective
 from caugym_jax.planning.roofline import (

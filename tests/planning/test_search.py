@@ -5,8 +5,8 @@ import math
 import jax
 import pytest
 
-from caugym_jax import config as configs
-from caugym_jax.chips import CHIPS
+from caugym_jax.cli import config as configs
+from caugym_jax.devices.chips import CHIPS
 from caugym_jax.errors import UserError
 from caugym_jax.planning import machine, search
 from caugym_jax.planning.abstract import plan

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from caugym_jax.data.packing import width_for
+from caugym_jax.devices.mesh import make_mesh, sampling_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives.logprobs import score
 from caugym_jax.sampling import sampler as sampler_module
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler, generate, row_keys
-from caugym_jax.sharding import make_mesh, sampling_mesh, shardings
 from tests.models.tiny import FAMILIES as THREE_LAYERS
 from tests.models.tiny import random_params
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from caugym_jax.errors import UserError
-from caugym_jax.sharding import (
+from caugym_jax.devices.mesh import (
     constrain,
     fetch,
     make_mesh,
@@ -18,6 +17,7 @@ from caugym_jax.sharding import (
     sampling_mesh,
     sharding,
 )
+from caugym_jax.errors import UserError
 
 
 def test_one_size_fills_in():

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from caugym_jax.devices.mesh import Layout, matrix_axes
 from caugym_jax.errors import UserError
-from caugym_jax.sharding import Layout, matrix_axes
 
 
 class Optimizer(NamedTuple):

@@ -3,8 +3,8 @@ import os
 
 import pytest
 
+from caugym_jax.cli.workers import AHEAD, WORTHWHILE, in_order, worker_count
 from caugym_jax.errors import UserError
-from caugym_jax.workers import AHEAD, WORTHWHILE, in_order, worker_count
 
 
 def square(i: int) -> int:

@@ -13,8 +13,8 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from caugym_jax.devices.processes import nobody_reads
 from caugym_jax.errors import UserError
-from caugym_jax.processes import nobody_reads
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:

@@ -4,12 +4,13 @@ import json
 import math
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
-from caugym_jax import metrics
 from caugym_jax.errors import UserError
-from caugym_jax.metrics import Log, Progress, clock, past_metrics, write_text
+from caugym_jax.runs import log
+from caugym_jax.runs.log import Log, Progress, clock, past_metrics, write_text
 
 
 def lines(path):
@@ -80,7 +81,7 @@ def test_tensorboard_reads_what_is_written(tmp_path):
 
 def test_a_full_disk_is_told_in_one_line(tmp_path):
     log = Log(tmp_path, 0, tensorboard=False)
-    log.metrics_path = metrics.Path("/dev/full")
+    log.metrics_path = Path("/dev/full")
     with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
         log.metrics(1, {"loss": 1.0})
     with pytest.raises(UserError, match="cannot write"):
@@ -94,7 +95,7 @@ def test_files_are_replaced_whole(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(metrics.os, "replace", fail)
+    monkeypatch.setattr(log.os, "replace", fail)
     with pytest.raises(UserError):
         write_text(path, "new")
     assert path.read_text() == "old"

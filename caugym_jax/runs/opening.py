@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from caugym_jax.checkpoints import Checkpoints, saved_steps
-from caugym_jax.config import differences
+from caugym_jax.cli.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
+from caugym_jax.devices.mesh import Layout, shardings
+from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError
-from caugym_jax.metrics import write_text, writing
 from caugym_jax.models.attention import KERNELS
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import to_hf_config
@@ -30,12 +30,12 @@ from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
-from caugym_jax.optim import schedule_free_average
-from caugym_jax.programs import Program
-from caugym_jax.sharding import Layout, shardings
-from caugym_jax.stored import Stored
+from caugym_jax.objectives.optim import schedule_free_average
+from caugym_jax.runs.checkpoints import Checkpoints, saved_steps
+from caugym_jax.runs.log import write_text, writing
+from caugym_jax.runs.stored import Stored
 
-EMBEDDED = Path(__file__).parent / "models" / "embedded"
+EMBEDDED = Path(__file__).parents[1] / "models" / "embedded"
 
 
 class Opened(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 from tests.shared import ROOT
 
 START = [sys.executable, "-c"]
-COMMAND = "import time; from caugym_jax import cli; cli.run(lambda argv: {})"
+COMMAND = "import time; from caugym_jax.cli import commands; commands.run(lambda argv: {})"
 
 
 @pytest.mark.parametrize(

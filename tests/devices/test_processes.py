@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caugym_jax import processes
 from caugym_jax.algorithms.groups import Prompt, Verdicts, judge_by_share
+from caugym_jax.devices import processes
+from caugym_jax.devices.processes import Found, Place, find, interleaved
 from caugym_jax.errors import UserError
-from caugym_jax.processes import Found, Place, find, interleaved
 from caugym_jax.types import Problem, Rollout
 from tests.shared import ROOT
 
@@ -59,7 +59,8 @@ def test_settings_that_contradict_each_other_are_refused(wrong, told):
 
 def test_alone_nothing_is_started_and_no_jax_imported():
     code = (
-        "from caugym_jax import processes as p, metrics; import sys\n"
+        "from caugym_jax.devices import processes as p\n"
+        "from caugym_jax.runs import log; import sys\n"
         "with p.connected({}):\n"
         "    assert p.share(3) == [3] and p.first(lambda: 4) == 4 and p.all_rows([5]) == [5]\n"
         "sys.exit('jax' in sys.modules)"
@@ -69,7 +70,7 @@ def test_alone_nothing_is_started_and_no_jax_imported():
 
 SPEAKS = """
 import os, signal, sys, time
-from caugym_jax import processes
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 
 def speak(*_):  # on SIGTERM
@@ -112,7 +113,7 @@ def test_a_signal_to_all_leaves_the_last_words(error, lost, status, told):
 
 UNHEARD = """
 import sys, time
-from caugym_jax import processes
+from caugym_jax.devices import processes
 
 processes._filter(sys.stderr)
 try:

@@ -18,9 +18,10 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from caugym_jax import digests, processes, stored
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
-from caugym_jax.metrics import write_text
+from caugym_jax.runs import digests, stored
+from caugym_jax.runs.log import write_text
 from caugym_jax.types import TrainState
 
 _ELSEWHERE = "elsewhere.txt"  # in WORKDIR/checkpoints: the folder that holds them instead

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax import processes
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from caugym_jax.chips import CHIPS, chip_named, chip_of
+from caugym_jax.devices.chips import CHIPS, chip_named, chip_of
 
 
 def test_a_kind_is_that_of_the_longest_name():

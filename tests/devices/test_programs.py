@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caugym_jax import programs
+from caugym_jax.devices import programs
+from caugym_jax.devices.mesh import make_mesh, rows
+from caugym_jax.devices.programs import Program, memory_limit
 from caugym_jax.errors import UserError
-from caugym_jax.programs import Program, memory_limit
-from caugym_jax.sharding import make_mesh, rows
 
 
 def test_compiles_once_per_shape_and_type():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from caugym_jax import processes
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 
 # Of each version of control groups: the limit, the usage, the statistics, and what the names of

@@ -7,7 +7,7 @@ import sys
 
 import jax
 
-from caugym_jax.chips import chip_of
+from caugym_jax.devices.chips import chip_of
 
 
 def peak_flops(kind: str) -> float | None:

@@ -3,7 +3,7 @@
 import ml_collections
 import pytest
 
-from caugym_jax import config as configs
+from caugym_jax.cli import config as configs
 from caugym_jax.errors import UserError
 
 
@@ -30,12 +30,12 @@ EVALUATION_OWN = ("every", "n", "max_new_tokens")
 
 @pytest.mark.parametrize("name", ["sft.py", "grpo.py", "grpo.py:smollm2-135m"])
 def test_shipped_configurations_load_and_fit_their_functions(name):
-    from caugym_jax.checkpoints import Checkpoints
     from caugym_jax.data.sources import problem_source
+    from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.lora import Lora
-    from caugym_jax.optim import make_optimizer
-    from caugym_jax.runs import open_model
-    from caugym_jax.sharding import make_mesh
+    from caugym_jax.objectives.optim import make_optimizer
+    from caugym_jax.runs.checkpoints import Checkpoints
+    from caugym_jax.runs.opening import open_model
 
     config = configs.load(name)
     sections = {"mesh": make_mesh, "model": open_model, "lora": Lora, "optim": make_optimizer}

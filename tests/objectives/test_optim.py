@@ -10,11 +10,12 @@ import optax
 import optax.contrib
 import pytest
 
+from caugym_jax.devices.mesh import Layout
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.lora import Lora, adapter_layout
 from caugym_jax.models.transformer import abstract_params, layout, param_axes
-from caugym_jax.optim import (
+from caugym_jax.objectives.optim import (
     Optimizer,
     decayed,
     evaluated,
@@ -22,7 +23,6 @@ from caugym_jax.optim import (
     make_optimizer,
     matrices,
 )
-from caugym_jax.sharding import Layout
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=32, d_model=8, num_layers=2, num_heads=2, num_kv_heads=1,

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from caugym_jax.speed import mfu, peak_flops, peak_memory
+from caugym_jax.devices.speed import mfu, peak_flops, peak_memory
 
 
 def test_a_device_s_peak_is_that_of_the_longest_name():

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from caugym_jax import config as configs
-from caugym_jax import processes
 from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.grpo import grpo
@@ -20,18 +18,20 @@ from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
 from caugym_jax.algorithms.preference import cached_reference, reference_scorer, weights_digest
 from caugym_jax.algorithms.sft import sft
 from caugym_jax.algorithms.step import WHOLE, Adapter, Algorithm, check_rows, state_template
+from caugym_jax.cli import config as configs
 from caugym_jax.data.loader import make_loader
 from caugym_jax.data.preference_sources import preference_items
 from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
 from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices import processes
+from caugym_jax.devices.mesh import Layout, put, row_count, sampling_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.lora import Lora, adapter_layout, attach, init_adapters
 from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.models.value import ValueModel
-from caugym_jax.optim import Optimizer, evaluated, make_optimizer
-from caugym_jax.runs import merging, open_frozen, open_model
-from caugym_jax.sharding import Layout, put, row_count, sampling_mesh, shardings
+from caugym_jax.objectives.optim import Optimizer, evaluated, make_optimizer
+from caugym_jax.runs.opening import merging, open_frozen, open_model
 from caugym_jax.types import TrainState
 
 

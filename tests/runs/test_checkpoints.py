@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import xxhash
 
-from caugym_jax.checkpoints import Checkpoints, abstract_state, saved_steps
+from caugym_jax.devices.mesh import make_mesh, replicated, sharding
 from caugym_jax.errors import UserError
-from caugym_jax.sharding import make_mesh, replicated, sharding
+from caugym_jax.runs.checkpoints import Checkpoints, abstract_state, saved_steps
 from caugym_jax.types import TrainState
 from tests.shared import ROOT
 from tests.small_disk import small_disk  # noqa: F401
@@ -442,7 +442,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_an_error_does_not_lose_the_save_under_way(tmp_path, monkeypatch, capfd):
     """It is whole when the run has ended; where it fails, that is told beside the error."""
-    from caugym_jax import digests
+    from caugym_jax.runs import digests
 
     write = digests.write_digests
 

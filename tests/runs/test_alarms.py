@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from caugym_jax.alarms import IN_A_ROW, WINDOW, Alarms
+from caugym_jax.runs.alarms import IN_A_ROW, WINDOW, Alarms
 
 HEALTHY = {
     "loss": 0.1, "grad_norm": 1.0, "reward": 0.5, "entropy": 1.0, "kl": 0.1,

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caugym_jax.checkpoints import Checkpoints
 from caugym_jax.data.tokenizer import load_tokenizer
+from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
-from caugym_jax.optim import evaluated, make_optimizer
-from caugym_jax.runs import claim_workdir, model_for, open_model, pinned_step, save_shape
-from caugym_jax.sharding import make_mesh
+from caugym_jax.objectives.optim import evaluated, make_optimizer
+from caugym_jax.runs.checkpoints import Checkpoints
+from caugym_jax.runs.opening import claim_workdir, model_for, open_model, pinned_step, save_shape
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import save_byte_tokenizer
 from tests.models.tiny import FAMILIES, random_params

@@ -1,0 +1,1 @@
+"""What commands share: arguments, exit codes, configurations, workers. Imports no jax."""

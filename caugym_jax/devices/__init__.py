@@ -1,0 +1,1 @@
+"""Devices: meshes and sharding, processes, compiled programs, what chips can do."""
