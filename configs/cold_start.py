@@ -10,7 +10,7 @@ it states at once is mostly wrong and what it works out is mostly right. Which o
 left for GRPO to find out.
 """
 
-from configs import sft
+from caugym_jax.configs import sft
 
 
 def get_config(arg: str | None = None):

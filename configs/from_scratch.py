@@ -5,7 +5,7 @@
 takes a quarter of an hour on two CPU cores.
 """
 
-from configs import sft
+from caugym_jax.configs import sft
 
 
 def get_config(arg: str | None = None):

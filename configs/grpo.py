@@ -27,8 +27,8 @@ size, batch, learning rate, lengths) the values are ours.
 
 import ml_collections
 
-from configs.common import base
-from configs.models import pretrained
+from caugym_jax.configs.common import base
+from caugym_jax.configs.models import pretrained
 
 
 def get_config(arg: str | None = None):

@@ -12,9 +12,9 @@ columns, and a pretrained model:
 
 import ml_collections
 
-from configs.common import base
-from configs.dpo import preferences
-from configs.models import pretrained
+from caugym_jax.configs.common import base
+from caugym_jax.configs.dpo import preferences
+from caugym_jax.configs.models import pretrained
 
 
 def get_config(arg: str | None = None):

@@ -11,8 +11,8 @@ worked solutions or on a file of traces (the released cold start):
 
 import ml_collections
 
-from configs.common import base
-from configs.models import pretrained
+from caugym_jax.configs.common import base
+from caugym_jax.configs.models import pretrained
 
 # The problems that `causal.worked` solves.
 WORKED = dict(tasks=("ATE", "CDE", "ETT", "NDE"), adjusters=(0,), max_mediators=0)

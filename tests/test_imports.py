@@ -10,7 +10,7 @@ from tests.shared import ROOT
 
 # A module may import from its own line and those above it.
 LAYERS = [
-    ("errors", "types", "devices.processes"),
+    ("errors", "types", "configs", "devices.processes"),
     ("cli", "devices.chips"),
     ("causal",),
     ("devices.mesh", "models.config"),

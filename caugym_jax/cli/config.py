@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import importlib.util
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ml_collections
 
+import caugym_jax.configs
 from caugym_jax.errors import UserError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(caugym_jax.configs.__path__[0]).resolve()
 
 
 def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
@@ -34,11 +36,7 @@ def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """
     name, _, arg = spec.partition(":")
     path = _find(name)
-    if str(CONFIGS.parent) not in sys.path:
-        sys.path.append(str(CONFIGS.parent))  # for `from configs.common import ...`
-    module_spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = _module(path)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} defines no get_config(arg): see configs/sft.py")
     config = module.get_config(arg or None)
@@ -116,6 +114,18 @@ def _find(name: str) -> Path:
             return path
     known = sorted(p.name for p in CONFIGS.glob("*.py"))
     raise UserError(f"no configuration {name!r} here or in configs/: {nearest(name, known)}")
+
+
+def _module(path: Path) -> ModuleType:
+    """The file as a module: one of caugym_jax.configs, or one of its own."""
+    if path.resolve().parent == CONFIGS:
+        return importlib.import_module(f"caugym_jax.configs.{path.stem}")
+    spec = importlib.util.spec_from_file_location(f"configuration_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file: a configuration is named NAME.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:

@@ -100,6 +100,29 @@ def test_unknown_names_give_the_nearest(tmp_path):
     assert configs.nearest("zzz", ["b", "a"]) == "known: a, b"
 
 
+def test_a_configuration_imports_the_shipped_ones_and_never_the_folder_s(tmp_path, monkeypatch):
+    own = tmp_path / "configs"
+    own.mkdir()
+    (own / "__init__.py").write_text("raise AssertionError('imported')\n")
+    (tmp_path / "mine.py").write_text(
+        "from caugym_jax.configs import grpo\n"
+        "def get_config(arg=None):\n"
+        "    config = grpo.get_config(arg)\n"
+        "    config.steps = 7\n"
+        "    return config\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert configs.load("mine.py").steps == 7
+    assert configs.load("mine.py").grpo == configs.load("grpo.py").grpo
+
+
+def test_a_configuration_is_a_python_file(tmp_path):
+    (tmp_path / "notes.txt").write_text("steps: 3\n")
+    with pytest.raises(UserError, match="is no Python file"):
+        configs.load(str(tmp_path / "notes.txt"))
+
+
 def test_a_loaded_configuration_is_locked(own):
     with pytest.raises(AttributeError, match="locked"):
         configs.load(str(own)).stesp = 3

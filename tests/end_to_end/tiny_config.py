@@ -2,7 +2,7 @@
 
 import zlib
 
-from configs import grpo, ppo, sft
+from caugym_jax.configs import grpo, ppo, sft
 from tests.end_to_end import tiny_preferences
 
 REWARD = "tests.end_to_end.tiny_config:spread"

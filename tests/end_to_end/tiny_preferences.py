@@ -1,6 +1,6 @@
 """DPO and KTO of the tiny model in seconds, as a configuration file: tiny_preferences.py:METHOD."""
 
-from configs import dpo, kto
+from caugym_jax.configs import dpo, kto
 
 
 def get_config(arg: str | None = None):
