@@ -18,7 +18,7 @@ LAYERS = [
     ("models",),
     ("rewards", "data", "objectives"),
     ("sampling",),
-    ("devices.speed", "runs.log", "runs.alarms", "runs.digests", "runs.stored"),
+    ("devices.speed", "runs.events", "runs.log", "runs.alarms", "runs.digests", "runs.stored"),
     ("runs.checkpoints",),
     ("runs.opening",),
     ("algorithms",),

@@ -15,6 +15,7 @@ from typing import Any
 
 from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
+from caugym_jax.runs.events import EventFile
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,12 +45,15 @@ class Log:
     def __init__(self, workdir: Path, step: int, *, tensorboard: bool = True, wandb: bool = False):
         self.metrics_path = workdir / "metrics.jsonl"
         self.samples_path = workdir / "samples.jsonl"
+        self.board_path = workdir / "tensorboard"
         self._board = self._wandb = None
         if not processes.is_first():
             return
         for path in (self.metrics_path, self.samples_path):
             _forget(path, step)
-        self._board = _Board(workdir / "tensorboard", step + 1) if tensorboard else None
+        if tensorboard:
+            with writing(self.board_path):
+                self._board = EventFile(self.board_path, step + 1)
         self._wandb = _open_wandb(workdir) if wandb else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -59,7 +63,8 @@ class Log:
         clean = {k: (v if math.isfinite(v) else None) for k, v in values.items()}
         _append(self.metrics_path, [{"step": step, **clean}])
         if self._board is not None:
-            self._board.scalars(step, {k: v for k, v in clean.items() if v is not None})
+            with writing(self.board_path):
+                self._board.scalars(step, {k: v for k, v in clean.items() if v is not None})
         if self._wandb is not None:
             self._wandb.log({"step": step, **clean})
 
@@ -70,7 +75,8 @@ class Log:
         _append(self.samples_path, [{"step": step, **row} for row in rows])
         if self._board is not None and rows:
             shown = [f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4]]
-            self._board.text(step, "samples", "\n\n".join(shown))
+            with writing(self.board_path):
+                self._board.text(step, "samples", "\n\n".join(shown))
         if self._wandb is not None and rows:
             import wandb
 
@@ -80,7 +86,8 @@ class Log:
 
     def close(self) -> None:
         if self._board is not None:
-            self._board.close()
+            with writing(self.board_path):
+                self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
 
@@ -113,43 +120,6 @@ def _open_wandb(workdir: Path) -> Any:
     )
     run.define_metric("*", step_metric="step")  # a resumed run makes some steps again
     return run
-
-
-class _Board:
-    """TensorBoard's event file, written in the calling thread (tensorboardX's SummaryWriter
-    writes in another one, which dies of a full disk and then blocks the run)."""
-
-    def __init__(self, folder: Path, first_step: int):
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        self._event, self._folder = Event, folder
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}.{first_step}")
-            start = SessionLog(status=SessionLog.START)  # hides what is logged from this step on
-            self._writer.write_event(Event(step=first_step, session_log=start))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        from tensorboardX.summary import scalar
-
-        self._write(step, [scalar(key, value) for key, value in values.items()])
-
-    def text(self, step: int, key: str, value: str) -> None:
-        from tensorboardX.summary import text
-
-        self._write(step, [text(key, value)])
-
-    def close(self) -> None:
-        with writing(self._folder):
-            self._writer.close()
-
-    def _write(self, step: int, summaries: Sequence[Any]) -> None:
-        with writing(self._folder):
-            for summary in summaries:
-                event = self._event(wall_time=time.time(), step=step, summary=summary)
-                self._writer.write_event(event)
-            self._writer.flush()
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -58,25 +59,34 @@ def test_what_is_not_finite_is_null(tmp_path):
 
 
 def test_tensorboard_reads_what_is_written(tmp_path):
+    """Its own messages (tensorboardX holds a copy of them) and checksums are the judge."""
     from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
 
     for first in (0, 2):
         log = Log(tmp_path, first, tensorboard=True)
-        log.metrics(first + 1, {"loss": 0.25})
-        log.samples(first + 1, [{"reward": 0.5, "completion": "x = 1"}])
+        log.metrics(first + 1, {"loss": 0.25, "huge": 1e300, "big/step": -3.0})
+        log.samples(first + 300, [{"reward": 0.5, "completion": "x = é" + 200 * "!"}])
         log.close()
     (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*.3")
     data, events = path.read_bytes(), []
     while data:  # TFRecord: length (8), its checksum (4), the event, its checksum (4)
         size = int.from_bytes(data[:8], "little")
-        events.append(Event.FromString(data[12 : 12 + size]))
+        message = data[12 : 12 + size]
+        assert masked_crc32c(data[:8]) == int.from_bytes(data[8:12], "little")
+        assert masked_crc32c(message) == int.from_bytes(data[12 + size : 16 + size], "little")
+        events.append(Event.FromString(message))
         data = data[16 + size :]
     assert [e.step for e in events if e.session_log.status] == [3]
     assert events[0].file_version == "brain.Event:2"
-    (scalar,) = [v for e in events for v in e.summary.value if v.tag == "loss"]
-    assert scalar.simple_value == 0.25
+    assert all(abs(e.wall_time - time.time()) < 600 for e in events)
+    scalars = {v.tag: (e.step, v.simple_value) for e in events for v in e.summary.value}
+    assert scalars["loss"] == (3, 0.25) and scalars["big/step"] == (3, -3.0)
+    assert scalars["huge"] == (3, pytest.approx(3.4028235e38))
     (text,) = [v for e in events for v in e.summary.value if v.tag == "samples/text_summary"]
-    assert text.tensor.string_val == [b"`0.50` x = 1"]
+    assert events[-1].step == 302 and text.metadata.plugin_data.plugin_name == "text"
+    assert text.tensor.string_val == [("`0.50` x = é" + 200 * "!").encode()]
+    assert [d.size for d in text.tensor.tensor_shape.dim] == [1]
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path):
