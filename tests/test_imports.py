@@ -24,7 +24,7 @@ LAYERS = [
     ("algorithms",),
     ("evals", "runs.methods"),
     ("planning",),
-    ("train", "evaluate", "grade", "generate", "solve", "export", "compile"),
+    ("train", "evaluate", "grade", "generate", "solve", "export", "compile", "__main__"),
 ]
 PACKAGE = ROOT / "caugym_jax"
 ROOMLESS = {path.stem for path in PACKAGE.glob("*.py")} | {"causal"}

@@ -18,9 +18,10 @@ from caugym_jax.errors import UserError
 
 
 def parser(module: str, doc: str) -> argparse.ArgumentParser:
-    """An argument parser for `python -m MODULE` whose help is the module's docstring."""
+    """An argument parser for MODULE, a command, whose help is the module's docstring."""
+    started = sys.argv[0] if sys.argv[0].startswith("caugym ") else f"python -m {module}"
     return argparse.ArgumentParser(
-        prog=f"python -m {module}",
+        prog=started,
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
