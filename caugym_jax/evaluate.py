@@ -29,7 +29,7 @@ from caugym_jax.data.files import problem_record, read_problems, write_json
 from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import results, summarize, table
-from caugym_jax.grade import read_answers
+from caugym_jax.evals.answers import read_answers
 from caugym_jax.runs.log import Progress, write_text
 from caugym_jax.types import Problem, Rollout
 

@@ -23,8 +23,8 @@ LAYERS = [
     ("runs.opening",),
     ("algorithms",),
     ("evals", "runs.methods"),
-    ("planning",),
-    ("train", "evaluate", "grade", "generate", "solve", "export", "compile", "__main__"),
+    ("planning", "pages"),
+    ("train", "evaluate", "grade", "generate", "solve", "export", "compile", "report", "__main__"),
 ]
 PACKAGE = ROOT / "caugym_jax"
 ROOMLESS = {path.stem for path in PACKAGE.glob("*.py")} | {"causal"}
