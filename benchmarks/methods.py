@@ -82,15 +82,12 @@ def held_out(method: str, settings: list[str]) -> np.ndarray:
     """[n] bool: which of a run's held-out problems have an answer that is not zero."""
     from caugym_jax.cli import config as configs
     from caugym_jax.data.sources import problem_source
-    from caugym_jax.evals.probe import nonzero
+    from caugym_jax.evals.probe import Evaluation, nonzero
 
     config = configs.load(f"{method}.py", settings)
-    section = config.evaluation.to_dict()
-    n = section.pop("n")
-    for key in ("every", "max_new_tokens"):
-        section.pop(key)
-    source = problem_source(seed=config.seed + 1_000_003, **section)
-    return nonzero([source(i) for i in range(n)])
+    settings = configs.build(Evaluation, config.evaluation)
+    source = problem_source(settings, seed=config.seed + 1_000_003)
+    return nonzero([source(i) for i in range(settings.n)])
 
 
 def table(rows: list[dict]) -> str:

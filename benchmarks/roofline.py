@@ -37,7 +37,7 @@ def measure(size: tuple[int, ...], rounds: int) -> tuple[float, object]:
     from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.config import ModelConfig
     from caugym_jax.models.transformer import Model, layout
-    from caugym_jax.objectives.optim import make_optimizer
+    from caugym_jax.objectives.optim import Optim, make_optimizer
     from caugym_jax.planning.roofline import Work
     from caugym_jax.types import Batch
 
@@ -50,7 +50,7 @@ def measure(size: tuple[int, ...], rounds: int) -> tuple[float, object]:
     times = []
     with jax.set_mesh(mesh):
         model = Model(config)
-        algorithm = sft(model, make_optimizer(layout(config), 1000, peak=1e-4), mesh)
+        algorithm = sft(model, make_optimizer(layout(config), 1000, Optim(peak=1e-4)), mesh)
         state = algorithm.init(model.init(jax.random.key(0)))
         experience, _, _ = algorithm.prepare(state, lambda: batch)
         for _ in range(rounds + 1):

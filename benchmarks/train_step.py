@@ -30,7 +30,7 @@ def ours(rows: int, length: int, remat: str):
     from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.config import ModelConfig
     from caugym_jax.models.transformer import Model, layout
-    from caugym_jax.objectives.optim import make_optimizer
+    from caugym_jax.objectives.optim import Optim, make_optimizer
     from caugym_jax.types import Batch
 
     config = ModelConfig(
@@ -45,7 +45,7 @@ def ours(rows: int, length: int, remat: str):
     batch = Batch(tokens, np.ones(shape, np.float32), np.ones(shape, np.int32), places)
     with jax.set_mesh(mesh):
         model = Model(config, remat=remat)
-        optimizer = make_optimizer(layout(config), 1000, peak=1e-4)
+        optimizer = make_optimizer(layout(config), 1000, Optim(peak=1e-4))
         algorithm = sft(model, optimizer, mesh)
         state = algorithm.init(model.init(jax.random.key(0)))
 

@@ -49,14 +49,15 @@ def evaluate(args: argparse.Namespace) -> None:
     """Answers, writes and scores; of several processes only the first writes and prints."""
     from caugym_jax.data.prompts import prompt_tokens
     from caugym_jax.devices.mesh import make_mesh, sampling_mesh
-    from caugym_jax.runs.opening import open_model
+    from caugym_jax.runs.opening import ModelSettings, open_model
     from caugym_jax.sampling.picking import Settings
     from caugym_jax.sampling.sampler import Sampler
 
     picking = Settings(args.temperature, args.top_k, args.top_p, args.min_p).check()
     problems = {path: read_problems(path)[: args.limit] for path in args.data}
     mesh = make_mesh(data=-1, fsdp=args.fsdp, tensor=args.tensor)
-    model, params, tokenizer = open_model(args.model, mesh, dtype=args.dtype, step=args.step)
+    chosen = ModelSettings(args.model, dtype=args.dtype, step=args.step)
+    model, params, tokenizer = open_model(chosen, mesh)
     prompts = {
         path: [prompt_tokens(problem, tokenizer, args.lack_hint) for problem in problems[path]]
         for path in args.data

@@ -34,7 +34,14 @@ def main(argv: Sequence[str]) -> None:
     from caugym_jax.models.hub import load_config
     from caugym_jax.models.peft import save_adapter
     from caugym_jax.models.save import save_pretrained
-    from caugym_jax.runs.opening import base_of, lora_of, open_adapters, open_model, stored_params
+    from caugym_jax.runs.opening import (
+        ModelSettings,
+        base_of,
+        lora_of,
+        open_adapters,
+        open_model,
+        stored_params,
+    )
 
     config = load_config(args.workdir / "model")
     lora = lora_of(args.workdir)
@@ -54,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         params = stored_params(args.workdir, config, args.step)
         tokenizer = load_tokenizer(args.workdir / "model")
     else:
-        _, params, tokenizer = open_model(str(args.workdir), mesh, step=args.step)
+        _, params, tokenizer = open_model(ModelSettings(str(args.workdir), step=args.step), mesh)
     save_pretrained(args.out, config, params, tokenizer=tokenizer, dtype=args.dtype)
     if jax.process_index() == 0:
         size = sum(file.stat().st_size for file in args.out.glob("*.safetensors"))

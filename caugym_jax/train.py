@@ -59,12 +59,12 @@ def train(config: Any, workdir: Path) -> None:
 
     from caugym_jax.cli import config as configs
     from caugym_jax.devices import speed
-    from caugym_jax.devices.mesh import fetch, make_mesh
+    from caugym_jax.devices.mesh import MeshShape, fetch, make_mesh
     from caugym_jax.evals import probe
     from caugym_jax.models.transformer import abstract_params
     from caugym_jax.runs.alarms import Alarms
-    from caugym_jax.runs.checkpoints import Checkpoints
-    from caugym_jax.runs.log import Log, Progress, past_metrics
+    from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings
+    from caugym_jax.runs.log import Log, LogSettings, Progress, past_metrics
     from caugym_jax.runs.methods import open_method, open_run
     from caugym_jax.runs.opening import claim_workdir, pinned_step, save_shape
 
@@ -80,9 +80,9 @@ def train(config: Any, workdir: Path) -> None:
             print(done[1])
         return
 
-    mesh = make_mesh(**configs.check_section("mesh", config.mesh, make_mesh))
-    kept = configs.check_section("checkpoint", _kept(config), Checkpoints)
-    with jax.set_mesh(mesh), Checkpoints(workdir, **kept) as checkpoints:
+    mesh = make_mesh(**vars(configs.build(MeshShape, config.mesh, "mesh")))
+    kept = configs.build(CheckpointSettings, config.checkpoint, "checkpoint")
+    with jax.set_mesh(mesh), Checkpoints(workdir, kept) as checkpoints:
         started = time.perf_counter()
         resuming = checkpoints.latest is not None
         before_path = workdir / "before.json"
@@ -112,9 +112,7 @@ def train(config: Any, workdir: Path) -> None:
             processes.say(f"resumed from step {int(state.step)} of {workdir}")
         del run, first_weights
         first = int(state.step)
-        log = Log(
-            workdir, first, tensorboard=config.log.tensorboard, wandb=config.log.get("wandb", False)
-        )
+        log = Log(workdir, first, configs.build(LogSettings, config.log, "log"))
         alarms = Alarms()
         for line in processes.first(lambda: past_metrics(workdir)):
             alarms.look(line)
@@ -232,13 +230,10 @@ def _evaluation(config, model, tokenizer, sampler_mesh) -> tuple[list, Callable]
     from caugym_jax.evals import probe
     from caugym_jax.sampling.sampler import Sampler
 
-    section = config.evaluation.to_dict()
-    section.pop("every")
-    n, room = section.pop("n"), section.pop("max_new_tokens")
+    settings = configs.build(probe.Evaluation, config.evaluation)
+    n, room = settings.n, settings.max_new_tokens
     # Another stream than the training one: seeds differ by far more than 1.
-    source = problem_source(
-        seed=config.seed + 1_000_003, **configs.check_section("evaluation", section, problem_source)
-    )
+    source = problem_source(settings, seed=config.seed + 1_000_003)
     items, _, _ = prompt_items(source, tokenizer, None, model.config.max_position, room)
     held_out = [items(i) for i in range(n)] if callable(items) else items[:n]
 
@@ -255,10 +250,6 @@ def _evaluation(config, model, tokenizer, sampler_mesh) -> tuple[list, Callable]
         return probe.probe(sampler, params, tokenizer, held_out)
 
     return held_out, ask
-
-
-def _kept(config) -> dict[str, Any]:
-    return {k: v for k, v in config.checkpoint.to_dict().items() if k != "every"}
 
 
 def _on_terminate() -> Callable[[], bool]:

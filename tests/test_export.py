@@ -16,8 +16,8 @@ from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
-from caugym_jax.runs.checkpoints import Checkpoints
-from caugym_jax.runs.opening import open_model, save_shape, stored_params
+from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings
+from caugym_jax.runs.opening import ModelSettings, open_model, save_shape, stored_params
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.models.test_hub import assert_same
@@ -33,7 +33,7 @@ def workdir(tmp_path_factory):
     root = tmp_path_factory.mktemp("run")
     tokenizer = load_tokenizer(save_byte_tokenizer(root / "source", chat_template=CHAT))
     save_shape(root / "model", CONFIG, tokenizer)
-    checkpoints = Checkpoints(root, keep=2)
+    checkpoints = Checkpoints(root, CheckpointSettings(keep=2))
     for step in (3, 5):
         params = jax.tree.map(jnp.asarray, random_params(CONFIG, seed=step))
         moments = jax.tree.map(jnp.zeros_like, params)
@@ -104,7 +104,7 @@ def test_what_is_read_layer_by_layer_is_what_is_opened_whole(tmp_path, optim):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(TrainState(jnp.int32(1), params, moments, jnp.int32(0)), {})
     checkpoints.close()
-    whole = open_model(str(tmp_path), make_mesh(data=1, fsdp=8)).params
+    whole = open_model(ModelSettings(str(tmp_path)), make_mesh(data=1, fsdp=8)).params
     stored = stored_params(tmp_path, CONFIG)
     assert_same(jax.tree.map(np.asarray, stored), jax.device_get(whole))
     for name, stack in stored["layers"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -21,45 +22,79 @@ from caugym_jax.data.preferences import (
 )
 from caugym_jax.data.prompts import user_message
 from caugym_jax.data.rows import make_row
-from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE
+from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE, TOO_LONG, Problems
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
 from caugym_jax.types import Judged, Preference, Problem
 
 SOLUTIONS = ("worked", "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreferenceData(Problems):
+    """What DPO and KTO learn from: a file of rows, or solutions and mistakes made as it goes.
+
+    Attributes:
+      batch_size: pairs (DPO) or completions (KTO) a step.
+      max_length: of a prompt with a completion, in tokens.
+      too_long: drop a file's longer rows, or refuse the file.
+      unusable: drop a file's identical pairs and empty completions, or refuse the file.
+      solutions: of generated problems: worked arithmetic (ATE, CDE, ETT and NDE without
+        adjustment), or the steps of the released data (all tasks).
+      rejected: the share of each kind of wrong worked solution; None: all kinds evenly.
+    """
+
+    batch_size: int = 32
+    max_length: int = 2048
+    too_long: str = "drop"
+    unusable: str = "drop"
+    solutions: str = "steps"
+    rejected: Mapping[str, float] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "batch_size", "max_length", at_least=1)
+        require(self, "too_long", "unusable", among=TOO_LONG)
+        require(self, "solutions", among=SOLUTIONS)
+        if self.rejected is None:
+            return
+        if self.solutions == "steps":
+            raise UserError("rejected goes with data.solutions=worked")
+        wrong = [f"{k}={v}" for k, v in self.rejected.items() if k not in WORK_KINDS or v < 0]
+        if wrong or not any(self.rejected.values()):
+            raise UserError(
+                f"rejected={', '.join(wrong) or 'nothing'}: give shares, not all of them 0, to "
+                f"kinds of {', '.join(WORK_KINDS)}"
+            )
 
 
 def preference_items(
     source: str | Callable[[int], Problem],
     tokenizer: Tokenizer,
     paired: bool,
+    settings: PreferenceData,
     *,
     seed: int = 0,
-    max_length: int = 1024,
-    too_long: str = "refuse",
-    unusable: str = "refuse",
-    solutions: str = "worked",
-    rejected: Mapping[str, float] | None = None,
 ) -> tuple[Sequence[Preference | Judged] | Callable[[int], Preference | Judged], list[str]]:
-    """(items for the loader, lines to tell the user).
+    """(items for the loader, lines to print).
+
+    A generated row that is too long or unusable is replaced by another in any case.
 
     Args:
       source: a file of rows, or problems to generate rows from.
       paired: DPO's pairs; else KTO's judged completions, half of the generated ones desirable.
-      max_length, too_long, unusable: see `sift`. A generated row that does not do gives way to
-        another in any case.
-      solutions, rejected: of generated rows, see `generated_rows`.
     """
+    max_length = settings.max_length
     make = preference if paired else judged
     if callable(source):
-        rows = generated_rows(source, seed, solutions, rejected)
+        rows = generated_rows(source, seed, settings.solutions, settings.rejected)
         if paired:
             return generated(rows, make, tokenizer, max_length), []
         items = generated(one_of_each(rows), make, tokenizer, max_length)
         return generated_with_others(items, max_length), []
-    sifted = sift(source, make, tokenizer, max_length, too_long, unusable)
-    told = [line for line in [sifted.report(source)] if line]
-    return (sifted.kept if paired else with_others(sifted.kept, max_length)), told
+    sifted = sift(source, make, tokenizer, max_length, settings.too_long, settings.unusable)
+    lines = [line for line in [sifted.report(source)] if line]
+    return (sifted.kept if paired else with_others(sifted.kept, max_length)), lines
 
 
 def generated_rows(
@@ -77,19 +112,9 @@ def generated_rows(
         evenly. A kind that does not fit a problem gives way to another of them, and a problem that
         none of them fits to another problem. Worked ones only.
     """
-    if solutions not in SOLUTIONS:
-        raise UserError(f"data.solutions={solutions!r}: use {' or '.join(SOLUTIONS)}")
     if solutions == "steps":
-        if rejected is not None:
-            raise UserError("data.rejected goes with data.solutions=worked")
         return lambda index: make_row("dpo", problems(index), index, seed=seed)
     shares = dict.fromkeys(WORK_KINDS, 1.0) if rejected is None else dict(rejected)
-    wrong = [f"{k}={v}" for k, v in shares.items() if k not in WORK_KINDS or v < 0]
-    if wrong or not any(shares.values()):
-        raise UserError(
-            f"data.rejected={', '.join(wrong) or 'nothing'}: give shares, not all of them 0, to "
-            f"kinds of {', '.join(WORK_KINDS)}"
-        )
 
     def row(index: int) -> Row:
         problem = problems(index)

@@ -113,9 +113,6 @@ def sift(
       UserError: a malformed row (named by its place from 0); one that is refused (all are counted
         and the first few listed); or none is left.
     """
-    for key, value in (("too_long", too_long), ("unusable", unusable)):
-        if value not in ("refuse", "drop"):
-            raise UserError(f"data.{key}={value!r}: use refuse or drop")
     kept, found = [], {"too_long": {}, "unusable": {}}
     rows = read_rows(name)
     for i, row in enumerate(rows):

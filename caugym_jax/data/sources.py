@@ -14,7 +14,7 @@ from caugym_jax.data.files import read_problems
 from caugym_jax.data.packing import pack, pad, width_for
 from caugym_jax.data.prompts import completion_tokens, prompt_tokens, sft_examples
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
 from caugym_jax.types import Batch, Example, Problem
 
 Source = Sequence[Problem] | Callable[[int], Problem]
@@ -24,44 +24,113 @@ ELSEWHERE = 2**40
 ATTEMPTS = 16
 
 
+TOO_LONG = ("drop", "refuse")
+
+
+@dataclasses.dataclass(frozen=True)
+class Problems:
+    """Where problems come from.
+
+    Attributes:
+      path: a file in any of the official layouts, or `hf:owner/name[:split]`; several by commas.
+        None: generated without end, as the following keys say.
+      tasks: of ATE, CDE, ETT, NDE, NIE, PN and PS.
+      variant: base, insufficient, rephrased, hard, or another name that `generate` takes.
+      nodes: the least and the most nodes of a graph.
+      names: what variables are called: real, random or fake words.
+      adjusters: how many variables must be adjusted for.
+      max_mediators: the most mediators, of NDE and NIE.
+      zero_fraction: the share of effects that are exactly 0.
+    """
+
+    path: str | None = None
+    tasks: tuple[str, ...] = ("ATE", "CDE", "ETT", "NDE")
+    variant: str = "base"
+    nodes: tuple[int, int] = (3, 5)
+    names: tuple[str, ...] = ("real", "random", "fake")
+    adjusters: tuple[int, ...] = (0,)
+    max_mediators: int = 0
+    zero_fraction: float = 0.2
+
+    def __post_init__(self):
+        require(self, "nodes", at_least=2)
+        require(self, "adjusters", "max_mediators", at_least=0)
+        require(self, "zero_fraction", at_least=0, at_most=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SftData(Problems):
+    """What supervised fine-tuning learns from.
+
+    Attributes:
+      batch_size: examples a step.
+      max_length: of a prompt with its solution, in tokens; a file's longer ones are dropped.
+      packing: several of a file's examples share a row of max_length.
+      direct_fraction: the share of generated solutions that only state the answer, the others being
+        worked; one number, or one for each task.
+    """
+
+    batch_size: int = 32
+    max_length: int = 2048
+    packing: bool = False
+    direct_fraction: float | Mapping[str, float] = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "batch_size", "max_length", at_least=1)
+        shares = self.direct_fraction
+        for share in shares.values() if isinstance(shares, Mapping) else (shares,):
+            if not 0 <= share <= 1:
+                raise UserError(f"direct_fraction={shares}: must be between 0 and 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptData(Problems):
+    """What GRPO and PPO sample answers to.
+
+    Attributes:
+      batch_size: prompts a step.
+      max_prompt_length: the longest prompt, in tokens.
+      too_long: drop a file's longer prompts, or refuse the file.
+    """
+
+    batch_size: int = 32
+    max_prompt_length: int = 512
+    too_long: str = "drop"
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "batch_size", "max_prompt_length", at_least=1)
+        require(self, "too_long", among=TOO_LONG)
+
+
 def problem_source(
-    path: str | None = None,
+    settings: Problems = Problems(),
     *,
     seed: int = 0,
     solutions: bool = False,
     direct_fraction: float | Mapping[str, float] = 0.0,
-    tasks: Sequence[str] = ("ATE", "ETT"),
-    variant: str = "base",
-    nodes: tuple[int, int] = (3, 5),
-    names: Sequence[str] = ("real", "random", "fake"),
-    adjusters: Sequence[int] = (0,),
-    max_mediators: int = 1,
-    zero_fraction: float = 0.2,
 ) -> Source:
-    """The problems of `path`, or, where it is None, item i = generate_problem(seed, i, ...).
+    """The problems of a file, or item i = generate_problem(seed, i, ...).
 
     Args:
-      path: a file in any of the official layouts, or `hf:owner/name[:split]`; several by commas.
       solutions: generated problems carry a solution to imitate.
-      direct_fraction: the share of those that only state the answer, the others being worked; one
-        number, or one for each task.
-      tasks, variant, nodes, names, adjusters, max_mediators, zero_fraction: what to generate; not
-        used with a path.
+      direct_fraction: see `SftData`.
     """
-    if path is not None:
-        return read_problems(path)
+    if settings.path is not None:
+        return read_problems(settings.path)
 
     def fresh(index: int) -> Problem:
         problem = generate_problem(
             seed,
             index,
-            tuple(tasks),
-            variant=variant,
-            nodes=tuple(nodes),
-            names=tuple(names),
-            adjusters=tuple(adjusters),
-            max_mediators=max_mediators,
-            zero_fraction=zero_fraction,
+            settings.tasks,
+            variant=settings.variant,
+            nodes=settings.nodes,
+            names=settings.names,
+            adjusters=settings.adjusters,
+            max_mediators=settings.max_mediators,
+            zero_fraction=settings.zero_fraction,
         )
         if not solutions:
             return problem
@@ -93,8 +162,6 @@ def prompt_items(
     Raises:
       UserError: a prompt is longer than allowed (its item and length are named), or all are.
     """
-    if too_long not in ("refuse", "drop"):
-        raise UserError(f"data.too_long={too_long!r}: use refuse or drop")
     limit = max_position - room
     allowed = limit if max_prompt_length is None else min(max_prompt_length, limit)
 

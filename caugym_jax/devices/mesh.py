@@ -11,6 +11,7 @@ lie next to each other: `tensor` is the innermost axis, `data` the outermost.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
 
@@ -69,46 +70,88 @@ def matrix_axes(axes: Sequence[str]) -> tuple[tuple[int, ...], tuple[int, ...]] 
     return None if len(sides) != 2 or "vocab" in axes else (sides[0], sides[1])
 
 
-def make_mesh(
-    data: int = -1,
-    fsdp: int = 1,
-    tensor: int = 1,
-    context: int = 1,
-    slices: int = 1,
-    devices: Sequence[jax.Device] | None = None,
-) -> Mesh:
-    """A mesh with axes (data, fsdp, context, tensor); one size may be -1 and fills in.
+@dataclasses.dataclass(frozen=True)
+class MeshShape:
+    """How training's devices are arranged: over how many of them what is split.
+
+    Attributes:
+      data: devices over which the batch is split and the weights are copied; one of the four sizes
+        may be -1: as many as are left.
+      fsdp: devices over which the batch and the weights are split (over the model's width).
+      tensor: devices over which heads, feed-forward width and vocabulary are split.
+      context: devices over which a row's places are split, so that long rows fit.
+      slices: pod slices, joined by a slower network than their own: data is then a multiple of this
+        and only its outermost part crosses between slices (gradients, once a step).
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+    context: int = 1
+    slices: int = 1
+
+    def __post_init__(self):
+        require(self, "slices", at_least=1)
+        for axis, size in self.sizes.items():
+            if size < 1 and size != -1:
+                raise UserError(f"{axis}={size}: must be at least 1, or -1: as many as are left")
+        left = [f"{axis}=-1" for axis, size in self.sizes.items() if size == -1]
+        if len(left) > 1:
+            raise UserError(f"{' and '.join(left)}: at most one size may be -1")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """By mesh axis."""
+        return {axis: getattr(self, axis) for axis in MESH_AXES}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the same devices are arranged for sampling: rows over all that is not tensor.
+
+    A sampler makes one token at a time, so weights split over fsdp would be gathered for every one,
+    and a row's places cannot be split.
+
+    Attributes:
+      tensor: devices over which heads and feed-forward width are split; None: as in training.
+    """
+
+    tensor: int | None = None
+
+    def __post_init__(self):
+        require(self, "tensor", at_least=1)
+
+
+def make_mesh(*sizes: int, devices: Sequence[jax.Device] | None = None, **named: int) -> Mesh:
+    """A mesh with axes (data, fsdp, context, tensor).
 
     Args:
-      slices: pod slices, joined by a slower network than their own: `data` is then a multiple of
-        this and only its outermost part crosses between slices (gradients, once a step).
+      sizes, named: the fields of `MeshShape`, by place or by name.
+      devices: None: all of this machine's.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices, or the devices' slices are
         others than `slices`.
     """
     devices = list(jax.devices() if devices is None else devices)
-    sizes = {"data": data, "fsdp": fsdp, "context": context, "tensor": tensor}
-    open_axes = [axis for axis, size in sizes.items() if size == -1]
-    if len(open_axes) > 1 or any(s == 0 or s < -1 for s in sizes.values()):
-        told = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
-        raise UserError(f"mesh sizes {told}: positive, and at most one -1")
-    if open_axes:
-        rest = math.prod(s for s in sizes.values() if s != -1)
-        sizes[open_axes[0]] = max(1, len(devices) // rest)
-    if math.prod(sizes.values()) != len(devices):
+    shape = MeshShape(*sizes, **named)
+    axes, slices = shape.sizes, shape.slices
+    for axis, size in axes.items():
+        if size == -1:
+            axes[axis] = max(1, len(devices) // -math.prod(axes.values()))
+    if math.prod(axes.values()) != len(devices):
         raise UserError(
-            f"mesh {' x '.join(sizes)} = {' x '.join(map(str, sizes.values()))} needs "
-            f"{math.prod(sizes.values())} devices, this machine has {len(devices)}: change "
+            f"mesh {' x '.join(axes)} = {' x '.join(map(str, axes.values()))} needs "
+            f"{math.prod(axes.values())} devices, this machine has {len(devices)}: change "
             "config.mesh"
         )
-    if slices < 1 or sizes["data"] % slices:
+    if axes["data"] % slices:
         raise UserError(
-            f"mesh.slices={slices} does not divide mesh.data={sizes['data']}: slices are joined by "
+            f"mesh.slices={slices} does not divide mesh.data={axes['data']}: slices are joined by "
             "data parallelism alone"
         )
     return Mesh(
-        _arranged(devices, tuple(sizes.values()), slices), MESH_AXES, (AxisType.Auto,) * len(sizes)
+        _arranged(devices, tuple(axes.values()), slices), MESH_AXES, (AxisType.Auto,) * len(axes)
     )
 
 
@@ -135,18 +178,11 @@ def _arranged(devices: list[jax.Device], shape: tuple[int, ...], slices: int) ->
     return np.asarray(devices).reshape(shape)
 
 
-def sampling_mesh(mesh: Mesh, tensor: int | None = None) -> Mesh:
-    """The same devices arranged for sampling: rows over all that is not `tensor`.
-
-    A sampler makes one token at a time, so weights split over fsdp would be gathered for every
-    one, and a row's places cannot be split.
-
-    Args:
-      tensor: over how many devices heads and feed-forward width are split; None: as in `mesh`.
-    """
+def sampling_mesh(mesh: Mesh, settings: Sampling = Sampling()) -> Mesh:
+    """The same devices arranged for sampling."""
     devices = mesh.devices.reshape(-1)
-    tensor = tensor or mesh.shape["tensor"]
-    if tensor < 1 or devices.size % tensor:
+    tensor = settings.tensor or mesh.shape["tensor"]
+    if devices.size % tensor:
         raise UserError(
             f"sampling over tensor={tensor} does not divide the {devices.size} devices: change "
             "config.sampling.tensor"

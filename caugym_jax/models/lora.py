@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from caugym_jax.devices.mesh import Layout, matrix_axes, shardings
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import Params, cast, layout
 
@@ -35,11 +35,11 @@ BASE_DTYPES = ("float32", "bfloat16", "int8")
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """Settings of the adapters. A rank of 0: none, all weights are trained.
+    """Low-rank adapters beside frozen weights.
 
     Attributes:
-      rank: r, the width of the adapters.
-      alpha: the adapters' strength, see `scale`.
+      rank: r, the width of the adapters; 0: no adapters, all weights are trained.
+      alpha: the adapters' strength: their output is scaled by alpha / rank.
       rslora: divide alpha by sqrt(rank), not by rank (Kalajdzievski 2023, arXiv 2312.03732).
       targets: which matrices get one: names among q, k, v, o, gate, up, down, or "attention",
         "mlp", "all"; several by commas.
@@ -55,16 +55,15 @@ class Lora:
     init: str | None = None
 
     def __post_init__(self):
-        if self.rank < 0:
-            raise UserError(f"lora.rank={self.rank}: at least 1, or 0 for no adapter")
+        require(self, "rank", at_least=0)
+        require(self, "alpha", above=0)
+        require(self, "base_dtype", among=BASE_DTYPES)
         if self.init and not self.rank:
-            raise UserError(f"lora.init={self.init}: set lora.rank to that adapter's")
-        if self.base_dtype not in BASE_DTYPES:
-            raise UserError(f"lora.base_dtype={self.base_dtype!r}: use {', '.join(BASE_DTYPES)}")
+            raise UserError(f"init={self.init}: set lora.rank to that adapter's")
         known = (*MATRICES, *GROUPS)
         wrong = [name for name in self._named if name not in known]
         if wrong or not self._named:
-            raise UserError(f"lora.targets={self.targets!r}: use {', '.join(known)}")
+            raise UserError(f"targets={self.targets!r}: must be names among {', '.join(known)}")
 
     @property
     def _named(self) -> list[str]:

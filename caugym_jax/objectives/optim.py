@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,68 @@ import optax
 import optax.contrib
 
 from caugym_jax.devices.mesh import Layout, matrix_axes
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
+
+NAMES = ("adamw", "lion", "adafactor", "muon", "schedule_free")
+DECAYS = ("constant", "linear", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimiser, and the learning rate over a run.
+
+    Attributes:
+      name: adamw, lion, adafactor, muon or schedule_free (AdamW whose weights are averaged instead
+        of its rate decayed; Defazio et al. 2024, arXiv 2405.15682).
+      peak: the learning rate after the warm-up.
+      warmup: steps in which the rate rises to its peak; step 0 already has peak / warmup. A run
+        that is shorter ends before the peak.
+      decay: constant, linear or cosine, down to peak * final_ratio at the last step.
+      decay_from: the fraction of the run at which decay begins (not before the warm-up's end).
+      final_ratio: the last step's rate as a fraction of the peak.
+      b1: adamw's and lion's momentum; schedule_free's places the gradients between the average (1)
+        and the last weights (0).
+      b2: decay of the second moment; of adamw, lion and schedule_free.
+      eps: adamw's; lion and adafactor have none.
+      momentum: muon's, which makes a matrix's momentum orthogonal (Jordan 2024) and scales it to
+        the size that AdamW's updates have (Liu et al. 2025, arXiv 2502.16982), so that rates carry
+        over. What is no matrix (embeddings, head, norms, biases) is adamw's.
+      weight_decay: every step takes rate * weight_decay * weight off the weights that read or write
+        the residual stream, and off adapters.
+      clip_norm: gradients with a larger global L2 norm are scaled down to it; None: never.
+      ema: decay of a moving average of the weights, which is then evaluated and exported; 0: none.
+    """
+
+    name: str = "adamw"
+    peak: float = 1e-5
+    warmup: int = 0
+    decay: str = "constant"
+    decay_from: float = 0.0
+    final_ratio: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    momentum: float = 0.95
+    weight_decay: float = 0.0
+    clip_norm: float | None = 1.0
+    ema: float = 0.0
+
+    def __post_init__(self):
+        require(self, "name", among=NAMES)
+        require(self, "decay", among=DECAYS)
+        require(self, "peak", above=0)
+        require(self, "warmup", "weight_decay", at_least=0)
+        require(self, "decay_from", "final_ratio", at_least=0, at_most=1)
+        require(self, "b2", "momentum", "ema", at_least=0, below=1)
+        require(self, "eps", above=0)
+        require(self, "clip_norm", above=0, hint="or none: no clipping")
+        if self.name != "schedule_free":
+            require(self, "b1", at_least=0, below=1)
+        elif self.decay != "constant" or self.ema or not 0 < self.b1 <= 1:
+            raise UserError(
+                "name='schedule_free' averages weights itself and never decays its rate: "
+                "set optim.decay=constant, optim.ema=0 and a b1 above 0"
+            )
 
 
 class Optimizer(NamedTuple):
@@ -24,36 +86,20 @@ class Optimizer(NamedTuple):
     layout: Layout
 
 
-def learning_rate(
-    peak: float,
-    steps: int,
-    warmup: int = 0,
-    decay: str = "constant",
-    decay_from: float = 0.0,
-    final_ratio: float = 0.0,
-) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then constant until `decay_from` of the run, then decay.
+def learning_rate(settings: Optim, steps: int) -> optax.Schedule:
+    """Linear warm-up from 0 to the peak, then constant until `decay_from` of the run, then decay.
 
     Args:
       steps: length of the whole run.
-      warmup: steps of warm-up; step 0 already moves (rate peak / warmup). A run shorter than its
-        warm-up ends before the peak.
-      decay: "constant", "linear" or "cosine", down to peak * final_ratio at the last step.
-      decay_from: fraction of `steps` at which decay begins (not before the warm-up's end).
-
-    Raises:
-      UserError: unknown decay.
     """
-    begin = max(warmup, int(decay_from * steps))
+    peak, warmup = settings.peak, settings.warmup
+    begin = max(warmup, int(settings.decay_from * steps))
     length = max(1, steps - begin - 1)  # the last step is number steps - 1
-    if decay == "constant":
-        tail = optax.constant_schedule(peak)
-    elif decay == "linear":
-        tail = optax.linear_schedule(peak, peak * final_ratio, length)
-    elif decay == "cosine":
-        tail = optax.cosine_decay_schedule(peak, length, alpha=final_ratio)
-    else:
-        raise UserError(f"optim.decay={decay!r}: use constant, linear or cosine")
+    tail = {
+        "constant": lambda: optax.constant_schedule(peak),
+        "linear": lambda: optax.linear_schedule(peak, peak * settings.final_ratio, length),
+        "cosine": lambda: optax.cosine_decay_schedule(peak, length, alpha=settings.final_ratio),
+    }[settings.decay]()
     warm = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
     return optax.join_schedules([warm, optax.constant_schedule(peak), tail], [warmup, begin])
 
@@ -131,91 +177,61 @@ def schedule_free_average(params: Any, z: Any, b1: float | jax.Array) -> Any:
     return jax.tree.map(lambda y, z: ((y - (1 - b1) * z) / b1).astype(y.dtype), params, z)
 
 
-def make_optimizer(
-    layout: Layout,
-    steps: int,
-    *,
-    name: str = "adamw",
-    peak: float = 1e-5,
-    warmup: int = 0,
-    decay: str = "constant",
-    decay_from: float = 0.0,
-    final_ratio: float = 0.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    momentum: float = 0.95,
-    weight_decay: float = 0.0,
-    clip_norm: float | None = 1.0,
-    ema: float = 0.0,
-) -> Optimizer:
+def make_optimizer(layout: Layout, steps: int, settings: Optim = Optim()) -> Optimizer:
     """The optimiser of a run of `steps` optimiser steps.
 
     Args:
       layout: shapes and logical axes of what is trained (`models.transformer.layout(config)`).
-      name: "adamw", "lion", "adafactor", "muon" or "schedule_free" (AdamW whose weights are
-        averaged instead of its rate decayed; Defazio et al. 2024, arXiv 2405.15682).
-      peak, warmup, decay, decay_from, final_ratio: see `learning_rate`.
-      b1, b2, eps: adamw's; lion has no eps, and adafactor none of the three. schedule_free's b1
-        places the gradients between the average (1) and the last weights (0).
-      momentum: muon's, which makes a matrix's momentum orthogonal (Jordan 2024) and scales it to
-        the size that AdamW's updates have (Liu et al. 2025, arXiv 2502.16982), so that rates carry
-        over. What is no matrix (see `matrices`) is adamw's.
-      weight_decay: every step takes rate * weight_decay * weight off the weights of `decayed`.
-      clip_norm: gradients with a larger global L2 norm are scaled down to it; None: never.
-      ema: decay of a moving average of the weights, which is what is then evaluated and exported;
-        0: none.
-
-    Raises:
-      UserError: an unknown name, or settings that exclude each other.
     """
-    schedule = learning_rate(peak, steps, warmup, decay, decay_from, final_ratio)
-    mask = decayed(layout.axes)
+    schedule = learning_rate(settings, steps)
+    clip_norm = settings.clip_norm
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    if not 0 <= ema < 1:
-        raise UserError(f"optim.ema={ema}: at least 0 and below 1")
-    if name == "adamw":
-        core = optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask)
-    elif name == "lion":
-        core = optax.lion(schedule, b1, b2, weight_decay=weight_decay, mask=mask)
-    elif name == "adafactor":
+    transform = optax.chain(clip, _core(layout, settings, schedule))
+    if settings.name == "schedule_free":  # optax counts from 1 here, and from 0 in the core
+        transform = optax.contrib.schedule_free(
+            transform, lambda count: schedule(count - 1), settings.b1
+        )
+    if settings.ema:
+        transform = with_average(transform, settings.ema)
+    return Optimizer(transform, schedule, clip_norm, layout)
+
+
+def _core(
+    layout: Layout, settings: Optim, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """The update of clipped gradients, by the optimiser's name."""
+    b1, b2, eps, weight_decay = settings.b1, settings.b2, settings.eps, settings.weight_decay
+    mask = decayed(layout.axes)
+    if settings.name == "adamw":
+        return optax.adamw(schedule, b1, b2, eps, weight_decay=weight_decay, mask=mask)
+    if settings.name == "lion":
+        return optax.lion(schedule, b1, b2, weight_decay=weight_decay, mask=mask)
+    if settings.name == "adafactor":
         # Optax's own decay would not be scaled by the learning rate.
-        core = optax.chain(
+        return optax.chain(
             optax.adafactor(multiply_by_parameter_scale=False),
             optax.add_decayed_weights(-weight_decay, mask),
             optax.scale_by_learning_rate(schedule, flip_sign=False),
         )
-    elif name == "muon":
-        numbers = matrices(layout.axes)
-        orthogonal = optax.chain(
-            optax.contrib.scale_by_muon(beta=momentum, eps=eps, weight_dimension_numbers=numbers),
-            optax.stateless(lambda updates, _: jax.tree.map(_as_adams, updates, numbers)),
-        )
-        core = optax.chain(
-            optax.masked(orthogonal, _by_axes(lambda x: matrix_axes(x) is not None, layout.axes)),
-            optax.masked(
-                optax.scale_by_adam(b1, b2, eps),
-                _by_axes(lambda x: matrix_axes(x) is None, layout.axes),
-            ),
-            optax.add_decayed_weights(weight_decay, mask),
-            optax.scale_by_learning_rate(schedule),
-        )
-    elif name == "schedule_free":
-        if decay != "constant" or ema or not 0 < b1 <= 1:
-            raise UserError(
-                "optim.name='schedule_free' averages weights itself and never decays its rate: "
-                "set optim.decay=constant, optim.ema=0 and a b1 above 0"
-            )
-        core = optax.chain(
+    if settings.name == "schedule_free":
+        return optax.chain(
             optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True),
             optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(schedule),
         )
-    else:
-        raise UserError(f"optim.name={name!r}: use adamw, lion, adafactor, muon or schedule_free")
-    transform = optax.chain(clip, core)
-    if name == "schedule_free":  # optax counts from 1 here, and from 0 in `core`
-        transform = optax.contrib.schedule_free(transform, lambda count: schedule(count - 1), b1)
-    if ema:
-        transform = with_average(transform, ema)
-    return Optimizer(transform, schedule, clip_norm, layout)
+    numbers = matrices(layout.axes)
+    orthogonal = optax.chain(
+        optax.contrib.scale_by_muon(
+            beta=settings.momentum, eps=eps, weight_dimension_numbers=numbers
+        ),
+        optax.stateless(lambda updates, _: jax.tree.map(_as_adams, updates, numbers)),
+    )
+    return optax.chain(
+        optax.masked(orthogonal, _by_axes(lambda x: matrix_axes(x) is not None, layout.axes)),
+        optax.masked(
+            optax.scale_by_adam(b1, b2, eps),
+            _by_axes(lambda x: matrix_axes(x) is None, layout.axes),
+        ),
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.scale_by_learning_rate(schedule),
+    )

@@ -17,7 +17,7 @@ from caugym_jax.algorithms.groups import Prompt
 from caugym_jax.algorithms.step import WHOLE, Adapter
 from caugym_jax.cli import config as configs
 from caugym_jax.data.packing import pad
-from caugym_jax.devices.mesh import Layout, make_mesh, sampling_mesh, shardings
+from caugym_jax.devices.mesh import Layout, MeshShape, Sampling, make_mesh, sampling_mesh, shardings
 from caugym_jax.devices.programs import Call
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hub import load_config
@@ -25,7 +25,7 @@ from caugym_jax.models.lora import Lora, adapter_layout, attach, frozen_layout
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.runs import methods
-from caugym_jax.runs.opening import EMBEDDED, merging, model_for
+from caugym_jax.runs.opening import EMBEDDED, ModelSettings, merging, model_for
 from caugym_jax.types import Example, Judged, Preference, Problem
 
 
@@ -70,7 +70,7 @@ def plan(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Planned:
     Raises:
       UserError: sizes that do not divide, and whatever else training would refuse.
     """
-    mesh = make_mesh(devices=devices, **configs.check_section("mesh", config.mesh, make_mesh))
+    mesh = make_mesh(devices=devices, **vars(configs.build(MeshShape, config.mesh, "mesh")))
     with jax.set_mesh(mesh):
         run = _run(config, mesh)
         longest = config.data.get("max_prompt_length")
@@ -85,14 +85,13 @@ def plan(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Planned:
 
 def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.Run:
     """`methods.open_run` with shapes for weights."""
-    settings = config.model.to_dict()
-    name, kept = settings.pop("name"), {"dtype", "remat", "attention"}
-    shape = shape_of(name)
-    model = model_for(shape, mesh, **{k: v for k, v in settings.items() if k in kept})
-    lora = Lora(**configs.check_section("lora", config.lora, Lora))
-    sampling = configs.check_section("sampling", config.sampling, sampling_mesh)
+    settings = configs.build(ModelSettings, config.model, "model")
+    shape = shape_of(settings.name)
+    model = model_for(shape, mesh, settings)
+    lora = configs.build(Lora, config.lora)
+    sampling = configs.build(Sampling, config.sampling)
     common = {
-        "tokenizer": Ends(), "mesh": mesh, "sampler_mesh": sampling_mesh(mesh, **sampling),
+        "tokenizer": Ends(), "mesh": mesh, "sampler_mesh": sampling_mesh(mesh, sampling),
         "open_critic": _critic,
     }  # fmt: skip
     if not lora.rank:
@@ -111,8 +110,9 @@ def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.
 
 def _critic(name: str, run: methods.Run) -> tuple[Model, Any]:
     """`methods.open_critic` without weights; that it reads the policy's tokens is not looked at."""
-    settings = {k: getattr(run.model, k) for k in ("dtype", "remat", "attention")}
-    return model_for(shape_of(name), run.mesh, **settings), None
+    own = run.model
+    settings = ModelSettings(name, dtype=own.dtype, remat=own.remat, attention=own.attention)
+    return model_for(shape_of(name), run.mesh, settings), None
 
 
 def _described(where: Layout, mesh: jax.sharding.Mesh) -> Any:

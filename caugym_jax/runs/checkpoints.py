@@ -8,6 +8,7 @@ damaged one is set aside as STEP.damaged, which is told on stderr, and the one b
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -19,7 +20,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from caugym_jax.devices import processes
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
 from caugym_jax.runs import digests, stored
 from caugym_jax.runs.log import write_text
 from caugym_jax.types import TrainState
@@ -28,14 +29,32 @@ _ELSEWHERE = "elsewhere.txt"  # in WORKDIR/checkpoints: the folder that holds th
 _CHUNK = 1 << 23  # bytes of an array that are compressed, and read back, as one
 
 
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+    """When the training state is saved, and where.
+
+    Attributes:
+      every: steps from one checkpoint to the next.
+      keep: how many of the newest are kept.
+      best: the evaluation figure (strict, wellformed, strict_ATE, ...) whose best checkpoint is
+        kept too; None: only the newest.
+      folder: where they lie, e.g. gs://bucket/run (needs gcsfs); empty: in WORKDIR/checkpoints. It
+        is remembered in the workdir, so that whoever opens this one later finds them.
+    """
+
+    every: int = 50
+    keep: int = 2
+    best: str | None = "strict"
+    folder: str = ""
+
+    def __post_init__(self):
+        require(self, "every", "keep", at_least=1)
+
+
 class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-      keep: how many of the newest to keep.
-      best: also keep the one with the highest of this evaluation metric ("strict"), if any.
-      folder: where they lie, e.g. "gs://bucket/run" (needs gcsfs); empty: in WORKDIR/checkpoints.
-        It is remembered in the workdir, so that whoever opens this one later finds them.
       read_only: makes no folder and leaves alone what a live run has half written there, and what
         is damaged; without it such remains are removed, and what is damaged is set aside.
 
@@ -48,19 +67,17 @@ class Checkpoints:
     def __init__(
         self,
         workdir: str | Path,
+        settings: CheckpointSettings = CheckpointSettings(),
         *,
-        keep: int = 2,
-        best: str | None = "strict",
-        folder: str = "",
         read_only: bool = False,
     ):
-        self._directory = _place(Path(workdir), folder, read_only)
+        self._directory = _place(Path(workdir), settings.folder, read_only)
         self._damage: dict[int, str] = {}  # what is wrong with a step; "": nothing
         self._may_move, self._closed = not read_only, False
         if not read_only:
             self._newest()
-        policies = [checkpoint_managers.LatestN(max(1, keep))]
-        if best is not None:
+        policies = [checkpoint_managers.LatestN(settings.keep)]
+        if (best := settings.best) is not None:
             policies.append(
                 checkpoint_managers.BestN(
                     get_metric_fn=lambda metrics: metrics.get(best, -math.inf),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from caugym_jax.devices import processes
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
 from caugym_jax.runs.events import EventFile
 
 
@@ -26,6 +27,33 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
 
 
+@dataclasses.dataclass(frozen=True)
+class LogSettings:
+    """What is printed and recorded.
+
+    Attributes:
+      every: steps from one printed line to the next.
+      tensorboard: write WORKDIR/tensorboard.
+      wandb: log to Weights & Biases too, as one run however often it is resumed.
+      samples: rows of a step's table of samples; 0: none.
+      samples_every: steps from one table to the next.
+      alarms_every: steps until an alarm is repeated.
+      show: the metrics on a printed line, by their names in docs/metrics.md.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+    wandb: bool = False
+    samples: int = 8
+    samples_every: int = 10
+    alarms_every: int = 50
+    show: tuple[str, ...] = ("loss",)
+
+    def __post_init__(self):
+        require(self, "every", "samples_every", "alarms_every", at_least=1)
+        require(self, "samples", at_least=0)
+
+
 class Log:
     """The log files of a workdir: metrics.jsonl, samples.jsonl and tensorboard/.
 
@@ -35,14 +63,11 @@ class Log:
     of an uninterrupted one. Every step is on disk before the next one begins. Of several processes
     only the first writes.
 
-    Args:
-      wandb: log to Weights & Biases too, as one run however often it is resumed.
-
     Raises:
       UserError: a line could not be written (disk full), or wandb is not installed.
     """
 
-    def __init__(self, workdir: Path, step: int, *, tensorboard: bool = True, wandb: bool = False):
+    def __init__(self, workdir: Path, step: int, settings: LogSettings = LogSettings()):
         self.metrics_path = workdir / "metrics.jsonl"
         self.samples_path = workdir / "samples.jsonl"
         self.board_path = workdir / "tensorboard"
@@ -51,10 +76,10 @@ class Log:
             return
         for path in (self.metrics_path, self.samples_path):
             _forget(path, step)
-        if tensorboard:
+        if settings.tensorboard:
             with writing(self.board_path):
                 self._board = EventFile(self.board_path, step + 1)
-        self._wandb = _open_wandb(workdir) if wandb else None
+        self._wandb = _open_wandb(workdir) if settings.wandb else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One line of finite numbers (NaN and infinity are written as null)."""

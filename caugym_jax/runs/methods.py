@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import ml_collections
@@ -20,18 +20,18 @@ from caugym_jax.algorithms.sft import sft
 from caugym_jax.algorithms.step import WHOLE, Adapter, Algorithm, check_rows, state_template
 from caugym_jax.cli import config as configs
 from caugym_jax.data.loader import make_loader
-from caugym_jax.data.preference_sources import preference_items
-from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
+from caugym_jax.data.preference_sources import PreferenceData, preference_items
+from caugym_jax.data.sources import PromptData, SftData, problem_source, prompt_items, sft_batches
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
-from caugym_jax.devices.mesh import Layout, put, row_count, sampling_mesh, shardings
+from caugym_jax.devices.mesh import Layout, Sampling, put, row_count, sampling_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.lora import Lora, adapter_layout, attach, init_adapters
 from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.models.value import ValueModel
-from caugym_jax.objectives.optim import Optimizer, evaluated, make_optimizer
-from caugym_jax.runs.opening import merging, open_frozen, open_model
+from caugym_jax.objectives.optim import Optim, Optimizer, evaluated, make_optimizer
+from caugym_jax.runs.opening import ModelSettings, merging, open_frozen, open_model
 from caugym_jax.types import TrainState
 
 
@@ -41,11 +41,13 @@ def open_critic(name: str, run: Run) -> tuple[Model, Callable[[], Params]]:
     Raises:
       UserError: there is no such model, or it reads other tokens than the policy writes.
     """
-    settings = {k: getattr(run.model, k) for k in ("dtype", "remat", "attention")}
-    model, _, tokenizer = open_model(name, run.mesh, weights=False, **settings)
+    settings = ModelSettings(
+        name, dtype=run.model.dtype, remat=run.model.remat, attention=run.model.attention
+    )
+    model, _, tokenizer = open_model(settings, run.mesh, weights=False)
     if tokenizer.raw.get_vocab() != run.tokenizer.raw.get_vocab():
         raise UserError(f"ppo.critic={name!r} reads other tokens than the policy writes")
-    return model, lambda: open_model(name, run.mesh, **settings).params
+    return model, lambda: open_model(settings, run.mesh).params
 
 
 class Run(NamedTuple):
@@ -87,17 +89,16 @@ def open_run(
     workdir: Path | None = None,
 ) -> tuple[Run, Any]:
     """(what a method starts from, the first state's trained weights or, on resuming, None)."""
-    options = configs.check_section("model", config.model, open_model) | {"seed": config.seed}
-    lora = Lora(**configs.check_section("lora", config.lora, Lora))
-    sampling = configs.check_section("sampling", config.sampling, sampling_mesh)
-    sampler_mesh = sampling_mesh(mesh, **sampling)
+    chosen = configs.build(ModelSettings, config.model, "model")
+    lora = configs.build(Lora, config.lora)
+    sampler_mesh = sampling_mesh(mesh, configs.build(Sampling, config.sampling))
     if not lora.rank:
         weights = not resuming or needs_reference(config)
-        model, params, tokenizer = open_model(mesh=mesh, weights=weights, **options)
+        model, params, tokenizer = open_model(chosen, mesh, seed=config.seed, weights=weights)
         trained = layout(model.config)
         run = Run(config, model, params, tokenizer, mesh, trained)
         return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), params
-    model, frozen, tokenizer = open_frozen(mesh=mesh, kept=lora.base_dtype, **options)
+    model, frozen, tokenizer = open_frozen(chosen, mesh, lora.base_dtype, config.seed)
     adapter = Adapter(
         frozen,
         lambda trained, frozen: attach(trained, frozen, lora.scale),
@@ -160,23 +161,15 @@ def _section(run: Run, name: str, function: Callable) -> dict[str, Any]:
 
 
 def _optimizer(run: Run, updates_a_step: int = 1) -> Optimizer:
-    return make_optimizer(
-        run.trained,
-        run.config.steps * updates_a_step,
-        **_section(run, "optim", make_optimizer),
-    )
+    settings = configs.build(Optim, run.config.optim)
+    return make_optimizer(run.trained, run.config.steps * updates_a_step, settings)
 
 
-def _data(run: Run, solutions: bool) -> tuple[Any, int, dict[str, Any]]:
-    """(source of problems, batch size, how rows are shaped)."""
-    data = run.config.data.to_dict()
-    batch_size, shape = data.pop("batch_size"), {}
-    for key in ("max_prompt_length", "too_long", "max_length", "packing"):
-        if key in data:
-            shape[key] = data.pop(key)
-    options = configs.check_section("data", data, problem_source)
-    source = problem_source(seed=run.config.seed + 1, solutions=solutions, **options)
-    return source, batch_size, shape
+T = TypeVar("T")
+
+
+def _data(run: Run, cls: type[T]) -> T:
+    return configs.build(cls, run.config.data, "data")
 
 
 def _loader(run: Run, items: Any, batch_size: int, transform: Callable) -> Any:
@@ -201,17 +194,18 @@ def _method(run: Run, built: Built, loader: Any) -> Method:
 
 
 def _sft(run: Run) -> Method:
-    source, batch_size, shape = _data(run, solutions=True)
-    items, make, dropped = sft_batches(source, run.tokenizer, shape["max_length"], shape["packing"])
+    data = _data(run, SftData)
+    source = problem_source(
+        data, seed=run.config.seed + 1, solutions=True, direct_fraction=data.direct_fraction
+    )
+    items, make, dropped = sft_batches(source, run.tokenizer, data.max_length, data.packing)
     if dropped:
-        processes.say(
-            f"dropped {dropped} examples longer than data.max_length={shape['max_length']}"
-        )
-    return _method(run, build(run), _loader(run, items, batch_size, make))
+        processes.say(f"dropped {dropped} examples longer than data.max_length={data.max_length}")
+    return _method(run, build(run), _loader(run, items, data.batch_size, make))
 
 
 def _build_sft(run: Run) -> Built:
-    data, model = run.config.data, run.model
+    data, model = _data(run, SftData), run.model
     if data.packing and model.attention == "cudnn":  # which knows one document a row
         model = dataclasses.replace(model, attention="plain")
     section = _section(run, "sft", sft)
@@ -231,18 +225,11 @@ def _kto(run: Run) -> Method:
 
 def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
     """DPO or KTO. For a file the reference is computed here, and its weights are let go of."""
-    data, name = run.config.data.to_dict(), run.config.method
-    batch_size, path = data.pop("batch_size"), data.pop("path")
-    own = ("max_length", "too_long", "unusable", "solutions", "rejected")
-    own = {key: data.pop(key) for key in own if key in data}
-    section, max_length = _section(run, name, make), own["max_length"]
-    seed, tokenizer = run.config.seed + 1, run.tokenizer
-    if path is None:
-        options = configs.check_section("data", data, problem_source)
-        path = problem_source(seed=seed, **options)
-    own = configs.check_section("data", own, preference_items)
-    items, told = preference_items(path, tokenizer, name == "dpo", seed=seed, **own)
-    for line in told:
+    data, name = _data(run, PreferenceData), run.config.method
+    section, seed, tokenizer = _section(run, name, make), run.config.seed + 1, run.tokenizer
+    source = problem_source(data, seed=seed) if data.path is None else data.path
+    items, lines = preference_items(source, tokenizer, name == "dpo", data, seed=seed)
+    for line in lines:
         processes.say(line)
     reference, built = run.params, build(run)  # which checks sizes before the file is scored
     if callable(items):
@@ -253,14 +240,15 @@ def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
             list(map(triple, items)),
             reference_scorer(run.model, reference, section["microbatches"], "data.batch_size"),
             f"{weights_digest(reference)} {run.model.dtype}",
-            run.mesh, batch_size=batch_size, max_length=max_length, pad_id=tokenizer.pad_id,
+            run.mesh, batch_size=data.batch_size, max_length=data.max_length,
+            pad_id=tokenizer.pad_id,
         )  # fmt: skip
         source, built = list(zip(items, known, strict=True)), build(run._replace(params=None))
-    return _method(run, built, _loader(run, source, batch_size, list))
+    return _method(run, built, _loader(run, source, data.batch_size, list))
 
 
 def _build_preferences(run: Run, make: Callable) -> Built:
-    data, longest = run.config.data, run.model.config.max_position
+    data, longest = _data(run, PreferenceData), run.model.config.max_position
     if data.max_length > longest:
         raise UserError(f"data.max_length={data.max_length}: the model takes {longest} tokens")
     section = _section(run, run.config.method, make)
@@ -278,9 +266,9 @@ def _grpo(run: Run) -> Method:
 
 
 def _prompted(run: Run, room: int) -> Method:
-    source, batch_size, shape = _data(run, solutions=False)
-    items, width = _prompts(run, source, shape, room)
-    loader = _loader(run, items, batch_size, lambda rows: [Prompt(*row) for row in rows])
+    data = _data(run, PromptData)
+    items, width = _prompts(run, data, room)
+    loader = _loader(run, items, data.batch_size, lambda rows: [Prompt(*row) for row in rows])
     return _method(run, build(run, width), loader)
 
 
@@ -326,24 +314,24 @@ def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
     """PPO's critic, on the policy's decoder or on that of another model."""
     model, start = (run.model, None) if name is None else run.open_critic(name, run)
     value = ValueModel(model)
-    options = _section(run, "critic_optim", make_optimizer)
+    settings = configs.build(Optim, run.config.critic_optim, "critic_optim")
     steps = run.config.steps * updates_a_step
-    return Critic(value, make_optimizer(value.layout, steps, **options), start)
+    return Critic(value, make_optimizer(value.layout, steps, settings), start)
 
 
-def _prompts(run: Run, source: Any, shape: dict[str, Any], room: int) -> tuple[Any, int]:
-    """(problems with their prompt tokens, the longest prompt), telling what was dropped."""
+def _prompts(run: Run, data: PromptData, room: int) -> tuple[Any, int]:
+    """(problems with their prompt tokens, the longest prompt), saying what was dropped."""
     items, width, dropped = prompt_items(
-        source,
+        problem_source(data, seed=run.config.seed + 1),
         run.tokenizer,
-        shape["max_prompt_length"],
+        data.max_prompt_length,
         run.model.config.max_position,
         room,
-        shape["too_long"],
+        data.too_long,
     )
     if dropped:
         processes.say(
             f"dropped {dropped} of {dropped + len(items)} prompts longer than "
-            f"data.max_prompt_length={shape['max_prompt_length']}"
+            f"data.max_prompt_length={data.max_prompt_length}"
         )
     return items, width

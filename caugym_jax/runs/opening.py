@@ -22,7 +22,7 @@ from caugym_jax.cli.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from caugym_jax.devices.mesh import Layout, shardings
 from caugym_jax.devices.programs import Program
-from caugym_jax.errors import UserError
+from caugym_jax.errors import UserError, require
 from caugym_jax.models.attention import KERNELS
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import to_hf_config
@@ -46,75 +46,83 @@ class Opened(NamedTuple):
     tokenizer: Tokenizer
 
 
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """The model that a run starts from.
+
+    Attributes:
+      name: "embedded" (the tiny model in the package), a run's workdir, a Hugging Face folder, a
+        GGUF file, a preset's name or a hub id. Of a run that trained adapters, its base is opened
+        too, and the adapters are merged into it.
+      init: pretrained, or random: only the shape and the tokenizer are taken from the name.
+      dtype: what is computed in, float32 or bfloat16; None: bfloat16 on accelerators, float32 on a
+        CPU.
+      remat: what the backward pass computes again to save memory: none, dots, attention or full.
+      attention: the kernel; None: splash on a TPU, cudnn on a GPU, plain on a CPU.
+      step: which checkpoint of a workdir; None: the newest.
+    """
+
+    name: str = "embedded"
+    init: str = "pretrained"
+    dtype: str | None = None
+    remat: str = "none"
+    attention: str | None = None
+    step: int | None = None
+
+    def __post_init__(self):
+        require(self, "init", among=("pretrained", "random"))
+        require(self, "dtype", among=("float32", "bfloat16"))
+        require(self, "remat", among=REMAT)
+        require(self, "attention", among=tuple(KERNELS))
+        require(self, "step", at_least=0)
+
+
 def open_model(
-    name: str,
+    settings: ModelSettings,
     mesh: jax.sharding.Mesh,
     *,
-    init: str = "pretrained",
-    dtype: str | None = None,
-    remat: str = "none",
-    attention: str | None = None,
     seed: int = 0,
-    step: int | None = None,
     weights: bool = True,
     kept: str = "float32",
 ) -> Opened:
     """Opens a model with its tokenizer.
 
     Args:
-      name: "embedded" (the tiny model in the package), a run's workdir, a Hugging Face folder, a
-        GGUF file, a preset's name or a hub id. Of a run that trained adapters, its base is opened
-        too, and the adapters are merged into it.
-      init: "pretrained", or "random": only the shape and the tokenizer are taken from `name`.
-      dtype: compute type; None: bfloat16 on accelerators, float32 on a CPU.
-      remat: see `Model`.
-      attention: the kernel, see `Model`; None: splash on a TPU, cudnn on a GPU, plain on a CPU.
-      step: which checkpoint of a workdir (the newest).
+      seed: of random weights.
       weights: False leaves the parameters out.
       kept: the parameters' type, "float32" or "bfloat16" (norms are float32).
 
     Raises:
       UserError: there is no such model, or a run's base is gone.
     """
-    if init not in ("pretrained", "random"):
-        raise UserError(f"model.init={init!r}: use pretrained or random")
+    name = settings.name
     is_run = (Path(name) / "checkpoints").is_dir()
     path = EMBEDDED if name == "embedded" else Path(name) / "model" if is_run else locate(name)
     config = load_config(path)
     tokenizer = load_tokenizer(path)
     check_vocabulary(tokenizer, config.vocab_size)
-    model = model_for(config, mesh, dtype=dtype, remat=remat, attention=attention)
+    model = model_for(config, mesh, settings)
     places = shardings(layout(config), mesh)
     if not weights:
         return Opened(model, None, tokenizer)
-    if init == "random":
+    if settings.init == "random":
         return Opened(model, _random(model, seed, kept, places), tokenizer)
     if not is_run:
         _, params = load_pretrained(path, mesh=mesh, dtype=kept)
         return Opened(model, params, tokenizer)
     if (lora := lora_of(name)) is None:
-        params = _trained(name, frozen_layout(config, kept), mesh, step)
+        params = _trained(name, frozen_layout(config, kept), mesh, settings.step)
         return Opened(model, params, tokenizer)
-    adapters = _trained(name, adapter_layout(config, lora), mesh, step)
+    adapters = _trained(name, adapter_layout(config, lora), mesh, settings.step)
     merge = merging(config, _base(name, config, lora, mesh), lora, mesh, kept)
     return Opened(model, merge(adapters), tokenizer)
 
 
 def model_for(
-    config: ModelConfig,
-    mesh: jax.sharding.Mesh,
-    *,
-    dtype: str | None = None,
-    remat: str = "none",
-    attention: str | None = None,
+    config: ModelConfig, mesh: jax.sharding.Mesh, settings: ModelSettings = ModelSettings()
 ) -> Model:
-    """A decoder's arithmetic as a mesh's devices do it best (see `open_model`)."""
-    if dtype not in (None, "float32", "bfloat16"):
-        raise UserError(f"model.dtype={dtype!r}: use float32 or bfloat16")
-    if remat not in REMAT:
-        raise UserError(f"model.remat={remat!r}: use {', '.join(REMAT)}")
-    if attention not in (None, *KERNELS):
-        raise UserError(f"model.attention={attention!r}: use {', '.join(KERNELS)}")
+    """A decoder's arithmetic as a mesh's devices do it best."""
+    dtype, attention = settings.dtype, settings.attention
     platform = mesh.devices.flat[0].platform
     if dtype is None:
         dtype = "float32" if platform == "cpu" else "bfloat16"
@@ -125,15 +133,16 @@ def model_for(
             f"model.attention={attention!r} does not fit these {platform} devices, {dtype} and "
             f"heads of {config.head_dim}: use {own}"
         )
-    attention = attention or own
-    return Model(config, dtype, remat, attention)
+    return Model(config, dtype, settings.remat, attention or own)
 
 
-def open_frozen(name: str, mesh: jax.sharding.Mesh, kept: str, **options: Any) -> Opened:
+def open_frozen(
+    settings: ModelSettings, mesh: jax.sharding.Mesh, kept: str, seed: int = 0
+) -> Opened:
     """`open_model` with the weights as `models.lora.freeze(params, kept)` leaves them."""
     if kept != "int8":
-        return open_model(name, mesh, kept=kept, **options)
-    opened = open_model(name, mesh, kept="bfloat16", **options)
+        return open_model(settings, mesh, kept=kept, seed=seed)
+    opened = open_model(settings, mesh, kept="bfloat16", seed=seed)
     places = shardings(frozen_layout(opened.model.config, kept), mesh)
     whole = jax.jit(lambda params: freeze(params, kept), out_shardings=places)
     return opened._replace(params=whole(opened.params))
@@ -250,9 +259,10 @@ def _trained(name: str | Path, where: Layout, mesh: jax.sharding.Mesh, step: int
 def _base(name: str, config: ModelConfig, lora: Lora, mesh: jax.sharding.Mesh) -> Params:
     """The frozen weights below a run's adapters."""
     stored = settings_of(name)
-    base, options = stored["model.name"], {k: stored[f"model.{k}"] for k in ("init", "step")}
+    base = stored["model.name"]
+    settings = ModelSettings(base, stored["model.init"], step=stored["model.step"])
     try:
-        opened = open_frozen(base, mesh, lora.base_dtype, seed=stored["seed"], **options)
+        opened = open_frozen(settings, mesh, lora.base_dtype, stored["seed"])
     except UserError as error:
         raise UserError(
             f"{name} holds adapters of the model {base}, which cannot be opened: {error}"

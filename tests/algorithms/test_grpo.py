@@ -16,8 +16,8 @@ from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
 from caugym_jax.objectives.advantages import group_advantages, informative_groups
-from caugym_jax.objectives.optim import make_optimizer
-from caugym_jax.runs.opening import open_model
+from caugym_jax.objectives.optim import Optim, make_optimizer
+from caugym_jax.runs.opening import ModelSettings, open_model
 from caugym_jax.types import Rollout
 from tests.glossary import unexplained
 from tests.tiny_model import tiny_model  # noqa: F401
@@ -42,11 +42,11 @@ class Setup:
     def __init__(self, folder, **options):
         self.mesh = make_mesh(devices=jax.devices()[:1])
         with jax.set_mesh(self.mesh):
-            opened = open_model(str(folder), self.mesh)
+            opened = open_model(ModelSettings(str(folder)), self.mesh)
             self.model, self.params, self.tokenizer = opened
             likes_mark.text = self.tokenizer.decode([MARK])
             trained = layout(self.model.config)
-            optimizer = make_optimizer(trained, 50, peak=options.pop("peak", 1e-2))
+            optimizer = make_optimizer(trained, 50, Optim(peak=options.pop("peak", 1e-2)))
             options = {
                 "group_size": 4,
                 "max_prompt_length": 128,

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec as P
 
 from caugym_jax.algorithms.step import init_state, make_step, state_template
 from caugym_jax.devices.mesh import Layout, make_mesh, put, rows, shardings
-from caugym_jax.objectives.optim import make_optimizer
+from caugym_jax.objectives.optim import Optim, make_optimizer
 from caugym_jax.runs.checkpoints import Checkpoints
 
 AXES = {
@@ -79,7 +79,9 @@ def check_places(name, state):
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_resumed_bit_for_bit_on_a_mesh(name, tmp_path):
-    optimizer = make_optimizer(LAYOUT, 4, peak=0.01, warmup=2, weight_decay=0.1, **OPTIONS[name])
+    optimizer = make_optimizer(
+        LAYOUT, 4, Optim(peak=0.01, warmup=2, weight_decay=0.1, **OPTIONS[name])
+    )
     rng = np.random.default_rng(0)
     first = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32), SHAPES)
     with jax.set_mesh(MESH):

@@ -18,7 +18,7 @@ from caugym_jax.models.transformer import layout
 from caugym_jax.models.value import ValueModel
 from caugym_jax.objectives.gae import gae, whiten
 from caugym_jax.objectives.logprobs import score
-from caugym_jax.objectives.optim import make_optimizer
+from caugym_jax.objectives.optim import Optim, make_optimizer
 from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.types import Problem
 from tests.algorithms.test_step import CONFIG, MODEL, PARAMS
@@ -90,8 +90,8 @@ def make(monkeypatch, mesh=None, **options) -> Made:
 
     monkeypatch.setattr(module, "make_step", spy)
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    optimizer = make_optimizer(layout(CONFIG), 100, peak=1e-2)
-    critic = Critic(VALUE, make_optimizer(VALUE.layout, 100, peak=1e-2))
+    optimizer = make_optimizer(layout(CONFIG), 100, Optim(peak=1e-2))
+    critic = Critic(VALUE, make_optimizer(VALUE.layout, 100, Optim(peak=1e-2)))
     algorithm = ppo(
         MODEL, optimizer, mesh, Words(), critic, jax.device_put(PARAMS), **(OPTIONS | options)
     )

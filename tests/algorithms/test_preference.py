@@ -24,7 +24,7 @@ from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives.dpo import LOSS_TYPES
 from caugym_jax.objectives.logprobs import score
-from caugym_jax.objectives.optim import make_optimizer
+from caugym_jax.objectives.optim import Optim, make_optimizer
 from caugym_jax.types import Batch, Judged, Preference, TrainState
 from tests.glossary import unexplained
 
@@ -129,7 +129,7 @@ class Wired:
             with jax.set_mesh(mesh):
                 params = jax.device_put(params, shardings(layout(CONFIG), mesh))
                 self.algorithm = make(
-                    MODEL, make_optimizer(layout(CONFIG), 100, peak=3e-2), mesh,
+                    MODEL, make_optimizer(layout(CONFIG), 100, Optim(peak=3e-2)), mesh,
                     None if known else jax.device_put(REFERENCE),
                     max_length=32, microbatches=microbatches, **{**defaults, **options},
                 )  # fmt: skip

@@ -9,7 +9,7 @@ from caugym_jax.algorithms.step import gradients
 from caugym_jax.data.packing import pack, pad
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.models.transformer import layout
-from caugym_jax.objectives.optim import make_optimizer
+from caugym_jax.objectives.optim import Optim, make_optimizer
 from caugym_jax.objectives.sft import nll
 from caugym_jax.types import Batch, Example
 from tests.algorithms.test_step import CONFIG, MODEL, PARAMS, sft_batch, sft_loss
@@ -51,7 +51,9 @@ def test_loss_and_gradient_are_those_over_all_places():
 def test_training_lowers_the_loss():
     mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
-        algorithm = sft(MODEL, make_optimizer(layout(CONFIG), 20, peak=1e-2), mesh, microbatches=2)
+        algorithm = sft(
+            MODEL, make_optimizer(layout(CONFIG), 20, Optim(peak=1e-2)), mesh, microbatches=2
+        )
         state = algorithm.init(jax.device_put(PARAMS))
         losses = []
         for _ in range(20):

@@ -16,7 +16,7 @@ from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives import policy
 from caugym_jax.objectives.logprobs import score
-from caugym_jax.objectives.optim import decayed, make_optimizer
+from caugym_jax.objectives.optim import Optim, decayed, make_optimizer
 from caugym_jax.objectives.sft import nll
 from caugym_jax.types import Batch
 
@@ -126,7 +126,7 @@ def test_microbatches_on_a_mesh():
 
 def update(loss, batch, mesh=None, peak=1e-3, params=PARAMS, **optim):
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
-    optimizer = make_optimizer(layout(CONFIG), 10, peak=peak, **optim)
+    optimizer = make_optimizer(layout(CONFIG), 10, Optim(peak=peak, **optim))
     with jax.set_mesh(mesh):
         state = init_state(jax.device_put(params), optimizer, mesh)
         step = make_step(loss, optimizer, mesh)
@@ -179,7 +179,7 @@ def test_one_program_serves_all_steps():
 def test_t16_small_steps_are_not_rounded_away():
     """100 steps at 1e-6 move float32 masters although each is below bfloat16's resolution (T16)."""
     mesh = make_mesh(devices=jax.devices()[:1])
-    optimizer = make_optimizer(layout(CONFIG), 100, peak=1e-6)
+    optimizer = make_optimizer(layout(CONFIG), 100, Optim(peak=1e-6))
     model = Model(CONFIG, dtype="bfloat16")
 
     def loss(params, b):

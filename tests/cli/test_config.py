@@ -29,28 +29,6 @@ def own(tmp_path):
     return path
 
 
-EVALUATION_OWN = ("every", "n", "max_new_tokens")
-
-
-@pytest.mark.parametrize("name", ["sft.py", "grpo.py", "grpo.py:smollm2-135m"])
-def test_shipped_configurations_load_and_fit_their_functions(name):
-    from caugym_jax.data.sources import problem_source
-    from caugym_jax.devices.mesh import make_mesh
-    from caugym_jax.models.lora import Lora
-    from caugym_jax.objectives.optim import make_optimizer
-    from caugym_jax.runs.checkpoints import Checkpoints
-    from caugym_jax.runs.opening import open_model
-
-    config = configs.load(name)
-    sections = {"mesh": make_mesh, "model": open_model, "lora": Lora, "optim": make_optimizer}
-    for section, function in sections.items():
-        assert configs.check_section(section, config[section], function)
-    kept = {k: v for k, v in config.checkpoint.items() if k != "every"}
-    configs.check_section("checkpoint", kept, Checkpoints)
-    problems = {k: v for k, v in config.evaluation.items() if k not in EVALUATION_OWN}
-    configs.check_section("evaluation", problems, problem_source)
-
-
 def test_overrides_take_the_default_s_type(own):
     config = configs.load(
         f"{own}:tiny",

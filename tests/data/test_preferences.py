@@ -1,6 +1,7 @@
 """Rows of preferences as tokens: their layouts, what is refused, and KTO's mismatched pairs."""
 
 import collections
+import dataclasses
 import json
 import random
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from caugym_jax import generate
 from caugym_jax.causal.generating import generate_problem
 from caugym_jax.causal.worked import work
-from caugym_jax.data.preference_sources import generated_rows, preference_items
+from caugym_jax.data.preference_sources import PreferenceData, generated_rows, preference_items
 from caugym_jax.data.preferences import judged, preference, sift, with_others
 from caugym_jax.data.prompts import chat_tokens, reply_tokens
 from caugym_jax.data.tokenizer import load_tokenizer
@@ -19,6 +20,8 @@ from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward
 from caugym_jax.types import Judged
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
+
+WORKED = PreferenceData(max_length=3000, solutions="worked")
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +114,6 @@ def test_or_refused_counted_and_listed(mixed, tokenizer, tmp_path):
     many = write(tmp_path / "many.jsonl", [GOOD | {"rejected": ""}] * 9)
     with pytest.raises(UserError, match=r"9 with an empty .*\(items 0, 1, 2, 3, 4, \.\.\.\)"):
         sift(many, preference, tokenizer, 60, "drop", "drop")
-    with pytest.raises(UserError, match="data.unusable='skip': use refuse or drop"):
-        sift(mixed, preference, tokenizer, 60, "drop", "skip")
 
 
 MALFORMED = [
@@ -203,35 +204,43 @@ def test_kinds_are_drawn_by_their_shares():
 def test_problems_that_no_mistake_fits_give_way(tokenizer):
     """A sign cannot be flipped where the effect is zero."""
     items, _ = preference_items(
-        problems, tokenizer, True, max_length=3000, rejected={"sign_flip": 1.0}
+        problems, tokenizer, True, dataclasses.replace(WORKED, rejected={"sign_flip": 1.0})
     )
     zero = next(i for i in range(50) if problems(i).prob == 0)
     assert "with it being" in tokenizer.decode(items(zero).rejected)
 
 
 def test_generated_judged_completions_are_half_good_and_have_others(tokenizer):
-    items, told = preference_items(problems, tokenizer, False, max_length=3000)
+    items, told = preference_items(problems, tokenizer, False, WORKED)
     found = [items(i) for i in random.Random(0).sample(range(40), 20)]
     assert told == [] and items(4).label and not items(5).label
     assert all(x.other for x in found) and len({tuple(x.prompt) for x in found}) == 20
     assert items(7).other == items(8).completion
-    assert items(7) == preference_items(problems, tokenizer, False, max_length=3000)[0](7)
+    assert items(7) == preference_items(problems, tokenizer, False, WORKED)[0](7)
 
 
 def test_generated_rows_that_are_too_long_give_way_or_are_named(tokenizer):
     with pytest.raises(UserError, match=r"generated row 0 \(and 15 in its place\) has \d+ tokens"):
-        preference_items(problems, tokenizer, True, max_length=50)
+        preference_items(problems, tokenizer, True, dataclasses.replace(WORKED, max_length=50))
 
 
-def test_wrong_settings_are_refused():
-    with pytest.raises(UserError, match="data.solutions='free': use worked or steps"):
-        generated_rows(problems, solutions="free")
-    with pytest.raises(UserError, match="data.rejected=typo=1.0: give shares"):
-        generated_rows(problems, rejected={"typo": 1.0})
-    with pytest.raises(UserError, match="data.rejected=nothing: give shares, not all of them 0"):
-        generated_rows(problems, rejected={"no_work": 0.0})
-    with pytest.raises(UserError, match="data.rejected goes with data.solutions=worked"):
-        generated_rows(problems, solutions="steps", rejected={"no_work": 1.0})
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(solutions="free"), "solutions='free': must be one of worked, steps"),
+        (dict(too_long="skip"), "too_long='skip': must be one of drop, refuse"),
+        (dict(unusable="skip"), "unusable='skip': must be one of drop, refuse"),
+        (dict(solutions="worked", rejected={"typo": 1.0}), "rejected=typo=1.0: give shares"),
+        (dict(solutions="worked", rejected={"no_work": 0.0}), "rejected=nothing: give shares, not"),
+        (dict(rejected={"no_work": 1.0}), "rejected goes with data.solutions=worked"),
+        (dict(batch_size=0), "batch_size=0: must be at least 1"),
+        (dict(zero_fraction=1.5), "zero_fraction=1.5: must be at least 0 and at most 1"),
+    ],
+)
+def test_wrong_settings_are_refused(options, told):
+    with pytest.raises(UserError) as error:
+        PreferenceData(**options)
+    assert str(error.value).startswith(told)
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
@@ -240,7 +249,9 @@ def test_files_of_the_generate_command_are_read(tokenizer, tmp_path, purpose, su
     path = tmp_path / f"rows.{suffix}"
     options = ["--tasks=ATE,NDE,PN", "--n=8", "--seed=1", "--nodes=3..4"]
     generate.main([*options, f"--for={purpose}", f"--out={path}"])
-    items, told = preference_items(str(path), tokenizer, purpose == "dpo", max_length=9000)
+    items, told = preference_items(
+        str(path), tokenizer, purpose == "dpo", PreferenceData(max_length=9000)
+    )
     assert len(items) == 8 and told == []
     if purpose == "dpo":
         assert all(x.chosen != x.rejected for x in items)

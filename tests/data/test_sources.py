@@ -8,7 +8,7 @@ import pytest
 from caugym_jax.causal import generate_problems
 from caugym_jax.data.files import problem_record, write_jsonl
 from caugym_jax.data.prompts import prompt_tokens
-from caugym_jax.data.sources import problem_source, prompt_items, sft_batches
+from caugym_jax.data.sources import Problems, problem_source, prompt_items, sft_batches
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward
@@ -37,7 +37,7 @@ def test_the_share_of_bare_answers():
 
 def test_an_impossible_request_fails_at_once():
     with pytest.raises(UserError, match="ATE"):
-        problem_source(tasks=("ATF",))
+        problem_source(Problems(tasks=("ATF",)))
 
 
 def test_prompts_that_are_too_long_are_named(tokenizer):
@@ -62,7 +62,7 @@ def test_a_generated_prompt_that_is_too_long_gives_way_to_another(tokenizer):
 def test_a_file_tells_its_longest_prompt(tokenizer, tmp_path):
     problems = list(generate_problems(["ATE"], 6, 0, adjusters=(0,)))
     write_jsonl(tmp_path / "base.jsonl", map(problem_record, problems))
-    source = problem_source(str(tmp_path / "base.jsonl"))
+    source = problem_source(Problems(str(tmp_path / "base.jsonl")))
     items, longest, dropped = prompt_items(source, tokenizer, None, 512, 40)
     assert len(items) == 6 and dropped == 0 and longest == max(len(tokens) for _, tokens in items)
     with pytest.raises(UserError, match=r"item \d+ \(counting from 0\) has"):
@@ -89,7 +89,7 @@ def test_batches_for_fine_tuning(tokenizer, tmp_path):
 
     rows = [problem_record(p) | {"solution": p.solution} for p in map(source, range(9))]
     (tmp_path / "base.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    file = problem_source(str(tmp_path / "base.jsonl"))
+    file = problem_source(Problems(str(tmp_path / "base.jsonl")))
     packed, stack, dropped = sft_batches(file, tokenizer, 256, packing=True)
     batch = stack(list(packed))
     assert dropped == 0 and len(packed) < 9 and batch.segment_ids.max() > 1

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from caugym_jax.devices.mesh import (
+    Sampling,
     constrain,
     fetch,
     make_mesh,
@@ -30,8 +31,8 @@ def test_one_size_fills_in():
 
 @pytest.mark.parametrize("sizes,words", [
     ((3, 1, 1), r"3 x 1 x 1 x 1 needs 3 devices, this machine has 8"),
-    ((-1, -1, 1), "at most one -1"),
-    ((0, 1, 1), "positive"),
+    ((-1, -1, 1), "at most one size may be -1"),
+    ((0, 1, 1), "data=0: must be at least 1, or -1"),
     ((-1, 3, 1), r"needs 6 devices"),
 ])  # fmt: skip
 def test_sizes_that_do_not_fit_are_refused(sizes, words):
@@ -96,9 +97,9 @@ def test_a_pod_of_two_slices_is_not_taken_for_one():
 def test_devices_are_arranged_anew_for_sampling():
     mesh = make_mesh(1, 2, 2, context=2)
     assert dict(sampling_mesh(mesh).shape) == {"data": 4, "fsdp": 1, "context": 1, "tensor": 2}
-    wide = sampling_mesh(mesh, 8)
+    wide = sampling_mesh(mesh, Sampling(8))
     assert dict(wide.shape) == {"data": 1, "fsdp": 1, "context": 1, "tensor": 8}
     assert list(wide.devices.flat) == list(mesh.devices.flat)
     assert sampling_mesh(make_mesh(4, tensor=2)) == make_mesh(4, tensor=2)
     with pytest.raises(UserError, match="tensor=3 does not divide the 8 devices"):
-        sampling_mesh(mesh, 3)
+        sampling_mesh(mesh, Sampling(3))

@@ -13,7 +13,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.models.lora import Lora, freeze, merge, thaw
 from caugym_jax.models.peft import load_adapter
-from caugym_jax.runs.opening import open_adapters, open_model
+from caugym_jax.runs.opening import ModelSettings, open_adapters, open_model
 from tests.end_to_end.runs import command, digests, left_behind, metrics
 from tests.end_to_end.test_resume import check, compiled  # noqa: F401
 from tests.models.test_hub import assert_same
@@ -64,20 +64,21 @@ def test_it_opens_merged_into_its_base_as_trained(run, tiny_model):  # noqa: F81
     adapters = jax.device_get(open_adapters(run, MESH))
     assert all(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(adapters))
     frozen = jax.device_get(freeze(load_pretrained(tiny_model)[1], "int8"))
-    opened = open_model(str(run), MESH).params
+    opened = open_model(ModelSettings(str(run)), MESH).params
     assert_near(opened, merge(adapters, frozen, 4.0))
     plain = thaw(frozen)["layers"]["q"]
     assert np.abs(opened["layers"]["q"] - plain).max() > 1e-2
-    halved = open_model(str(run), MESH, kept="bfloat16").params
+    halved = open_model(ModelSettings(str(run)), MESH, kept="bfloat16").params
     assert halved["layers"]["q"].dtype == "bfloat16" and halved["final_norm"].dtype == "float32"
 
 
 def test_it_exports_merged_and_alone(run, tmp_path, capsys):
     export.main([f"--workdir={run}", f"--out={tmp_path / 'whole'}"])
-    assert_near(load_pretrained(tmp_path / "whole")[1], open_model(str(run), MESH).params)
+    merged = open_model(ModelSettings(str(run)), MESH).params
+    assert_near(load_pretrained(tmp_path / "whole")[1], merged)
     export.main([f"--workdir={run}", f"--out={tmp_path / 'alone'}", "--adapter"])
     assert "an adapter of rank 4 for" in capsys.readouterr().out
-    config = open_model(str(run), MESH, weights=False).model.config
+    config = open_model(ModelSettings(str(run)), MESH, weights=False).model.config
     assert_same(
         load_adapter(tmp_path / "alone", config, LORA), jax.device_get(open_adapters(run, MESH))
     )
@@ -102,7 +103,7 @@ def test_a_base_that_is_gone_is_named(run, tmp_path):
     (moved / "config.json").write_text(json.dumps(stored | {"model.name": "runs/gone"}))
     told = f"{moved} holds adapters of the model runs/gone, which cannot be opened: there is no"
     with pytest.raises(UserError, match=told):
-        open_model(str(moved), MESH)
+        open_model(ModelSettings(str(moved)), MESH)
 
 
 SMALL = [

@@ -8,10 +8,7 @@ import numpy as np
 import pytest
 
 from caugym_jax import generate, train
-from caugym_jax.algorithms.dpo import dpo
-from caugym_jax.algorithms.kto import kto
 from caugym_jax.cli import config as configs
-from caugym_jax.data.preference_sources import preference_items
 from caugym_jax.errors import UserError
 from tests.end_to_end.runs import left_behind, metrics
 from tests.end_to_end.test_resume import compiled, run_trials, trial  # noqa: F401
@@ -115,15 +112,6 @@ def test_t18_killed_runs_end_like_others(tiny_model, tmp_path, pairs, compiled):
     first, *later = [t["whole"] for t in done]
     assert first == 0  # its first save was cut short
     assert later[0] in (2, 4) and later[1] in (2, 4) and later[2] == 3
-
-
-@pytest.mark.parametrize("name", ["dpo.py", "kto.py", "dpo.py:smollm2-135m", "kto.py:smollm2-135m"])
-def test_shipped_configurations_fit_their_functions(name):
-    config = configs.load(name)
-    method = {"dpo": dpo, "kto": kto}[config.method]
-    assert configs.check_section(config.method, config[config.method], method)
-    own = ("max_length", "too_long", "unusable", "solutions", "rejected")
-    configs.check_section("data", {key: config.data[key] for key in own}, preference_items)
 
 
 def test_losses_and_kinds_are_set_on_the_command_line():

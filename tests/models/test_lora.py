@@ -156,10 +156,12 @@ def test_targets_are_chosen_by_name():
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (dict(rank=-1), "lora.rank=-1"),
-        (dict(targets="q,w"), "lora.targets='q,w': use q, k, v, o, gate, up, down, attention"),
-        (dict(targets=""), "lora.targets=''"),
-        (dict(base_dtype="int4"), "lora.base_dtype='int4': use float32, bfloat16, int8"),
+        (dict(rank=-1), "rank=-1: must be at least 0"),
+        (dict(targets="q,w"), "targets='q,w': must be names among q, k, v, o, gate, up, down, att"),
+        (dict(rank=2, alpha=0.0), "alpha=0.0: must be above 0"),
+        (dict(init="folder"), "set lora.rank to that adapter's"),
+        (dict(targets=""), "targets=''"),
+        (dict(base_dtype="int4"), "base_dtype='int4': must be one of float32, bfloat16, int8"),
     ],
 )
 def test_settings_that_cannot_work(options, told):

@@ -17,7 +17,7 @@ import xxhash
 
 from caugym_jax.devices.mesh import make_mesh, replicated, sharding
 from caugym_jax.errors import UserError
-from caugym_jax.runs.checkpoints import Checkpoints, abstract_state, saved_steps
+from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings, abstract_state, saved_steps
 from caugym_jax.types import TrainState
 from tests.shared import ROOT
 from tests.small_disk import small_disk  # noqa: F401
@@ -54,20 +54,20 @@ def assert_same(found: TrainState, expected: TrainState) -> None:
 
 
 def save(workdir, *steps: int, **options) -> None:
-    checkpoints = Checkpoints(workdir, **options)
+    checkpoints = Checkpoints(workdir, CheckpointSettings(**options))
     for step in steps:
         checkpoints.save(state_of(step), {"next_index": step})
     checkpoints.close()
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, keep=2, best="strict")
+    checkpoints = Checkpoints(tmp_path, CheckpointSettings(keep=2, best="strict"))
     for step, strict in enumerate([0.1, 0.9, None, 0.2, 0.3, 0.4], 1):
         checkpoints.save(state_of(step), {}, None if strict is None else {"strict": strict})
     checkpoints.wait()
     assert checkpoints.steps == [2, 5, 6] and checkpoints.latest == 6
     checkpoints.close()
-    reopened = Checkpoints(tmp_path, keep=1, best=None)
+    reopened = Checkpoints(tmp_path, CheckpointSettings(keep=1, best=None))
     reopened.save(state_of(7), {})
     reopened.wait()
     assert reopened.steps == [7]
@@ -124,7 +124,7 @@ def test_a_missing_step_is_named(tmp_path):
 def test_saving_is_not_disturbed_by_the_next_updates(tmp_path):
     """The update donates the very buffers that are being written in the background."""
     update = jax.jit(lambda s: jax.tree.map(lambda x: x * 3 + 1, s), donate_argnums=0)
-    checkpoints = Checkpoints(tmp_path, keep=9)
+    checkpoints = Checkpoints(tmp_path, CheckpointSettings(keep=9))
     state = state_of(1, size=20_000)
     expected = []
     for step in range(1, 4):
@@ -310,16 +310,16 @@ def test_checkpoints_may_lie_elsewhere(tmp_path):
     assert_same(reader.restore_params(abstract_state(state_of(0)).params), state_of(2).params)
     reader.close()
     with pytest.raises(UserError, match="set config.checkpoint.folder to that"):
-        Checkpoints(workdir, folder=str(tmp_path / "third"))
+        Checkpoints(workdir, CheckpointSettings(folder=str(tmp_path / "third")))
     save(tmp_path / "second", 1)
     with pytest.raises(UserError, match="set config.checkpoint.folder to that"):
-        Checkpoints(tmp_path / "second", folder=other)
+        Checkpoints(tmp_path / "second", CheckpointSettings(folder=other))
 
 
 def test_a_bucket_without_its_package_is_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(UserError, match=r"gs://b/run cannot be reached: .*pip install gcsfs"):
-        Checkpoints(tmp_path, folder="gs://b/run")
+        Checkpoints(tmp_path, CheckpointSettings(folder="gs://b/run"))
 
 
 def test_layers_of_a_stack_are_read_one_by_one(tmp_path):
@@ -386,7 +386,7 @@ def test_a_reader_leaves_alone_what_a_live_run_is_writing(tmp_path):
 def test_a_removal_cut_short_does_no_harm(tmp_path):
     save(tmp_path, 1, 2, keep=2)
     shutil.rmtree(tmp_path / "checkpoints" / "1" / "state")
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, CheckpointSettings(keep=2))
     assert checkpoints.latest == 2
     assert_same(checkpoints.restore(abstract_state(state_of(0)))[0], state_of(2))
     checkpoints.save(state_of(3), {})
@@ -397,7 +397,7 @@ def test_a_removal_cut_short_does_no_harm(tmp_path):
 
 def test_a_full_disk_leaves_earlier_checkpoints(small_disk):  # noqa: F811
     disk = small_disk(5)
-    checkpoints = Checkpoints(disk, keep=9)
+    checkpoints = Checkpoints(disk, CheckpointSettings(keep=9))
     wanted = abstract_state(state_of(0, size=500))
     done = 0
     with pytest.raises(UserError, match="No space left on device") as error:
@@ -407,12 +407,12 @@ def test_a_full_disk_leaves_earlier_checkpoints(small_disk):  # noqa: F811
             done = step
     assert 1 <= done < 5 and "earlier checkpoints are intact" in str(error.value)
     assert "\n" not in str(error.value)
-    again = Checkpoints(disk, keep=9)
+    again = Checkpoints(disk, CheckpointSettings(keep=9))
     assert again.latest == done
     assert_same(again.restore(wanted)[0], state_of(done, size=500))
     shutil.rmtree(disk / "checkpoints" / "1")
     again.close()
-    once_more = Checkpoints(disk, keep=9)
+    once_more = Checkpoints(disk, CheckpointSettings(keep=9))
     once_more.save(state_of(done + 1, size=500), {})
     once_more.close()
 

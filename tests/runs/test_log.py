@@ -11,7 +11,7 @@ import pytest
 
 from caugym_jax.errors import UserError
 from caugym_jax.runs import log
-from caugym_jax.runs.log import Log, Progress, clock, past_metrics, write_text
+from caugym_jax.runs.log import Log, LogSettings, Progress, clock, past_metrics, write_text
 
 
 def lines(path):
@@ -19,7 +19,7 @@ def lines(path):
 
 
 def test_a_resumed_log_forgets_what_will_be_made_again(tmp_path):
-    log = Log(tmp_path, 0, tensorboard=False)
+    log = Log(tmp_path, 0, LogSettings(tensorboard=False))
     for step in (0, 1, 2, 3):
         log.metrics(step, {"loss": step / 2})
         log.samples(step, [{"reward": 1.0, "completion": f"at {step} a\u2028b\x85c"}])
@@ -28,7 +28,7 @@ def test_a_resumed_log_forgets_what_will_be_made_again(tmp_path):
         file.write('{"step": 4, "lo')  # killed while writing
     with log.samples_path.open("ab") as file:
         file.write('{"step": 4, "completion": "\u00e9'.encode()[:-1])  # in the middle of a letter
-    log = Log(tmp_path, 2, tensorboard=False)
+    log = Log(tmp_path, 2, LogSettings(tensorboard=False))
     log.metrics(3, {"loss": 7.0})
     log.close()
     assert lines(log.metrics_path) == [
@@ -45,14 +45,14 @@ def test_a_resumed_log_forgets_what_will_be_made_again(tmp_path):
 def test_a_run_begun_anew_starts_an_empty_log(tmp_path):
     """Killed before its first checkpoint: even the line of step 0 is made again."""
     for _ in range(2):
-        log = Log(tmp_path, 0, tensorboard=False)
+        log = Log(tmp_path, 0, LogSettings(tensorboard=False))
         log.metrics(0, {"eval/strict": 0.0})
         log.close()
     assert lines(log.metrics_path) == [{"step": 0, "eval/strict": 0.0}]
 
 
 def test_what_is_not_finite_is_null(tmp_path):
-    log = Log(tmp_path, 0, tensorboard=True)
+    log = Log(tmp_path, 0, LogSettings(tensorboard=True))
     log.metrics(1, {"loss": math.nan, "kl": math.inf, "entropy": 0.5})
     log.close()
     assert lines(log.metrics_path) == [{"step": 1, "loss": None, "kl": None, "entropy": 0.5}]
@@ -64,7 +64,7 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     from tensorboardX.record_writer import masked_crc32c
 
     for first in (0, 2):
-        log = Log(tmp_path, first, tensorboard=True)
+        log = Log(tmp_path, first, LogSettings(tensorboard=True))
         log.metrics(first + 1, {"loss": 0.25, "huge": 1e300, "big/step": -3.0})
         log.samples(first + 300, [{"reward": 0.5, "completion": "x = é" + 200 * "!"}])
         log.close()
@@ -90,7 +90,7 @@ def test_tensorboard_reads_what_is_written(tmp_path):
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path):
-    log = Log(tmp_path, 0, tensorboard=False)
+    log = Log(tmp_path, 0, LogSettings(tensorboard=False))
     log.metrics_path = Path("/dev/full")
     with pytest.raises(UserError, match="cannot write /dev/full: No space left on device"):
         log.metrics(1, {"loss": 1.0})
@@ -132,7 +132,7 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     (tmp_path / "config.json").write_text('{"method": "sft"}')
     for _ in range(2):
-        log = Log(tmp_path, 0, tensorboard=False, wandb=True)
+        log = Log(tmp_path, 0, LogSettings(tensorboard=False, wandb=True))
         log.metrics(1, {"loss": 0.5, "kl": math.nan})
         log.samples(1, [{"reward": 1.0, "completion": "x"}])
         log.close()
@@ -148,12 +148,12 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
 def test_without_the_package_wandb_the_way_out_is_told(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="log.wandb=True needs the package wandb: pip install"):
-        Log(tmp_path, 0, tensorboard=False, wandb=True)
+        Log(tmp_path, 0, LogSettings(tensorboard=False, wandb=True))
 
 
 def test_past_metrics_are_the_newest_lines(tmp_path):
     assert past_metrics(tmp_path) == []
-    log = Log(tmp_path, 0, tensorboard=False)
+    log = Log(tmp_path, 0, LogSettings(tensorboard=False))
     for step in range(5):
         log.metrics(step, {"loss": step})
     assert [line["step"] for line in past_metrics(tmp_path, 2)] == [3, 4]
@@ -177,8 +177,8 @@ def test_progress_in_a_log_is_plain_lines(capsys):
 def test_damaged_lines_are_dropped_and_told(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 1}\n{"step": 1, "lo\x00\n{"stop": 2}\n{"step": 2}\n{"st')
-    Log(tmp_path, 2, tensorboard=False).close()
+    Log(tmp_path, 2, LogSettings(tensorboard=False)).close()
     assert path.read_text() == '{"step": 1, "loss": 1}\n{"step": 2}\n'
     assert capsys.readouterr().err == f"{path}: 2 damaged lines were dropped\n"
-    Log(tmp_path, 2, tensorboard=False).close()
+    Log(tmp_path, 2, LogSettings(tensorboard=False)).close()
     assert not capsys.readouterr().err

@@ -12,9 +12,16 @@ from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
-from caugym_jax.objectives.optim import evaluated, make_optimizer
+from caugym_jax.objectives.optim import Optim, evaluated, make_optimizer
 from caugym_jax.runs.checkpoints import Checkpoints
-from caugym_jax.runs.opening import claim_workdir, model_for, open_model, pinned_step, save_shape
+from caugym_jax.runs.opening import (
+    ModelSettings,
+    claim_workdir,
+    model_for,
+    open_model,
+    pinned_step,
+    save_shape,
+)
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import save_byte_tokenizer
 from tests.models.tiny import FAMILIES, random_params
@@ -44,7 +51,7 @@ def test_a_run_opens_as_its_optimiser_averages(tmp_path, options):
     stored = {"method": "sft", "optim.name": "adamw", "optim.b1": 0.9, "lora.rank": 0}
     stored |= {f"optim.{k}": v for k, v in options.items()}
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    optimizer = make_optimizer(layout(config), 5, peak=0.1, **options)
+    optimizer = make_optimizer(layout(config), 5, Optim(peak=0.1, **options))
     params = jax.tree.map(jnp.asarray, random_params(config))
     updates, opt_state = optimizer.transform.update(
         params, optimizer.transform.init(params), params
@@ -53,7 +60,7 @@ def test_a_run_opens_as_its_optimiser_averages(tmp_path, options):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(TrainState(jnp.int32(2), params, opt_state, jnp.int32(0)), {})
     checkpoints.close()
-    opened = open_model(str(tmp_path), make_mesh(8)).params
+    opened = open_model(ModelSettings(str(tmp_path)), make_mesh(8)).params
     expected = evaluated(params, opt_state)
     for one, other in zip(jax.tree.leaves(opened), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -94,12 +101,12 @@ def test_each_machine_gets_its_own_attention_kernel(platform, options, kernel):
     class Where:
         devices = np.array([Device()])
 
-    assert model_for(FAMILIES["llama"], Where, **options).attention == kernel
+    assert model_for(FAMILIES["llama"], Where, ModelSettings(**options)).attention == kernel
 
 
 def test_a_kernel_of_another_machine_is_refused():
     with pytest.raises(UserError, match="'splash' does not fit these cpu devices, .* use plain"):
-        model_for(FAMILIES["llama"], make_mesh(8), attention="splash")
+        model_for(FAMILIES["llama"], make_mesh(8), ModelSettings(attention="splash"))
 
 
 def test_a_full_disk_below_the_tokenizer_is_one_line(small_disk, tmp_path):  # noqa: F811

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.data.packing import width_for
-from caugym_jax.devices.mesh import make_mesh, sampling_mesh, shardings
+from caugym_jax.devices.mesh import Sampling, make_mesh, sampling_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives.logprobs import score
@@ -191,7 +191,7 @@ def test_a_mesh_changes_no_sample(sizes, tensor):
     model, params, sampler = setup()
     mesh = make_mesh(*sizes)
     spread = jax.device_put(params, shardings(layout(model.config), mesh))
-    _, _, over_mesh = setup(mesh=sampling_mesh(mesh, tensor))
+    _, _, over_mesh = setup(mesh=sampling_mesh(mesh, Sampling(tensor)))
     for temperature in (0.0, 0.9):
         arguments = {"samples_per_prompt": 2, "seed": 5, "step": 9, "temperature": temperature}
         wanted = sampler(params, PROMPTS, ids=IDS, **arguments)
