@@ -24,7 +24,18 @@ LAYERS = [
     ("algorithms",),
     ("evals", "runs.methods"),
     ("planning", "pages"),
-    ("train", "evaluate", "grade", "generate", "solve", "export", "compile", "report", "__main__"),
+    (
+        "train",
+        "evaluate",
+        "grade",
+        "generate",
+        "solve",
+        "tokenizer",
+        "export",
+        "compile",
+        "report",
+        "__main__",
+    ),
 ]
 PACKAGE = ROOT / "caugym_jax"
 ROOMLESS = {path.stem for path in PACKAGE.glob("*.py")} | {"causal"}

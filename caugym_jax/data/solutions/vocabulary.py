@@ -23,11 +23,13 @@ import string
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from caugym_jax.causal import wording
 from caugym_jax.data.domain_tokenizer import ASSISTANT, END, PAD, USER
 from caugym_jax.data.solutions import notation
+from caugym_jax.data.token_features import Features
 
 FOLDER = Path(__file__).parent
 SPECIAL = (PAD, END, USER, ASSISTANT)
@@ -145,6 +147,19 @@ def vocabulary() -> dict[str, tuple[notation.Feature, ...]]:
 def solution_size() -> int:
     """How many ids, from 0, a model of solutions ever writes."""
     return len(SPECIAL) + len(notation.solution_tokens())
+
+
+def features() -> Features:
+    """What the tokens have in common; places in the text, which matter most, are strong."""
+    names: dict[notation.Feature, int] = {}
+    for found in vocabulary().values():
+        for feature in found:
+            names.setdefault(feature, len(names))
+    matrix = np.zeros((len(vocabulary()), len(names)), np.float32)
+    for token, found in enumerate(vocabulary().values()):
+        matrix[token, [names[feature] for feature in found]] = 1
+    strength = [3.0 if kind == "number" else 1.0 for kind, _ in names]
+    return Features(matrix, np.asarray(strength, np.float32), solution_size())
 
 
 def build(*, numbering: bool = True) -> Tokenizer:

@@ -1,0 +1,79 @@
+"""Rows of every stream: a function of their place, made of the right tokens, learned where due."""
+
+import pytest
+
+from caugym_jax.data.solutions import checking, notation, vocabulary
+from caugym_jax.data.solutions.streams import STREAMS, Hardness, example
+
+SMALL, LARGE = Hardness(0.0, 0.6), Hardness()
+TOKENS = list(vocabulary.vocabulary())
+TOKENIZER = vocabulary.build()
+
+
+def text(ids: list[int]) -> str:
+    return TOKENIZER.decode(ids, skip_special_tokens=False)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("hardness", [SMALL, LARGE])
+def test_a_row_is_a_function_of_its_place(name, hardness):
+    rows = [example(name, 3, i, hardness) for i in range(8)]
+    assert example(name, 3, 7, hardness) == rows[7]
+    assert len({tuple(row.completion) for row in rows}) > 5
+    for row in rows:
+        assert max(row.completion) < vocabulary.solution_size()
+        assert row.mask is None or len(row.mask) == len(row.completion)
+        assert row.mask is None or any(row.mask)
+
+
+@pytest.mark.parametrize("name", ["usual", "shuffled", "reading"])
+def test_prompts_are_as_the_tokenizer_reads_them(name):
+    for i in range(10):
+        row = example(name, 1, i, LARGE)
+        assert TOKENIZER.encode(text(row.prompt)).ids == row.prompt
+        assert TOKENIZER.encode(text(row.completion)).ids == row.completion
+
+
+def test_lists_learn_all_but_conditions():
+    row = example("lists", 0, 0, SMALL)
+    learned = {TOKENS[t] for t, m in zip(row.completion, row.mask, strict=True) if m}
+    assert notation.role(notation.IDLE) not in learned
+    assert notation.tag(1) in learned
+    numbers = [t for t in text(row.prompt).split() if t.startswith("0.")]
+    assert len(numbers) == text(row.completion).count("#")
+
+
+def test_reading_counts_conditions_most():
+    row = example("reading", 0, 0, SMALL)
+    heavy = [TOKENS[t] for t, m in zip(row.completion, row.mask, strict=True) if m == 3]
+    assert len(heavy) == text(row.completion).count("#") > 0
+    assert all(token.endswith(":") for token in heavy)
+
+
+def test_given_and_digits_are_right_arithmetic():
+    for i in range(20):
+        row = example("given", 0, i, LARGE)
+        first, *lines = (text(row.prompt) + text(row.completion[:-1])).split("\n")
+        assert not any(s.kind == "unexpected" for s in _steps(first, lines))
+    row = example("digits", 0, 1, SMALL)
+    assert row.mask is None or sum(row.mask) == 8
+
+
+def _steps(first: str, lines: list[str]) -> list[checking.Step]:
+    from caugym_jax.data.solutions.conditions import Plan
+    from caugym_jax.data.solutions.writing import Item
+
+    first = first.removeprefix("<|assistant|>")
+    found = checking._ITEM.findall(first)
+    items = tuple(Item(c, int(number.replace(".", ""))) for _, c, _, number in found)
+    formula = checking._FORMULA.search(first)[1]
+    plan = Plan(items, formula, int(first[2]), int(first[6]))
+    steps = checking.check("\n".join([first, *lines]), plan)
+    assert checking.failure(steps) is None, checking.failure(steps)
+    return steps
+
+
+def test_sentences_are_shuffled_and_idle_numbers_join_them():
+    rows = [text(example("shuffled", 2, i, LARGE).completion) for i in range(30)]
+    assert any(" o:" in row for row in rows)
+    assert any("lacking" in row or "missing" in row for row in rows)
