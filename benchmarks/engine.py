@@ -14,9 +14,9 @@ import json
 import time
 from collections.abc import Callable, Iterable
 
-from caugym_jax.causal.generating import generate_problems
-from caugym_jax.causal.reading import read
-from caugym_jax.causal.solving import solve
+from caugym_jax.causal.engine.generating import generate_problems
+from caugym_jax.causal.engine.solving import solve
+from caugym_jax.causal.text.reading import read
 from caugym_jax.evals.scorers import strict
 from caugym_jax.types import TASKS
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _solve(text: str) -> None:
-    solve(read.__wrapped__(text))
+    solve.__wrapped__(read.__wrapped__(text))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from caugym_jax.causal.audit import score, shortcut
-from caugym_jax.causal.generating import GENERATED_VARIANTS, generate_problems
-from caugym_jax.causal.shortcuts import figures
+from benchmarks.shortcuts import figures
+from caugym_jax.causal.engine.audit import score, shortcut
+from caugym_jax.causal.engine.generating import GENERATED_VARIANTS, generate_problems
 from caugym_jax.types import TASKS, VARIANTS, Problem
 
 COLUMNS = (
@@ -32,11 +32,11 @@ COLUMNS = (
 
 def row(variant: str, problems: Sequence[Problem]) -> list[str]:
     n = len(problems)
-    zero = sum(problem.extra["zero"] for problem in problems)
+    zero = sum(problem.story.query.zero for problem in problems)
     lacks = sum(problem.lacks for problem in problems)
     said = [problem.verdict for problem in problems if problem.verdict]
     released = sum(
-        not p.lacks and score(p, shortcut(p.text, p.task)) for p in problems
+        not p.lacks and score(p, shortcut(p.story)) for p in problems
     )  # which never says LACK_CONDITION
     found = figures(problems)
     words = sum(len(problem.text.split()) for problem in problems) / n

@@ -20,14 +20,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from caugym_jax.causal.generating import (
+from caugym_jax.causal.engine.generating import (
     GENERATED_VARIANTS,
     WORDINGS,
     generate_problems,
     settings,
 )
-from caugym_jax.causal.hard import TWINS
-from caugym_jax.causal.names import KINDS
+from caugym_jax.causal.engine.hard import TWINS
+from caugym_jax.causal.text.names import KINDS
 from caugym_jax.cli import commands
 from caugym_jax.cli.workers import in_order, worker_count
 from caugym_jax.data.rows import PURPOSES, check_suffix, make_row, write_rows

@@ -13,7 +13,8 @@ defects found; the items that could not be read. Shares are of the items that we
 and a defect says its "file". --explain=I prints the steps that answer item I (counting from 0).
 
 Exit status: 1 where an item is broken (not the schema, a cycle, contradictory numbers): it is named
-and the rest goes on. Reworded texts that are merely not understood are counted as unread.
+and the rest goes on. Texts in other people's words have the structure of the base items that they
+rewrite (rephrased_dataset.json beside base_dataset.json), and are counted as unread without those.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from caugym_jax.causal.audit import Marks, check, marks, summary
-from caugym_jax.causal.solving import explain
-from caugym_jax.causal.vocabulary import describe
+from caugym_jax.causal.engine.audit import Marks, check, marks, summary
+from caugym_jax.causal.text.vocabulary import describe
 from caugym_jax.cli import commands
 from caugym_jax.cli.workers import in_order, worker_count
 from caugym_jax.data.files import read_items, write_json
+from caugym_jax.data.texts.solution import explain
 from caugym_jax.errors import UserError
 from caugym_jax.types import LACK, TASKS, Problem
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     for name in names:
         marked, bad_rows = _marked(name, args.workers)
         files[name] = (marked, bad_rows)
-        broken += len(bad_rows) + sum(item.bad for item in marked)
+        broken += len(bad_rows) + sum(item.broken for item in marked)
         print(_report(name, summary(marked)))
         for why in bad_rows:
             print(f"error: {why}", file=sys.stderr)
@@ -138,9 +139,9 @@ def _explain(name: str, item: int) -> None:
     checked = check(problem, item)
     if checked.solved is None:
         raise UserError(f"{name}, item {item}: {checked.unread}")
-    story = checked.reading.story
+    story = problem.story
     print("\n".join(describe(story, node) for node in range(len(story.names))))
-    for step, said in explain(checked.reading, checked.solved).items():
+    for step, said in explain(story).items():
         print(f"{step}: {said}")
     solved = checked.solved
     print(f"Answer: {LACK if solved.lacks else f'{solved.value:.4f}'} {solved.verdict or ''}")

@@ -28,13 +28,88 @@ VARIANTS = (
     "hard",
 )
 LACK = "LACK_CONDITION"
+REWRITTEN = ("rephrased", "omitted")  # released: base in other words, position by position
 # Whose prompts all say that LACK_CONDITION may be the answer, so that the hint tells nothing.
 LACKING_VARIANTS = ("insufficient", "hard")
 
 
+Event = tuple[tuple[int, int], ...]  # ((node, value), ...)
+
+
+def letter(node: int) -> str:
+    """The letter that stands for a node in formulas: A, B, C ..."""
+    return chr(ord("A") + node)
+
+
+class Term(NamedTuple):
+    """P(target | given), its events in the order in which a sentence names them."""
+
+    target: Event
+    given: Event = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Query:
+    """One causal question about a graph."""
+
+    task: str  # one of TASKS
+    x: int
+    y: int
+    x_value: int  # the value X is set to (ETT, PN, PS: the one it did not have)
+    y_value: int  # the value asked about
+    adjusters: tuple[int, ...] = ()
+    mediators: tuple[int, ...] = ()
+    mediator_values: tuple[int, ...] = ()  # CDE: what the mediators are held at
+    bound: str | None = None  # PN, PS: "upper" or "lower"
+    zero: bool = False  # the graph alone makes the effect 0
+
+    @property
+    def to(self) -> Event:
+        return ((self.x, self.x_value),)
+
+    @property
+    def away(self) -> Event:
+        return ((self.x, 1 - self.x_value),)
+
+    @property
+    def outcome(self) -> Event:
+        return ((self.y, self.y_value),)
+
+    @property
+    def other_outcome(self) -> Event:
+        return ((self.y, 1 - self.y_value),)
+
+    @property
+    def held(self) -> Event:
+        """CDE: the mediators with the values they are held at; () for other tasks."""
+        return tuple(zip(self.mediators, self.mediator_values, strict=False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    """A problem's structure: the graph, the printed probabilities, the question.
+
+    The query of a generated story names the adjusters and mediators of its formula. A text does
+    not name them, so the query of a story that was read has none (but for what CDE holds):
+    `causal.engine.solving` finds them.
+    """
+
+    names: tuple[str, ...]  # by node
+    states: tuple[tuple[str, str], ...]  # by node: the words for 0 and 1
+    edges: tuple[tuple[int, int], ...]  # (cause, effect), in their order in the text
+    given: tuple[tuple[Term, str], ...]  # the printed probabilities with their numbers, in order
+    query: Query
+    codes: bool = False  # the text has a code such as "(A=0)" after every state
+    direction: int | None = 1  # 1: asks "more likely?"; -1: "less likely?"; None: neither
+    set_aside: tuple[str, ...] = ()  # sentences with a number that the reader did not understand
+    exact: float | None = None  # generated: the answer by the model itself, not rounded
+    name_kind: str | None = None  # generated: of text.names.KINDS
+    block: int | None = None  # generated, variant hard: which block of twins it belongs to
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One causal question in the official CauGym schema, with its label."""
+    """One causal question in the official CauGym schema, with its label and its structure."""
 
     text: str  # the official `problem` field, without any "Let's think step by step."
     answer: str  # the official `answer` field: a JSON object as text, or LACK_CONDITION
@@ -44,6 +119,9 @@ class Problem:
     prompt: str | None = None  # the exact user message where the file fixes it (RL parquet)
     solution: str | None = None  # worked solution or released trace to imitate, if any
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # the file's other fields
+    story: Story | None = None  # None: unread
+    unread: str = ""  # why there is no story
+    broken: bool = False  # unread although the text is in the official wording
 
     @property
     def lacks(self) -> bool:

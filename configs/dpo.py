@@ -55,7 +55,7 @@ def preferences(config, solutions: str) -> None:
     )
     if (
         solutions == "worked"
-    ):  # the share of each kind of wrong solution (causal/mistakes/worked.py)
+    ):  # the share of each kind of wrong solution (data/texts/mistakes/worked.py)
         config.data.rejected = dict(
             no_work=1.0,
             sign_flip=1.0,

@@ -14,7 +14,7 @@ import ml_collections
 from caugym_jax.configs.common import base
 from caugym_jax.configs.models import pretrained
 
-# The problems that `causal.worked` solves.
+# The problems that `data.texts.worked` solves.
 WORKED = dict(tasks=("ATE", "CDE", "ETT", "NDE"), adjusters=(0,), max_mediators=0)
 
 

@@ -5,12 +5,13 @@ import sys
 import pytest
 
 from caugym_jax import generate
-from caugym_jax.causal import generate_problems
-from caugym_jax.causal.mistakes import KINDS
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data import rows
+from caugym_jax.data.texts.mistakes import KINDS
+from caugym_jax.data.texts.solution import steps_of
 from caugym_jax.errors import UserError
 from caugym_jax.evals.scorers import strict
-from caugym_jax.types import Problem
+from tests.problems import from_text
 from tests.shared import shared_path
 
 
@@ -26,7 +27,7 @@ def test_json_and_jsonl_hold_the_official_schema(tmp_path):
     for row, problem in zip(rows, generate_problems(["ATE", "ETT"], 12, 3), strict=True):
         assert row["problem"] == problem.text
         assert row["answer"] == problem.answer
-        assert row["Reason"] == problem.reason
+        assert row["Reason"] == steps_of(problem)
         assert row["Type"] == problem.task
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.jsonl"]
 
@@ -147,7 +148,7 @@ def solutions(path, *flags):
 def right(row, messages):
     (said,) = messages
     assert said["role"] == "assistant"
-    return strict(said["content"], Problem(asked(row), row["answer"], row["Type"]))
+    return strict(said["content"], from_text(asked(row), row["answer"], row["Type"]))
 
 
 def asked(row):

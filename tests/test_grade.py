@@ -8,10 +8,11 @@ import pytest
 
 from caugym_jax import grade
 from caugym_jax.errors import UserError
+from tests.problems import dose_text
 from tests.shared import ROOT, shared_path
 
 RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
-ITEM = {"problem": "relationships:A has a direct effect on b.\n", "answer": RIGHT, "Type": "ATE"}
+ITEM = {"problem": dose_text("0.3847"), "answer": RIGHT, "Type": "ATE"}
 
 
 def write(path, *rows):
@@ -40,14 +41,13 @@ def test_figures_of_a_file(tmp_path, capsys):
     assert "base_dataset" in printed and "strict" in printed and "33.3" in printed
 
 
-def test_the_files_name_says_whether_verdicts_count(tmp_path):
+def test_verdicts_count_where_the_problem_can_be_read(tmp_path):
     wrong = ITEM | {"all_generated_answers": [RIGHT.replace("Yes", "No")]}
-    base = write(tmp_path / "base.jsonl", wrong)
-    omitted = write(tmp_path / "omitted_dataset.jsonl", wrong)
-    marked = write(tmp_path / "answers.jsonl", wrong | {"rewriting_status": "success"})
-    assert graded(base, tmp_path / "r")["strict"]["all"] == 0
-    assert graded(omitted, tmp_path / "r")["strict"]["all"] == 1
-    assert graded(marked, tmp_path / "r")["strict"]["all"] == 1
+    words = wrong | {"problem": "Dose works on height. Does a high dose make it taller?"}
+    readable = graded(write(tmp_path / "base.jsonl", wrong), tmp_path / "r")["strict"]
+    unread = graded(write(tmp_path / "omitted_dataset.jsonl", words), tmp_path / "r")["strict"]
+    assert (readable["all"], readable["n_verdict"], readable["n_unread"]) == (0, 1, 0)
+    assert (unread["all"], unread["n_verdict"], unread["n_unread"]) == (1, 0, 1)
 
 
 def test_two_files_in_one_go(tmp_path):
@@ -109,14 +109,16 @@ def test_grading_imports_no_jax_and_little_else():
 def test_official_items_with_ideal_answers(name, tmp_path):
     """The label itself is right by both rules but for verdicts that its own text contradicts.
 
-    These are the inverted ETT ones, and an omitted item whose question was turned round (603 of
-    the released file, 123 here); rewritten questions that cannot be read check no verdict.
+    These are the inverted ETT ones, and six omitted items whose question was turned round (which
+    puts one of the ETT ones right).
     """
     items = json.loads(shared_path(f"data/caugym/test_dev/{name}_dataset.json").read_text())
     data = write(
         tmp_path / f"{name}_dataset.jsonl",
         *(item | {"all_generated_answers": [item["answer"]]} for item in items),
     )
+    base = shared_path("data/caugym/test_dev/base_dataset.json")
+    (tmp_path / "base_dataset.json").write_bytes(base.read_bytes())
     entry = graded(data, tmp_path / "results.json")
     assert entry["published"]["all"] == 1
     inverted = {
@@ -125,8 +127,5 @@ def test_official_items_with_ideal_answers(name, tmp_path):
         if item["Type"] == "ETT" and abs(float(json.loads(item["answer"])["PROB"])) >= 0.001
     }
     wrong = round((1 - entry["strict"]["all"]) * len(items))
-    if name == "omitted":
-        assert 10 <= wrong <= len(inverted | {123})
-    else:
-        assert wrong == len(inverted)
+    assert wrong == (13 + 6 if name == "omitted" else len(inverted))
     assert entry["wellformed"] == 1

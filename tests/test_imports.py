@@ -12,7 +12,8 @@ from tests.shared import ROOT
 LAYERS = [
     ("errors", "types", "configs", "devices.processes"),
     ("cli", "devices.chips"),
-    ("causal",),
+    ("causal.text",),
+    ("causal.engine",),
     ("devices.mesh", "models.config"),
     ("devices.programs",),
     ("models",),

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from caugym_jax import solve
-from caugym_jax.causal.generating import generate_problems
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.files import problem_record, write_json
 from caugym_jax.errors import UserError
 from caugym_jax.types import TASKS
@@ -102,6 +102,17 @@ def test_released_files(tmp_path):
     assert found["files"]["base_dataset.json"]["prob"]["all"] >= 0.995
     assert found["files"]["insufficient_dataset.json"]["prob"]["all"] >= 0.995
     assert found["prob"]["all"] >= 0.98
+
+
+@pytest.mark.parametrize("name", ["rephrased", "omitted"])
+def test_released_rewritings_are_read_by_position(name, tmp_path):
+    path = shared_path(f"data/caugym/test_dev/{name}_dataset.json")
+    found = solved(path, tmp_path / "out.json")
+    assert found["n"] == found["read"] == 140 and found["prob"]["all"] == 1
+    alone = tmp_path / path.name  # without the base file: unread, and said so
+    alone.write_bytes(path.read_bytes())
+    found = solved(alone, tmp_path / "out.json")
+    assert found["unread"] == {"rephrased": 140, "omitted": 132}[name]
 
 
 def test_starts_without_jax():

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from caugym_jax.causal import worked
-from caugym_jax.causal.names import STATE_PAIRS, VARIABLE_NAMES
+from caugym_jax.causal.text.names import STATE_PAIRS, VARIABLE_NAMES
+from caugym_jax.data.texts import worked
 
 PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL = (PAD, END, USER, ASSISTANT)

@@ -4,6 +4,10 @@ Where a row does not say its variant (`variant`, or data_source `caugym_redundan
 does (`redundant_dataset.json`), else it is base; but a file whose name says nothing and which holds
 LACK_CONDITION answers is an insufficient set as a whole, so that a hint that goes by the variant
 never depends on the single label.
+
+The released rephrased and omitted sets say position by position what the base set says. Their items
+have the story of the base item at the same place, where the base file lies beside theirs
+(rephrased_dataset.json beside base_dataset.json), and are unread otherwise.
 """
 
 from __future__ import annotations
@@ -13,15 +17,17 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from caugym_jax.data.layouts import declares_variant, problem_of
+from caugym_jax.data.layouts import ORIGINAL, declares_variant, problem_of
 from caugym_jax.data.released import is_released, released_path
 from caugym_jax.errors import UserError
-from caugym_jax.types import VARIANTS, Problem
+from caugym_jax.types import REWRITTEN, VARIANTS, Problem
 
+_SUFFIXES = (".json", ".jsonl", ".parquet")
+_SHARED = ("Type", "answer")  # what a rewriting shares with its original
 _LFS_POINTER = "version https://git-lfs"
 _JSON_LINES = re.compile(r'\{"[^\n]*\}\s*(?:$|\n\{")')  # .json files of CaLM: an object a line
 
@@ -57,15 +63,20 @@ def read_items(name: str, variant: str | None = None) -> list[Problem | str]:
     rows = read_rows(name)
     if not rows:
         raise UserError(f"{name} holds no problems")
-    stem = (released_path(name) if is_released(name) else Path(name)).stem
-    fallback = next((v for v in VARIANTS if stem == v or stem.startswith(v + "_")), None)
-    items: list[Problem | str] = []
-    for i, row in enumerate(rows):
+    path = released_path(name) if is_released(name) else Path(name)
+    fallback = next((v for v in VARIANTS if path.stem == v or path.stem.startswith(v + "_")), None)
+
+    def item(i: int, row: Any) -> Problem | str:
         try:
-            items.append(problem_of(row, variant, fallback))
+            return problem_of(row, variant, fallback)
         except (KeyError, ValueError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else error
-            items.append(f"{name}, item {i} (counting from 0): {why}")
+            return f"{name}, item {i} (counting from 0): {why}"
+
+    items = [item(i, row) for i, row in enumerate(rows)]
+    if fallback in REWRITTEN:
+        for i, row in _with_originals(rows, items, path, fallback):
+            items[i] = item(i, row)
     said = variant or fallback or any(map(declares_variant, rows))
     if not said and any(isinstance(p, Problem) and p.lacks for p in items):
         return [
@@ -73,6 +84,22 @@ def read_items(name: str, variant: str | None = None) -> list[Problem | str]:
             for p in items
         ]
     return items
+
+
+def _with_originals(
+    rows: list[Any], items: list[Problem | str], path: Path, variant: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of unread items with the text of the base item that has their place and label."""
+    unread = [i for i, p in enumerate(items) if isinstance(p, Problem) and p.unread]
+    names = (path.with_name(f"base{path.stem.removeprefix(variant)}{s}") for s in _SUFFIXES)
+    base = next(filter(Path.exists, names), None)
+    if not unread or base is None:
+        return
+    originals = _file_rows(base)
+    for i in unread:
+        original = originals[i] if i < len(originals) else {}
+        if [rows[i].get(key) for key in _SHARED] == [original.get(key) for key in _SHARED]:
+            yield i, {**rows[i], ORIGINAL: original["problem"]}
 
 
 def read_rows(name: str) -> list[Any]:
@@ -113,7 +140,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def _file_rows(path: Path) -> list[Any]:
-    if path.suffix not in (".json", ".jsonl", ".parquet"):
+    if path.suffix not in _SUFFIXES:
         raise UserError(f"{path}: expected a .json, .jsonl or .parquet file")
     try:
         data = path.read_bytes()

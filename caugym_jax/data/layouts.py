@@ -12,7 +12,11 @@
 
 Messages may be plain text; `chosen` and `rejected` may hold the prompt's message too. The answer
 of sft, dpo and kto rows is their `answer`, else the last line of a right completion. Where there is
-none (CaLM without gt_answer, wrong completions), the engine answers the text.
+none (CaLM without gt_answer, wrong completions), the engine answers the problem.
+
+A problem's story is read from its text here, and nowhere else. A text in other people's words has
+the story of the official text that it rewrites, which its row's `original_problem` holds (see
+`rewritten`); without one it is unread.
 
 CaLM's numbers become labels as CauGym's base set made them (rounded to four decimals), with the
 verdict that the question asks for: ETT is printed as actual minus counterfactual, so Yes iff < 0.
@@ -20,15 +24,16 @@ verdict that the question asks for: ETT is printed as actual minus counterfactua
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from caugym_jax.causal.finishing import four_decimals
-from caugym_jax.causal.wording import (
+from caugym_jax.causal.engine.answers import label
+from caugym_jax.causal.engine.solving import solve
+from caugym_jax.causal.text.reading import BadProblem, read
+from caugym_jax.causal.text.rewrites import rewritten
+from caugym_jax.causal.text.wording import (
     ANSWER_FORMAT,
     BOUND_ANSWER_FORMAT,
     HEADER,
@@ -36,16 +41,9 @@ from caugym_jax.causal.wording import (
     STEP_BY_STEP,
 )
 from caugym_jax.errors import UserError
-from caugym_jax.types import BOUND_TASKS, LACK, TASKS, VARIANTS, Problem
+from caugym_jax.types import BOUND_TASKS, TASKS, VARIANTS, Problem, Story
 
-_QUESTIONS = {  # how each task's question begins; PN and PS share theirs
-    "ETT": r"For those with .+?, if their .+? had been ",
-    "CDE": r"Conditioned on ",
-    "NDE": r"Suppose the mediator keeps constant when ",
-    "NIE": r"Suppose .+? is held constant and the mediator changes ",
-    "ATE": r"If .+? is changed to be ",
-}
-_BOUND = re.compile(r"Given that (?:the )?(.+?) was (.+?) and (?:the )?.+? was .+?, what is the ")
+ORIGINAL = "original_problem"  # the column with the official text that a row's text rewrites
 
 
 def problem_of(row: Any, variant: str | None, fallback: str | None) -> Problem:
@@ -60,32 +58,41 @@ def problem_of(row: Any, variant: str | None, fallback: str | None) -> Problem:
     row = dict(row)
     declared = _declared_variant(row)
     row.pop("variant", None)
+    may_be_absent = {"prompt", "solution"} | ({"answer"} if "problem" not in row else set())
     if "given_info" in row:
         texts = _calm_texts(row)
     else:
         texts = _official_texts(row) if "problem" in row else _chat_texts(row)
     for key, value in texts.items():
-        if value is None and key in ("prompt", "solution"):
+        if value is None and key in may_be_absent:
             continue
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"'{key}' must be text, found {value!r:.60}")
-    task = row.pop("Type", None) or task_of(texts["problem"])
+    story, unread, broken = _structure(texts["problem"], row.get(ORIGINAL))
+    task = row.pop("Type", None) or (story and story.query.task)
     reason = row.pop("Reason", None) or {}
     if task not in TASKS:
-        raise ValueError(f"'Type' must be one of {', '.join(TASKS)}, found {task!r}")
+        why = f"; {unread}" if unread and task is None else ""
+        raise ValueError(f"'Type' must be one of {', '.join(TASKS)}, found {task!r}{why}")
+    if story and story.query.task != task:
+        unread, broken = f"the text asks for {story.query.task}, the item says {task}", True
+        story = None
     if not isinstance(reason, Mapping):
         raise TypeError(f"'Reason' must be a JSON object, found {type(reason).__name__}")
     if declared is not None and declared not in VARIANTS:
         raise ValueError(f"'variant' must be one of {', '.join(VARIANTS)}, found {declared!r}")
     problem = Problem(
         text=texts["problem"],
-        answer=texts["answer"],
+        answer=_engine_answer(story, unread) if texts["answer"] is None else texts["answer"],
         task=task,
         reason={step: said for step, said in reason.items() if said is not None},
         variant=variant or declared or fallback or "base",
         prompt=texts["prompt"],
         solution=texts["solution"],
         extra=row,
+        story=story,
+        unread=unread,
+        broken=broken,
     )
     _check_answer(problem)
     return problem
@@ -119,11 +126,11 @@ def _calm_texts(row: dict[str, Any]) -> dict[str, Any]:
         f"Question: {question}",
         BOUND_ANSWER_FORMAT if task in BOUND_TASKS else ANSWER_FORMAT,
     ]
-    text, value = "\n".join(lines), row.get("gt_answer")
+    value = row.get("gt_answer")
     if isinstance(value, str | bool):
         raise ValueError(f"'gt_answer' must be a number, found {value!r:.40}")
-    answer = _engine_answer(text) if value is None else _label(task, Decimal(repr(value)))
-    return {"problem": text, "answer": answer, "prompt": None, "solution": None}
+    answer = None if value is None else label(task, Decimal(repr(value)))
+    return {"problem": "\n".join(lines), "answer": answer, "prompt": None, "solution": None}
 
 
 def _chat_texts(row: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +155,7 @@ def _chat_texts(row: dict[str, Any]) -> dict[str, Any]:
     if "reward_model" in row or solution is None:
         answer = row.pop("reward_model")["ground_truth"]
     elif answer is None:
-        answer = solution.rpartition("\n")[2] if right else _engine_answer(text)
+        answer = solution.rpartition("\n")[2] if right else None
     if "index" in (info := row.pop("extra_info", None) or {}):
         row["index"] = info["index"]
     return {"problem": text, "answer": answer, "prompt": prompt, "solution": solution}
@@ -159,26 +166,33 @@ def _completion(messages: Any) -> str:
     return _message(messages if isinstance(messages, str) else messages[-1:], "assistant")
 
 
-def _engine_answer(text: str) -> str:
-    """The label of an unlabelled problem, from its text."""
-    from caugym_jax.causal.reading import read  # only here: most files need no engine
-    from caugym_jax.causal.solving import solve
+def _structure(text: Any, original: str | None) -> tuple[Story | None, str, bool]:
+    """(story, why there is none, whether the text is broken) of a problem's text.
 
+    original: the official text that it rewrites, whose story it has where it cannot be read itself.
+    """
+    if not isinstance(text, str):
+        return None, "", False
     try:
-        reading = read(text)
-        solved = solve(reading)
+        return read(text), "", False
+    except UserError as error:
+        if original is None or isinstance(error, BadProblem):
+            return None, str(error), isinstance(error, BadProblem)
+    try:
+        return rewritten(read(original), text), "", False
+    except UserError as error:
+        return None, f"in the text that it rewrites: {error}", False
+
+
+def _engine_answer(story: Story | None, unread: str) -> str:
+    """The label of an unlabelled problem, from its story."""
+    try:
+        if story is None:
+            raise UserError(unread)
+        solved = solve(story)
     except UserError as error:
         raise ValueError(f"no answer is given and the engine finds none: {error}") from error
-    return LACK if solved.lacks else _label(reading.story.query.task, solved.value)
-
-
-def _label(task: str, value: Decimal) -> str:
-    """The official `answer`; the verdict as the official question of the task asks."""
-    number = {"PROB": four_decimals(value)}
-    if task in BOUND_TASKS:
-        return json.dumps(number)
-    yes = value < 0 if task == "ETT" else value > 0
-    return json.dumps({"ANSWER": "Yes" if yes else "No", **number})
+    return label(story.query.task, solved.value)
 
 
 def _check_answer(problem: Problem) -> None:
@@ -200,24 +214,3 @@ def _message(messages: Any, role: str) -> str:
     if len(messages) != 1 or messages[0]["role"] != role:
         raise ValueError(f"expected one {role} message, found {[m['role'] for m in messages]}")
     return messages[0]["content"]
-
-
-def task_of(text: str) -> str | None:
-    """The task a problem's text asks for, by its Instruction line or its question's template.
-
-    PN and PS differ only in the printed codes: PN's actual world is (1, 1), PS's is (0, 0).
-    None where the text says neither (rewritten problems without a task name).
-    """
-    named = re.search(r"^Instruction: .*?\((" + "|".join(TASKS) + r")\)", text, re.MULTILINE)
-    if named:
-        return named[1]
-    question = text.rpartition("Question: ")[2]
-    for task, opening in _QUESTIONS.items():
-        if re.match(opening, question):
-            return task
-    bound = _BOUND.match(question)
-    if bound:
-        code = re.search(re.escape(f"{bound[1]} being {bound[2]} (") + r"[A-Z]=([01])\)", text)
-        if code:
-            return "PN" if code[1] == "1" else "PS"
-    return None

@@ -7,8 +7,6 @@ import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from caugym_jax.causal.mistakes import WORK_KINDS, mistaken_work
-from caugym_jax.causal.worked import work
 from caugym_jax.data.preferences import (
     Made,
     Row,
@@ -23,6 +21,8 @@ from caugym_jax.data.preferences import (
 from caugym_jax.data.prompts import user_message
 from caugym_jax.data.rows import make_row
 from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE, TOO_LONG, Problems
+from caugym_jax.data.texts.mistakes import WORK_KINDS, mistaken_work
+from caugym_jax.data.texts.worked import work
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
 from caugym_jax.types import Judged, Preference, Problem
@@ -106,9 +106,9 @@ def generated_rows(
     """Rows of DPO without end: problem i, a right solution, and a wrong one.
 
     Args:
-      solutions: "worked" arithmetic (ATE and ETT without adjustment; `causal.worked`), or the
+      solutions: "worked" arithmetic (ATE and ETT without adjustment; `data.texts.worked`), or the
         "steps" of the released data (all tasks).
-      rejected: the share of each kind of mistake, of `causal.mistakes.WORK_KINDS`; None: all
+      rejected: the share of each kind of mistake, of `data.texts.mistakes.WORK_KINDS`; None: all
         evenly. A kind that does not fit a problem gives way to another of them, and a problem that
         none of them fits to another problem. Worked ones only.
     """

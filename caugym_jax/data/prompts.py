@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
+from caugym_jax.causal.text.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.types import LACKING_VARIANTS, Example, Problem

@@ -6,7 +6,7 @@ Rows by purpose, messages being lists of {"content", "role"} as TRL reads them:
               last two being the index and the graph, query and numbers as structure
     sft       prompt and completion as messages (the steps, then the answer as JSON)
     dpo       prompt, chosen and rejected as messages (chosen: as sft; rejected: a wrong solution),
-              kind (which mistake, of causal.mistakes.KINDS), answer, Type, id
+              kind (which mistake, of texts.mistakes.KINDS), answer, Type, id
     kto       prompt and completion as messages, label (of each two rows in turn one is right),
               kind ("right" or which mistake), answer, Type, id
     rl        data_source, prompt, ability, reward_model, extra_info: the released RL schema
@@ -22,10 +22,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from caugym_jax.causal.mistakes import Mistake, mistaken
-from caugym_jax.causal.wording import LACK_HINT, STEP_BY_STEP
+from caugym_jax.causal.text.wording import LACK_HINT, STEP_BY_STEP
+from caugym_jax.data.texts.mistakes import Mistake, mistaken
+from caugym_jax.data.texts.solution import steps_of
 from caugym_jax.errors import UserError
-from caugym_jax.types import LACKING_VARIANTS, Problem
+from caugym_jax.types import LACKING_VARIANTS, Problem, Story
 
 PARQUET_ROWS = 10_000  # held in memory at a time
 
@@ -55,17 +56,17 @@ def _problem_row(problem: Problem, index: int, seed: int, split: str) -> dict[st
     return {
         "problem": problem.text,
         "answer": problem.answer,
-        "Reason": problem.reason,
+        "Reason": steps_of(problem),
         "Type": problem.task,
         "id": _id(index),
-        "Structure": problem.extra,
+        "Structure": structure(problem.story),
     }
 
 
 def _sft_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, Any]:
     return {
         "prompt": _prompt(problem),
-        "completion": _said(problem.reason, problem.answer),
+        "completion": _said(steps_of(problem), problem.answer),
     }
 
 
@@ -73,7 +74,7 @@ def _dpo_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, A
     wrong = _mistake(problem, index, seed)
     return {
         "prompt": _prompt(problem),
-        "chosen": _said(problem.reason, problem.answer),
+        "chosen": _said(steps_of(problem), problem.answer),
         "rejected": _said(wrong.reason, wrong.answer),
         "kind": wrong.kind,
         "answer": problem.answer,
@@ -85,12 +86,16 @@ def _dpo_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, A
 def _kto_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, Any]:
     pair, place = divmod(index, 2)
     right = place == random.Random(f"kto {seed} {pair}").randrange(2)
-    said = problem if right else _mistake(problem, index, seed)
+    if right:
+        kind, completion = "right", _said(steps_of(problem), problem.answer)
+    else:
+        wrong = _mistake(problem, index, seed)
+        kind, completion = wrong.kind, _said(wrong.reason, wrong.answer)
     return {
         "prompt": _prompt(problem),
-        "completion": _said(said.reason, said.answer),
+        "completion": completion,
         "label": right,
-        "kind": "right" if right else said.kind,
+        "kind": kind,
         "answer": problem.answer,
         "Type": problem.task,
         "id": _id(index),
@@ -105,6 +110,35 @@ def _rl_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, An
         "reward_model": {"ground_truth": problem.answer, "style": "rule"},
         "extra_info": {"index": index, "split": split},
     }
+
+
+def structure(story: Story) -> dict[str, Any]:
+    """A generated story as JSON-serialisable structure. Events are lists of [node, value]."""
+    query = story.query
+    record = {
+        "graph": {"nodes": list(story.names), "edges": [list(edge) for edge in story.edges]},
+        "states": [list(pair) for pair in story.states],
+        "names": story.name_kind,
+        "x": query.x,
+        "y": query.y,
+        "x_value": query.x_value,
+        "y_value": query.y_value,
+        "adjusters": list(query.adjusters),
+        "mediators": list(query.mediators),
+        "mediator_values": list(query.mediator_values),
+        "bound": query.bound,
+        "zero": query.zero,
+        "given": [
+            {
+                "target": [list(event) for event in term.target],
+                "given": [list(event) for event in term.given],
+                "p": number,
+            }
+            for term, number in story.given
+        ],
+        "exact": float(story.exact),
+    }
+    return record if story.block is None else {**record, "block": story.block}
 
 
 def _mistake(problem: Problem, index: int, seed: int) -> Mistake:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from caugym_jax.causal.generating import generate_problem
-from caugym_jax.causal.worked import work
+from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.data.files import read_problems
 from caugym_jax.data.packing import pack, pad, width_for
 from caugym_jax.data.prompts import completion_tokens, prompt_tokens, sft_examples
+from caugym_jax.data.texts.worked import work
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
 from caugym_jax.types import Batch, Example, Problem

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -36,7 +35,8 @@ class ItemScore:
     """One item's means over its samples."""
 
     task: str
-    cluster: frozenset[str]  # the graph (see `graph_key`)
+    cluster: Hashable  # the graph (see `graph_key`)
+    unread: bool  # without a story, so that its number alone is scored
     published: float
     strict: float
     wellformed: float
@@ -48,21 +48,16 @@ class ItemScore:
     num_tokens: float | None
 
 
-_ASIDE = re.compile(r"\([^()]*\)")
+def graph_key(problem: Problem) -> frozenset[tuple[str, str]] | str:
+    """The named edges of a problem's graph, which items about one graph share.
 
-
-def graph_key(text: str) -> frozenset[str]:
-    """The set of edge sentences of a problem's text: what items about one graph share.
-
-    It reads the text after "relationships:" (from the beginning where that is absent) up to the
-    next newline, drops what stands in parentheses ("(e.g. wind, humidity)", which the released
-    files spell in two ways), and splits at full stops. Rephrased and omitted items word a graph
-    differently each time, so that there most clusters hold one item.
+    The text itself where the problem is unread: such an item is a cluster of its own.
     """
-    _, mark, after = text.partition("relationships:")
-    edges = (after if mark else text).lstrip().partition("\n")[0]
-    sentences = (" ".join(part.split()).lower() for part in _ASIDE.sub("", edges).split("."))
-    return frozenset(sentence for sentence in sentences if sentence)
+    story = problem.story
+    if story is None:
+        return problem.text
+    names = [name.casefold() for name in story.names]
+    return frozenset((names[a], names[b]) for a, b in story.edges)
 
 
 def score_item(answered: Answered, thinking: bool = False) -> ItemScore:
@@ -77,7 +72,8 @@ def score_item(answered: Answered, thinking: bool = False) -> ItemScore:
     ]
     return ItemScore(
         task=problem.task,
-        cluster=graph_key(problem.text),
+        cluster=graph_key(problem),
+        unread=problem.story is None,
         published=_mean([published(text, problem) for text in texts]) or 0.0,
         strict=_mean([is_right(answer, truth) for answer in answers]) or 0.0,
         wellformed=_mean(forms) or 0.0,
@@ -115,6 +111,7 @@ def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str,
             "n_scored": len(items),
             "n_nonzero": sum(item.nonzero for item in items),
             "n_verdict": sum(item.verdict_checked for item in items),
+            "n_unread": sum(item.unread for item in items),
         },
         "lack": mean("lack", [item for item in items if item.lacks]),
         "false_lack": mean("lack", [item for item in items if not item.lacks]),

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 
+from caugym_jax.causal.engine.answers import TOLERANCE
 from caugym_jax.rewards.answer import expected, extract, is_right
 from caugym_jax.types import LACK, Problem
 
@@ -34,7 +35,7 @@ def published(text: str, problem: Problem) -> bool:
     if truth is None:
         return LACK in text
     label = float(truth)
-    return any(abs(label - value) < 0.0005 for value in published_numbers(text))
+    return any(abs(label - value) < float(TOLERANCE) for value in published_numbers(text))
 
 
 def published_numbers(text: str) -> Iterator[float]:
@@ -63,7 +64,7 @@ def _published_number(span: str) -> float | None:
 def strict(text: str, problem: Problem, truncated: bool = False) -> bool:
     """The strict verdict on a completion (the rule: `caugym_jax.rewards.answer`). Never raises.
 
-    Every item is scored. Where no verdict is checked (PN, PS, reworded items that the reader does
-    not understand, questions without a direction) the number alone decides.
+    Every item is scored. Where no verdict is checked (PN, PS, unread items, questions without a
+    direction) the number alone decides.
     """
     return is_right(extract(text, truncated), expected(problem))

@@ -33,14 +33,11 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-from caugym_jax.causal.reading import read
-from caugym_jax.causal.solving import solve
+from caugym_jax.causal.engine.answers import DEAD_ZONE, TOLERANCE
+from caugym_jax.causal.engine.solving import truth
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.objects import Stated, json_answers, number
 from caugym_jax.types import BOUND_TASKS, LACK, Problem
-
-TOLERANCE = Decimal("0.0005")  # |stated - label| must be less than this
-DEAD_ZONE = Decimal("0.001")  # below this |effect| either verdict is accepted
 
 # Exact for any two numbers that `number` accepts (64 digits, exponents of three digits).
 _EXACT = decimal.Context(prec=2500, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, traps=[])
@@ -200,56 +197,37 @@ class Expected:
 
 
 def expected(problem: Problem) -> Expected:
-    """The right answer of a problem: its label, its verdict recomputed from its text.
+    """The right answer of a problem: its label's number, and the verdict that its story makes true.
 
-    Verdict: where the text can be read and its answer is the label's number, the direction of the
-    question decides ("less likely?" turns it round; a question without direction has no verdict,
-    and one on which text and label disagree none that is known). Either is accepted where
-    |PROB| < 0.001, zero included. PN and PS ask for none. Where the text cannot be read, the
-    official question is assumed: ETT, which is printed as actual minus counterfactual while the
-    question asks whether the counterfactual is likelier (the released base labels have it
-    inverted), Yes iff PROB < 0; ATE, CDE, NDE and NIE Yes iff PROB > 0. But the verdicts of unread
-    rephrased and omitted items are not checked, since rewording has turned the direction of some.
-    They are known by their variant, or by the `rewriting_status` of the released ones (whose
-    cold-start rows, which have it too but are not reworded, are known by their `data_source`).
+    Verdict: the direction of the question decides ("less likely?" turns it round; a question
+    without direction has no verdict, and one on which story and label disagree none that is known).
+    ETT is printed as actual minus counterfactual while its question asks whether the counterfactual
+    is likelier (the released base labels have it inverted). Either is accepted where
+    |PROB| < 0.001, zero included. PN and PS ask for none. Of an unread problem, one without a
+    story, the number alone counts.
 
-    Interval: where the label of PN or PS is not determined by the numbers in the text, all that
-    moving each of them by its rounding (0.00005) reaches.
+    Interval: where the label of PN or PS is not determined by the numbers printed, all that moving
+    each of them by its rounding (0.00005) reaches.
 
     Raises UserError where the label is neither LACK_CONDITION nor a JSON object with a numeric
     PROB.
     """
-    reworded = problem.variant in ("rephrased", "omitted") or (
-        "rewriting_status" in problem.extra and "data_source" not in problem.extra
-    )
-    return _expected(problem.text, problem.answer, problem.task, reworded)
+    if problem.lacks:
+        return Expected(None, None)
+    prob, solved = label_prob(problem.answer), truth(problem)
+    if solved is None:
+        return Expected(prob, None)
+    if problem.task in BOUND_TASKS:
+        reach = solved.interval
+        return Expected(prob, None, reach if reach and reach[0] <= prob <= reach[1] else None)
+    if near(prob, Decimal(0), DEAD_ZONE):
+        undirected = problem.story.direction is None
+        return Expected(prob, None if undirected else frozenset(("Yes", "No")))
+    agreed = solved.value is not None and near(solved.value, prob)
+    return Expected(prob, frozenset((solved.verdict,)) if agreed and solved.verdict else None)
 
 
 @functools.lru_cache(maxsize=65536)
-def _expected(text: str, answer: str, task: str, reworded: bool) -> Expected:
-    if answer.strip() == LACK:
-        return Expected(None, None)
-    prob = label_prob(answer)
-    try:
-        reading = read(text)
-        solved = solve(reading)
-    except UserError:
-        reading = solved = None
-    if task in BOUND_TASKS:
-        reach = solved.interval if solved else None
-        return Expected(prob, None, reach if reach and reach[0] <= prob <= reach[1] else None)
-    if near(prob, Decimal(0), DEAD_ZONE):
-        undirected = reading is not None and reading.polarity is None
-        return Expected(prob, None if undirected else frozenset(("Yes", "No")))
-    if solved is not None:
-        agreed = solved.value is not None and near(solved.value, prob)
-        return Expected(prob, frozenset((solved.verdict,)) if agreed and solved.verdict else None)
-    if reworded:
-        return Expected(prob, None)
-    positive = prob < 0 if task == "ETT" else prob > 0
-    return Expected(prob, frozenset(("Yes" if positive else "No",)))
-
-
 def label_prob(answer: str) -> Decimal:
     """The PROB of a label, exactly. Raises UserError where there is none."""
     stated = json_answers(answer)

@@ -1,7 +1,7 @@
 r"""The steps reward: does the written arithmetic lead from the problem's numbers to the answer?
 
-The engine reads the problem and knows which of its printed probabilities the answer needs (those
-of the first identifying set that they suffice for). In the completion, thinking included, these
+The engine knows which of the problem's printed probabilities the answer needs (those of the first
+identifying set that they suffice for). In the completion, thinking included, these
 claims are judged, each distinct one once:
 
 * an equality `expression = number` (or `≈`), the expression made of numbers, + - * / and brackets
@@ -25,7 +25,7 @@ arithmetic from the right numbers by a wrong formula earns up to 1/2; give it a 
 the answer's. By hand: "0.7125 - 0.4750 = 0.2375" before a right answer of 0.2375: c = k = 2, so 1;
 followed by "0.2375 / 2 = 0.2": w = 1, so 1/2.
 
-None (does not apply) where the text cannot be read, the effect is 0 by the graph alone, or the
+None (does not apply) where the problem is unread, the effect is 0 by the graph alone, or the
 problem lacks a condition. Never raises; linear in the length of the text.
 """
 
@@ -37,14 +37,13 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal, DecimalException, localcontext
 
-from caugym_jax.causal.adjusting import identifies
-from caugym_jax.causal.estimands import Probability, Query, Term
-from caugym_jax.causal.graph import Graph
-from caugym_jax.causal.reading import read
-from caugym_jax.causal.solving import consistent, implied_probability, solve
-from caugym_jax.errors import UserError
-from caugym_jax.rewards.answer import TOLERANCE, expected, extract, is_right, near
-from caugym_jax.types import BOUND_TASKS, Problem
+from caugym_jax.causal.engine.adjustment import identifies
+from caugym_jax.causal.engine.answers import TOLERANCE
+from caugym_jax.causal.engine.estimands import Probability
+from caugym_jax.causal.engine.graph import Graph, graph_of
+from caugym_jax.causal.engine.solving import Solved, consistent, implied_probability, truth
+from caugym_jax.rewards.answer import expected, extract, is_right, near
+from caugym_jax.types import BOUND_TASKS, Problem, Query, Story, Term, letter
 
 Key = tuple[frozenset[int], frozenset]  # of a probability and its complement
 
@@ -63,9 +62,10 @@ class Needed:
 
 def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float | None:
     """The module's formula; None where it does not apply."""
-    needed = None if problem.lacks else _needed(problem.text)
-    if needed is None:
+    solved = None if problem.lacks else truth(problem)
+    if solved is None or solved.lacks or not solved.used:
         return None
+    needed = _needed(problem.story, solved)
     answer = extract(text, truncated)
     if answer.prob is None or answer.hedged:
         return 0.0
@@ -82,22 +82,16 @@ def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float 
 
 
 @functools.lru_cache(maxsize=4096)
-def _needed(text: str) -> Needed | None:
-    try:
-        reading = read(text)
-        solved = solve(reading)
-    except UserError:
-        return None
-    if solved.lacks or not solved.used:
-        return None
-    given = consistent(reading.story.given)
+def _needed(story: Story, solved: Solved) -> Needed:
+    given = consistent(story.given)
+    nodes = {v for term in given for v, _ in (*term.target, *term.given)}
     return Needed(
-        reading.graph,
+        graph_of(story),
         solved.query,
-        frozenset(re.findall(r" \(([A-Z])=[01]\)", text)),
+        frozenset(map(letter, nodes)) if story.codes else frozenset(),
         tuple((value, _key(term)) for term, value in given.items()),
         frozenset(_key(term) for term, _ in solved.used),
-        implied_probability(reading.graph, given),
+        implied_probability(graph_of(story), given),
     )
 
 

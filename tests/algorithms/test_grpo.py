@@ -10,7 +10,7 @@ import pytest
 from caugym_jax.algorithms import grpo as module
 from caugym_jax.algorithms.groups import Group, Prompt, lay_out, overlong_reward
 from caugym_jax.algorithms.grpo import grpo
-from caugym_jax.causal import generate_problems
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError

@@ -10,9 +10,8 @@ import json
 import re
 from collections.abc import Iterator
 
-from caugym_jax.causal.estimands import Query, Term
-from caugym_jax.causal.scm import Event
-from caugym_jax.causal.wording import HEADER, QUESTIONS, Story
+from caugym_jax.causal.text.wording import HEADER, QUESTIONS
+from caugym_jax.types import Event, Query, Story, Term
 from tests.shared import shared_path
 
 EDGE = re.compile(r"(.+?) has a direct effect on (.+?)(?:\. ?|$)")
@@ -59,6 +58,7 @@ def read(item: dict) -> Story:
         tuple((index[a], index[b]) for a, b in pairs),
         tuple((Term(event(target), event(given)), p) for target, given, p in sentences),
         _query(item["Type"], asked.removeprefix("Question: "), names, states, x, y, event),
+        codes="=0)" in item["problem"] or "=1)" in item["problem"],
     )
 
 

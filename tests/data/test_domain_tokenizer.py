@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import caugym_jax
-from caugym_jax.causal.generating import generate_problems
-from caugym_jax.causal.worked import work
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.domain_tokenizer import (
     ASSISTANT,
     END,
@@ -19,6 +18,7 @@ from caugym_jax.data.domain_tokenizer import (
     build_tokenizer,
     save_tokenizer,
 )
+from caugym_jax.data.texts.worked import work
 from tests.shared import shared_path
 
 TOKENIZER = build_tokenizer()

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import subprocess
 import sys
@@ -6,16 +7,18 @@ from decimal import Decimal
 
 import pytest
 
-from caugym_jax.causal.reading import read
-from caugym_jax.causal.solving import solve
+from caugym_jax.causal.engine.solving import truth
 from caugym_jax.data import files
 from caugym_jax.data.files import problem_record, read_problems, write_jsonl
-from caugym_jax.data.layouts import task_of
+from caugym_jax.data.layouts import problem_of
 from caugym_jax.errors import UserError
 from caugym_jax.types import TASKS, VARIANTS, Problem
+from tests.problems import dose_text, from_text
 from tests.shared import shared_path
 
 GOOD = {"problem": "Is it?", "answer": '{"ANSWER": "Yes", "PROB": "0.25"}', "Type": "ATE"}
+TEXT = dose_text("0.25")
+UNREAD = "the text is not in a wording that can be read exactly"
 LACKS = GOOD | {"answer": "LACK_CONDITION"}
 
 
@@ -35,16 +38,17 @@ def test_official_test_sets(variant):
     assert [(p.text, p.answer, p.reason) for p in problems] == [
         (r["problem"], r["answer"], r["Reason"]) for r in raw
     ]
-    assert {"problem", "answer", "Reason", "Type"} | problems[0].extra.keys() == raw[0].keys()
-    if variant not in ("rephrased", "omitted"):  # templated texts say their task twice
-        assert all(task_of(p.text) == p.task for p in problems)
+    columns = {"problem", "answer", "Reason", "Type", *problems[0].extra} - {"original_problem"}
+    assert columns == raw[0].keys()
+    assert all(p.story.query.task == p.task and not p.unread for p in problems)
 
 
 def test_task_from_the_question_alone_equals_the_label():
     for variant in ("deconfounding", "redundant"):
         for p in read_problems(shared_path(f"data/caugym/test_dev/{variant}_dataset.json")):
             lines = [line for line in p.text.split("\n") if not line.startswith("Instruction")]
-            assert task_of("\n".join(lines)) == p.task
+            row = {"problem": "\n".join(lines), "answer": p.answer}
+            assert problem_of(row, None, None).task == p.task
 
 
 def test_rl_parquet_keeps_the_prompt_and_finds_the_task():
@@ -67,7 +71,9 @@ def test_records_read_back_equal(tmp_path):
     problems = [
         Problem("A?\u2028B", '{"PROB": "1.0000"}', "PN", {"Step 1": "é"}, "hard", extra={"idx": 7}),
         Problem("C?", "LACK_CONDITION", "NIE", {}, "insufficient", "C? go", "<think>\nx", {}),
+        from_text(TEXT, GOOD["answer"], "ATE"),
     ]
+    problems[:2] = [dataclasses.replace(p, unread=UNREAD) for p in problems[:2]]
     write_jsonl(tmp_path / "out.jsonl", map(problem_record, problems))
     assert read_problems(tmp_path / "out.jsonl") == problems
 
@@ -105,16 +111,19 @@ def test_rows_for_fine_tuning_and_for_rl(tmp_path):
     rows = [
         {
             "prompt": said("user", "If A is changed to be x, ok?\nLet's think step by step."),
+            "Type": "ATE",
             "completion": said("assistant", f"Step 1: no.\n{GOOD['answer']}"),
         },
         {
             "prompt": said(
                 "user", f"If A is changed to be y?\nLet's think step by step. {hint} answer."
             ),
+            "Type": "ATE",
             "completion": said("assistant", "Step 1: no.\nLACK_CONDITION"),
         },
         {
             "prompt": said("user", "If A is changed to be z? Let's think step by step."),
+            "Type": "ATE",
             "reward_model": {"ground_truth": GOOD["answer"]},
             "data_source": "caugym_redundant",
         },
@@ -217,7 +226,9 @@ def test_hub_rows_are_problems(monkeypatch):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda name, split: datasets.Dataset.from_list([GOOD])
     )
-    assert read_problems("hf:owner/name") == [Problem("Is it?", GOOD["answer"], "ATE")]
+    assert read_problems("hf:owner/name") == [
+        Problem("Is it?", GOOD["answer"], "ATE", unread=UNREAD)
+    ]
 
 
 def test_writing_is_all_or_nothing(tmp_path):
@@ -264,7 +275,7 @@ def messages(*contents):
 
 
 def test_preference_rows_are_problems(tmp_path):
-    asked = "If A is changed to be x, ok?\nLet's think step by step."
+    asked = f"{TEXT}\nLet's think step by step."
     right, wrong = f"So\n{GOOD['answer']}", "So\nLACK_CONDITION"
     rows = [
         {"prompt": messages(asked), "chosen": messages(None, right)[1:], "rejected": wrong},
@@ -273,16 +284,14 @@ def test_preference_rows_are_problems(tmp_path):
         {"prompt": asked, "completion": wrong, "label": False, "answer": GOOD["answer"]},
     ]
     problems = read_problems(save(tmp_path / "mine.json", rows))
-    assert {(p.text, p.answer, p.task) for p in problems} == {
-        ("If A is changed to be x, ok?", GOOD["answer"], "ATE")
-    }
+    assert {(p.text, p.answer, p.task) for p in problems} == {(TEXT, GOOD["answer"], "ATE")}
     assert [p.solution for p in problems] == [right, right, right, wrong]
     assert [p.extra for p in problems] == [
         *[{"rejected": wrong}] * 2,
         {"label": True},
         {"label": False},
     ]
-    rows = [{"prompt": asked, "completion": wrong, "label": False}]
+    rows = [{"prompt": "So?", "completion": wrong, "label": False, "Type": "ATE"}]
     with pytest.raises(UserError, match="no answer is given and the engine finds none"):
         read_problems(save(tmp_path / "mine.json", rows))
 
@@ -315,7 +324,7 @@ def test_calm_rows_one_a_line(tmp_path):
     for problem in problems:
         assert problem.answer == '{"ANSWER": "No", "PROB": "0.2"}'  # the engine says the same
         assert (problem.task, problem.variant, problem.reason) == ("ETT", "base", {"Step 1": "so"})
-        assert solve(read(problem.text)).value == Decimal("0.2")
+        assert truth(problem).value == Decimal("0.2")
         start, *middle, question, form = problem.text.split("\n")
         assert start.startswith("Input Info: Imagine") and start.endswith("effect on fog.")
         assert middle == [CALM["Background"]["data_info"], "Instruction: " + CALM["Instruction"]]
@@ -348,3 +357,26 @@ def test_conversations_are_problems(tmp_path):
     path.write_text(json.dumps({"messages": messages[:-1], "Type": "ATE"}) + "\n")
     with pytest.raises(UserError, match="item 0 .*expected one assistant message"):
         read_problems(path)
+
+
+def test_rewritten_items_have_the_story_of_the_base_item_at_their_place(tmp_path):
+    """Where it lies beside them and has their label; answers carry its text along."""
+    base = {"problem": TEXT, "answer": GOOD["answer"], "Type": "ATE"}
+    words = "Dose works on height. Would a high dose make tall height less likely?"
+    rows = [base | {"problem": words}, base | {"problem": words, "Type": "ETT"}]
+    path = save(tmp_path / "rephrased_dataset.json", rows)
+    assert [p.unread for p in read_problems(path)] == [UNREAD] * 2
+    save(tmp_path / "base_dataset.json", [base, base])
+    first, second = read_problems(path)
+    assert first.text == words and not first.unread and second.unread == UNREAD
+    story = from_text(TEXT, GOOD["answer"], "ATE").story
+    assert first.story == dataclasses.replace(story, direction=-1)
+    assert truth(first).verdict == "No"
+    write_jsonl(tmp_path / "elsewhere.jsonl", [problem_record(first)])
+    assert read_problems(tmp_path / "elsewhere.jsonl") == [first]
+
+
+def test_a_text_that_asks_for_another_task_has_no_story():
+    problem = from_text(TEXT, GOOD["answer"], "ETT")
+    assert problem.story is None and problem.broken
+    assert problem.unread == "the text asks for ATE, the item says ETT"

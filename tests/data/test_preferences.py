@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caugym_jax import generate
-from caugym_jax.causal.generating import generate_problem
-from caugym_jax.causal.worked import work
+from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.data.preference_sources import PreferenceData, generated_rows, preference_items
 from caugym_jax.data.preferences import judged, preference, sift, with_others
 from caugym_jax.data.prompts import chat_tokens, reply_tokens
+from caugym_jax.data.texts.worked import work
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward

@@ -4,7 +4,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from caugym_jax.causal.wording import LACK_HINT as HINT
+from caugym_jax.causal.text.wording import LACK_HINT as HINT
 from caugym_jax.data.files import read_problems
 from caugym_jax.data.packing import pad
 from caugym_jax.data.prompts import (

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from caugym_jax.causal import generate_problems
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.files import problem_record, write_jsonl
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.data.sources import Problems, problem_source, prompt_items, sft_batches

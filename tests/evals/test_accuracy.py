@@ -1,5 +1,6 @@
 """Aggregation: means, undefined figures, clusters, and the standard error by hand."""
 
+import dataclasses
 import math
 import statistics
 
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from caugym_jax.causal.text.wording import HEADER
 from caugym_jax.evals.accuracy import (
     Answered,
     clustered_stderr,
@@ -16,33 +18,33 @@ from caugym_jax.evals.accuracy import (
     table,
 )
 from caugym_jax.types import Problem
+from tests.problems import from_text, with_effect
 
-WORLD = "Input Info: ... without any unmentioned factors or causal relationships:"
+QUESTION = "Question: If a is changed to be high, will b be more likely to be high?"
 RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
 WRONG_VERDICT = '{"ANSWER": "No", "PROB": "0.3847"}'
 ZERO = '{"ANSWER": "No", "PROB": "0"}'
 
 
-def problem(answer=RIGHT, task="ATE", edges="A has a direct effect on b.", variant="base"):
-    return Problem(text=f"{WORLD}{edges}\nnumbers", answer=answer, task=task, variant=variant)
+def problem(answer=RIGHT, task="ATE", edges=((0, 2),), variant="base"):
+    if answer == "LACK_CONDITION":
+        return Problem("", answer, task, variant=variant)
+    item = with_effect(answer, task, variant)
+    return dataclasses.replace(item, story=dataclasses.replace(item.story, edges=edges))
 
 
-def test_graph_key_reads_the_edges_of_both_layouts():
-    one = f"{WORLD} A has a direct effect on b. B has a direct effect on c.\nFor those ... is 0.1."
-    two = f"{WORLD}B has a direct effect on c.A has a direct effect on b.\n\nInstruction: ..."
-    assert graph_key(one) == graph_key(two)
-    assert graph_key(one) == {"a has a direct effect on b", "b has a direct effect on c"}
-    assert graph_key(one) != graph_key(one.replace("on c", "on d"))
+def test_graph_key_is_the_set_of_edges():
+    def key(edges):
+        return graph_key(from_text(f"{HEADER}{edges}\n\n\n{QUESTION}\n", ZERO, "ATE"))
+
+    one = key(" A has a direct effect on b. B has a direct effect on c.")
+    assert one == key("B has a direct effect on c.A has a direct effect on b.")
+    assert one == {("a", "b"), ("b", "c")}
+    assert one != key("A has a direct effect on b.A has a direct effect on c.")
 
 
-def test_graph_key_ignores_asides_with_full_stops():
-    plain = f"{WORLD}Weather has a direct effect on b.\n"
-    assert graph_key(plain.replace("Weather", "Weather (e.g. wind, humidity)")) == graph_key(plain)
-
-
-def test_graph_key_of_rewritten_text_is_its_first_line():
-    assert graph_key("A shapes b. B shapes c.\nNumbers.") == {"a shapes b", "b shapes c"}
-    assert graph_key("") == frozenset()
+def test_an_unread_problem_is_a_cluster_of_its_own():
+    assert graph_key(Problem("A shapes b.", ZERO, "ATE")) == "A shapes b."
 
 
 def test_clustered_stderr_by_hand():
@@ -72,17 +74,17 @@ def test_summarize_by_hand():
             # half right by both rules
             Answered(problem(), (RIGHT, "no idea"), (False, True), (10, 30)),
             # wrong verdict: published 1, strict 0, well-formed
-            Answered(problem(task="CDE"), (WRONG_VERDICT,), (False,), (20,)),
+            Answered(problem(task="NDE"), (WRONG_VERDICT,), (False,), (20,)),
             # structural zero on another graph, answered LACK_CONDITION: a false alarm
-            Answered(problem(ZERO, edges="B has a direct effect on a."), ("LACK_CONDITION",)),
+            Answered(problem(ZERO, edges=((2, 0),)), ("LACK_CONDITION",)),
             # no answer: wrong
             Answered(problem(), ()),
         ]
     )
     assert entry["n"] == 4
-    assert entry["published"] == {"all": 1.5 / 4, "by_task": {"ATE": 0.5 / 3, "CDE": 1.0}}
+    assert entry["published"] == {"all": 1.5 / 4, "by_task": {"ATE": 0.5 / 3, "NDE": 1.0}}
     assert entry["strict"]["all"] == 0.5 / 4
-    assert entry["strict"]["by_task"] == {"ATE": 0.5 / 3, "CDE": 0.0}
+    assert entry["strict"]["by_task"] == {"ATE": 0.5 / 3, "NDE": 0.0}
     assert entry["strict"]["nonzero"] == 0.5 / 3  # without the structural zero
     assert entry["strict"]["n_scored"] == 4
     # mean 1/8; cluster 1: 3/8 - 1/8 - 1/8 = 1/8, cluster 2: -1/8; sqrt(2 * 2/64) / 4 = 1/16

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 
 from caugym_jax.evals.scorers import published, published_numbers, strict
 from caugym_jax.types import Problem
+from tests.problems import from_text, with_effect
 from tests.rewards.test_answer import HOSTILE, hostile
 from tests.shared import ROOT
 
@@ -17,13 +18,13 @@ LABELLED = [
     for line in (ROOT / "tests/golden/completions.jsonl").read_text("utf-8").splitlines()
 ]
 # Base item 0 of the notes' table: the label's verdict is not what `published` looks at.
-BASE = Problem(text="", answer='{"ANSWER": "Yes", "PROB": "0.3847"}', task="ATE")
+BASE = with_effect('{"ANSWER": "Yes", "PROB": "0.3847"}')
 LACKING = Problem(text="", answer="LACK_CONDITION", task="PN", variant="insufficient")
 
 
 @pytest.mark.parametrize("row", LABELLED, ids=lambda row: row["why"][:60])
 def test_hand_labelled(row):
-    problem = Problem(row["problem"], row["answer"], row["Type"], variant=row["variant"])
+    problem = from_text(row["problem"], row["answer"], row["Type"], variant=row["variant"])
     completion, truncated = row["completion"], row["truncated"]
     assert published(completion, problem) == row["published"], row["why"]
     assert strict(completion, problem, truncated) == row["strict"], row["why"]

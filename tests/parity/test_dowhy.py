@@ -14,15 +14,15 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from caugym_jax.causal.adjusting import adjustment_sets_of, identifies, mediation_sets
-from caugym_jax.causal.graph import (
+from caugym_jax.causal.engine.adjustment import adjustment_sets_of, identifies, mediation_sets
+from caugym_jax.causal.engine.graph import (
     Graph,
     adjustment_sets,
     d_separated,
     draw_graph,
-    letter,
     mediators,
 )
+from caugym_jax.types import letter
 
 auto = pytest.importorskip(
     "dowhy.causal_identifier.auto_identifier",

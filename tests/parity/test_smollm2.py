@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caugym_jax.causal.generating import generate_problems
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.models.presets import preset

@@ -1,5 +1,6 @@
 """The answer extractor: the rule case by case, a second reading of JSON, and hostile text."""
 
+import dataclasses
 import json
 from decimal import Decimal
 
@@ -18,13 +19,14 @@ from caugym_jax.rewards.answer import (
     near,
 )
 from caugym_jax.rewards.objects import json_answers, number
-from caugym_jax.types import Problem
+from caugym_jax.types import TASKS, Problem
+from tests.problems import from_text, with_effect
 
 RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
 
 
-def problem(answer: str = RIGHT, task: str = "ATE", variant: str = "base", **extra) -> Problem:
-    return Problem(text="", answer=answer, task=task, variant=variant, extra=extra)
+def problem(answer: str = RIGHT, task: str = "ATE", variant: str = "base") -> Problem:
+    return Problem(text="", answer=answer, task=task, variant=variant)
 
 
 FRAGMENTS = [
@@ -200,20 +202,21 @@ def test_long_nonsense_is_read():
 
 
 def test_expected_verdicts():
-    def verdicts(prob, task, variant="base", **extra):
-        label = json.dumps({"ANSWER": "Yes", "PROB": prob})
-        return expected(problem(label, task, variant, **extra)).verdicts
+    def verdicts(prob, task, variant="base", **changes):
+        item = with_effect(json.dumps({"ANSWER": "Yes", "PROB": prob}), task, variant)
+        story = dataclasses.replace(item.story, **changes)
+        return expected(dataclasses.replace(item, story=story)).verdicts
 
     assert verdicts("0.1", "ATE") == verdicts("-0.1", "ETT") == {"Yes"}
     assert verdicts("-0.1", "NIE") == verdicts("0.1", "ETT") == {"No"}
     assert verdicts("0.001", "CDE") == {"Yes"}
     assert verdicts("0.0009", "CDE") == verdicts("-0.0009", "ETT") == {"Yes", "No"}
     assert verdicts("0", "NDE") == {"Yes", "No"}
-    assert verdicts("0.1", "PN") is verdicts("0.1", "PS") is None
-    assert verdicts("0.1", "ATE", "rephrased") is verdicts("0.1", "ATE", "omitted") is None
-    assert verdicts("0.1", "ATE", rewriting_status="success") is None
-    assert verdicts("0.1", "NIE", rewriting_status="success", data_source="x") == {"Yes"}
-    assert verdicts("0.1", "ATE", "hard") == {"Yes"}
+    assert verdicts("0.1", "ATE", "rephrased") == verdicts("0.1", "ATE", "hard") == {"Yes"}
+    assert verdicts("0.1", "ATE", direction=-1) == {"No"}
+    assert verdicts("0.1", "ATE", direction=None) is verdicts("0", "ATE", direction=None) is None
+    for task in TASKS:  # without a story the number alone counts
+        assert expected(problem(RIGHT, task)).verdicts is None
     assert expected(problem("LACK_CONDITION")).prob is None
 
 
@@ -232,7 +235,7 @@ def asked(task: str, answer: str, numbers: str, question: str, variant: str = "b
         "conditions, and without any unmentioned factors or causal relationships: Dose has a "
         f"direct effect on height.\n{numbers}\n\nQuestion: {question}\n"
     )
-    return Problem(text=text, answer=answer, task=task, variant=variant)
+    return from_text(text, answer, task, variant=variant)
 
 
 ATE_NUMBERS = (
@@ -246,7 +249,7 @@ def test_the_verdict_comes_from_the_text():
     wrong = asked("ATE", '{"ANSWER": "No", "PROB": "0.3"}', ATE_NUMBERS, ATE_QUESTION)
     assert expected(wrong).verdicts == {"Yes"}
     reworded = asked("ATE", wrong.answer, ATE_NUMBERS, ATE_QUESTION, variant="rephrased")
-    assert expected(reworded).verdicts == {"Yes"}  # unchecked only where the text is not read
+    assert expected(reworded).verdicts == {"Yes"}
 
 
 def test_a_label_that_the_text_contradicts_leaves_the_verdict_open():

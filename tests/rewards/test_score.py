@@ -12,8 +12,9 @@ import pytest
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.score import DEFAULT_WEIGHTS, find, score
 from caugym_jax.types import Problem
+from tests.problems import with_effect
 
-PROBLEM = Problem(text="", answer='{"ANSWER": "Yes", "PROB": "0.3847"}', task="ATE")
+PROBLEM = with_effect('{"ANSWER": "Yes", "PROB": "0.3847"}')
 RIGHT = '{"ANSWER": "Yes", "PROB": "0.3847"}'
 
 

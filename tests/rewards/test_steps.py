@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caugym_jax.causal.generating import generate_problems
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.files import read_problems
+from caugym_jax.data.texts.solution import steps_of
 from caugym_jax.rewards import steps
 from caugym_jax.rewards.steps import equalities, evaluate, steps_reward
 from caugym_jax.types import LACK, TASKS, Problem
+from tests.problems import from_text
 from tests.rewards.test_answer import HOSTILE, hostile
 from tests.shared import shared_path
 
@@ -19,7 +21,7 @@ WORLD = (
     "Input Info: Imagine a self-contained, hypothetical world with only the following conditions, "
     "and without any unmentioned factors or causal relationships: "
 )
-TWO = Problem(
+TWO = from_text(
     text=WORLD + "Dose has a direct effect on height.\nFor those with dose being high (A=1), the "
     "probability of height being tall (B=1) is 0.7125. For those with dose being low (A=0), the "
     "probability of height being tall (B=1) is 0.4750. \nInstruction: Consider the average "
@@ -29,7 +31,7 @@ TWO = Problem(
     task="ATE",
 )
 # z -> x, z -> y, x -> y: needs P(y|x,z) (four of them) and P(z), so k = 5.
-FIVE = Problem(
+FIVE = from_text(
     text=WORLD + "Z has a direct effect on x.Z has a direct effect on y.X has a direct effect on y."
     "\nFor those with x being high (B=1) and z being low (A=0), the probability of y being high "
     "(C=1) is 0.8100. For those with x being low (B=0) and z being low (A=0), the probability of y "
@@ -102,15 +104,13 @@ def test_by_hand_with_five_numbers(work, prob, reward):
 
 
 def test_where_it_does_not_apply():
-    assert earned(Problem(text=TWO.text, answer=LACK, task="ATE"), "", "1") is None
+    assert earned(from_text(TWO.text, LACK, "ATE"), "", "1") is None
     assert earned(Problem(text="unread", answer=TWO.answer, task="ATE"), "", "0.2375") is None
     zero = TWO.text.replace(
         "Dose has a direct effect on height", "Height has a direct effect on dose"
     )
-    assert (
-        earned(Problem(text=zero, answer='{"ANSWER": "No", "PROB": "0"}', task="ATE"), "", "0")
-        is None
-    )
+    none = from_text(zero, '{"ANSWER": "No", "PROB": "0"}', "ATE")
+    assert earned(none, "", "0") is None
 
 
 def test_an_answer_there_must_be():
@@ -180,7 +180,7 @@ def test_operators_bind_as_usual():
 def test_released_solutions_earn_all_but_where_their_numbers_are_not_the_printed_ones(name):
     problems = read_problems(shared_path(f"data/caugym/test_dev/{name}_dataset.json"))
     for problem in problems:
-        reward = steps_reward("\n".join([*problem.reason.values(), problem.answer]), problem)
+        reward = steps_reward("\n".join([*steps_of(problem).values(), problem.answer]), problem)
         if problem.task in ("ATE", "CDE", "NDE", "NIE") or (name, problem.task) == ("base", "PN"):
             assert reward in (None, 1)
         if problem.task == "ETT":  # base has its verdicts inverted: half
@@ -190,9 +190,9 @@ def test_released_solutions_earn_all_but_where_their_numbers_are_not_the_printed
 def test_generated_solutions_earn_all():
     """Those of PN and PS divide numbers that they show rounded, so that some do not come out."""
     for problem in generate_problems(TASKS, 70, 5, variant="redundant"):
-        reward = steps_reward("\n".join([*problem.reason.values(), problem.answer]), problem)
+        reward = steps_reward("\n".join([*steps_of(problem).values(), problem.answer]), problem)
         bound = problem.task in ("PN", "PS")
-        assert reward in ((0, 1) if bound else (None if problem.extra["zero"] else 1,))
+        assert reward in ((0, 1) if bound else (None if problem.story.query.zero else 1,))
 
 
 @settings(max_examples=300)

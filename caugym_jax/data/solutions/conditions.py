@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from caugym_jax.causal.estimands import Query, Term, ingredients
-from caugym_jax.causal.wording import Story
+from caugym_jax.causal.engine.estimands import ingredients
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.solutions.writing import Item
 from caugym_jax.errors import UserError
-from caugym_jax.types import BOUND_TASKS, Problem
+from caugym_jax.types import BOUND_TASKS, Problem, Query, Story, Term
 
 
 @dataclasses.dataclass(frozen=True)

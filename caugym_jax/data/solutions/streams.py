@@ -19,13 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from caugym_jax.causal import wording
-from caugym_jax.causal.generating import generate_problem
-from caugym_jax.causal.wording import Story
+from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.data.domain_tokenizer import ASSISTANT, END, USER
 from caugym_jax.data.solutions import notation as n
 from caugym_jax.data.solutions import varying, vocabulary, writing
 from caugym_jax.data.solutions.conditions import plan_of, story_of
-from caugym_jax.types import BOUND_TASKS, TASKS, Example, Problem
+from caugym_jax.types import BOUND_TASKS, TASKS, Example, Problem, Story
 
 REACH = 64  # problems looked at for one that a stream can use
 CONDITION_WEIGHT = 3  # of a condition in a row that is there for conditions

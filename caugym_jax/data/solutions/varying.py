@@ -13,11 +13,11 @@ import string
 from collections.abc import Sequence
 
 from caugym_jax.causal import wording
-from caugym_jax.causal.estimands import Query, Term, ingredients
-from caugym_jax.causal.wording import Story
+from caugym_jax.causal.engine.estimands import ingredients
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.solutions.conditions import condition_of
 from caugym_jax.data.solutions.vocabulary import state_pairs, words
+from caugym_jax.types import Query, Story, Term
 
 LETTERS = string.ascii_lowercase
 LEADS = (

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from caugym_jax.causal.generating import GENERATED_VARIANTS, generate_problems
+from caugym_jax.causal.engine.generating import GENERATED_VARIANTS, generate_problems
 from caugym_jax.data.rows import PURPOSES, make_row, wording_options
 from caugym_jax.data.tfds import example_of
 from caugym_jax.types import TASKS

@@ -3,7 +3,7 @@
 import functools
 import random
 
-from caugym_jax.causal.generating import generate_problems
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.solutions.conditions import Plan, plan_of, story_of
 from caugym_jax.data.solutions.writing import written
 from caugym_jax.types import TASKS, Problem

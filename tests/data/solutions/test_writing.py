@@ -5,14 +5,13 @@ from decimal import Decimal
 
 import pytest
 
-from caugym_jax.causal.estimands import Query, Term
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.solutions.conditions import condition_of, plan_of, story_of
 from caugym_jax.data.solutions.varying import without_some
 from caugym_jax.data.solutions.writing import Item, Steps, digits, number, written
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward
-from caugym_jax.types import LACK
+from caugym_jax.types import LACK, Query, Term
 from tests.data.solutions.problems import VARIANTS, problems, tokens
 
 

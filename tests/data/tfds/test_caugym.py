@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("importlib_resources")  # which tensorflow-datasets needs but does not ask for
 
-from caugym_jax.causal.generating import generate_problems
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.files import read_problems, read_rows
 from caugym_jax.data.rows import PURPOSES, make_row, wording_options
 from caugym_jax.data.tfds import caugym

@@ -1,0 +1,1 @@
+"""The exact causal engine: graphs, models, estimands, identification, solving, generating."""

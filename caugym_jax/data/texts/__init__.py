@@ -1,0 +1,1 @@
+"""Texts to learn from: step solutions, worked arithmetic, and both with mistakes."""
