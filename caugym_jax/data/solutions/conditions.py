@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any
 
 from caugym_jax.causal.engine.estimands import ingredients
 from caugym_jax.data.solutions import notation
@@ -26,33 +25,12 @@ class Plan:
 
 
 def story_of(problem: Problem) -> Story:
-    """The story of a generated problem, from the structure it carries."""
-    e: dict[str, Any] = problem.extra
-    if "given" not in e:
-        raise UserError("the problem carries no structure: generate it, or read its text first")
-
-    def event(pairs: list[list[int]]) -> tuple[tuple[int, int], ...]:
-        return tuple((int(node), int(value)) for node, value in pairs)
-
-    query = Query(
-        problem.task,
-        e["x"],
-        e["y"],
-        e["x_value"],
-        e["y_value"],
-        tuple(e["adjusters"]),
-        tuple(e["mediators"]),
-        tuple(e["mediator_values"]),
-        e["bound"],
-        e["zero"],
-    )
-    return Story(
-        tuple(e["graph"]["nodes"]),
-        tuple(tuple(pair) for pair in e["states"]),
-        tuple(tuple(edge) for edge in e["graph"]["edges"]),
-        tuple((Term(event(t["target"]), event(t["given"])), t["p"]) for t in e["given"]),
-        query,
-    )
+    """The story of a generated problem, whose query names its adjusters and mediators."""
+    if problem.story is None:
+        raise UserError(f"no solution of an unread problem ({problem.unread})")
+    if problem.story.exact is None:
+        raise UserError("the problem was read from a text, which names no adjusters: generate it")
+    return problem.story
 
 
 def plan_of(story: Story, *, lacks: bool = False) -> Plan:

@@ -18,8 +18,8 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from caugym_jax.causal import wording
 from caugym_jax.causal.engine.generating import generate_problem
+from caugym_jax.causal.text import wording
 from caugym_jax.data.domain_tokenizer import ASSISTANT, END, USER
 from caugym_jax.data.solutions import notation as n
 from caugym_jax.data.solutions import varying, vocabulary, writing
@@ -140,7 +140,7 @@ def _fillers() -> list[str]:
 
 
 def given(row: Row) -> Example:
-    plan = plan_of(story_of(row.problem(lambda p: not (p.lacks or p.extra["zero"]))))
+    plan = plan_of(story_of(row.problem(lambda p: not (p.lacks or p.story.query.zero))))
     items = row.rng.sample(plan.items, len(plan.items))
     front = [ASSISTANT, *writing.listed(items, plan.x, plan.y), n.form(plan.formula)]
     return row.example(front, [*writing.worked(plan.formula, items, plan.x, plan.y, row.rng), END])
@@ -194,7 +194,7 @@ def _quotient_drill(row: Row) -> Example:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A problem's story as it is told."""
+    """A problem's story as it is worded."""
 
     story: Story
     lacks: bool
@@ -203,7 +203,7 @@ class Text:
 
 
 def reading(row: Row) -> Example:
-    text = _varied(row, row.problem(lambda p: bool(p.extra["given"])), shuffled=True, thin=1.5)
+    text = _varied(row, row.problem(lambda p: bool(p.story.given)), shuffled=True, thin=1.5)
     plan = plan_of(text.story, lacks=text.lacks)
     said = writing.listed(plan.items, plan.x, plan.y)
     mask = [1] * len(said)
@@ -229,8 +229,8 @@ def _whole(row: Row, *, shuffled: bool) -> Example:
 def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) -> Text:
     """The story with other names, states, idle numbers, gaps, orders: no mark tells an answer."""
     rng = row.rng
-    story, lacks, zero = story_of(problem), problem.lacks, problem.extra["zero"]
-    codes = "=0)" in problem.text or "=1)" in problem.text or rng.random() < 0.2
+    story, lacks, zero = story_of(problem), problem.lacks, problem.story.query.zero
+    codes = (story.codes and bool(story.given)) or rng.random() < 0.2
     stop = (problem.variant != "insufficient" or rng.random() < 0.5) and rng.random() < 0.95
     if not (lacks or zero) and rng.random() < 0.08:
         fewer = varying.without_some(rng, story)

@@ -12,8 +12,8 @@ import random
 import string
 from collections.abc import Sequence
 
-from caugym_jax.causal import wording
 from caugym_jax.causal.engine.estimands import ingredients
+from caugym_jax.causal.text import wording
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.solutions.conditions import condition_of
 from caugym_jax.data.solutions.vocabulary import state_pairs, words
@@ -152,5 +152,6 @@ def _events(term: Term) -> tuple[frozenset, frozenset]:
 
 def told(story: Story, *, codes: bool, instruction: bool, stop: bool, ending: Sequence[str]) -> str:
     """A story as a prompt: the official text and what asks for steps (a gap, the hint or "")."""
-    text = wording.problem_text(story, codes=codes, instruction=instruction, stop=stop)
+    story = dataclasses.replace(story, codes=codes)
+    text = wording.problem_text(story, instruction=instruction, stop=stop)
     return "".join([text, ending[0], wording.STEP_BY_STEP, *ending[1:]])

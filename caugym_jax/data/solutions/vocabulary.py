@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from caugym_jax.causal import wording
+from caugym_jax.causal.text import wording
 from caugym_jax.data.domain_tokenizer import ASSISTANT, END, PAD, USER
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.token_features import Features

@@ -1,5 +1,6 @@
 """Solutions are right, and made of known tokens."""
 
+import dataclasses
 import random
 from decimal import Decimal
 
@@ -94,14 +95,14 @@ def test_conditions_of_a_controlled_effect_leave_out_what_it_holds():
 
 def test_more_than_one_adjuster_is_refused():
     problem, _ = problems("base")[0]
-    extra = {**problem.extra, "adjusters": [0, 1]}
-    problem = type(problem)(**{**vars(problem), "extra": extra})
+    story = story_of(problem)
+    query = dataclasses.replace(story.query, adjusters=(0, 1))
     with pytest.raises(UserError, match="at most one adjuster"):
-        plan_of(story_of(problem))
+        plan_of(dataclasses.replace(story, query=query))
 
 
 def test_items_carry_the_printed_numbers():
     for problem, plan in problems("redundant"):
-        printed = [int(10_000 * Decimal(given["p"])) for given in problem.extra["given"]]
+        printed = [int(10_000 * Decimal(number)) for _, number in problem.story.given]
         assert [item.number for item in plan.items] == printed
         assert [item.condition for item in plan.items[-2:]] == [notation.IDLE] * 2
