@@ -19,7 +19,7 @@ from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import abstract_params
 from caugym_jax.runs.checkpoints import Checkpoints
-from caugym_jax.runs.opening import save_shape
+from caugym_jax.runs.folder import save_shape
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 

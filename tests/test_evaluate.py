@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from caugym_jax import evaluate, grade
+from caugym_jax import evaluate
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
+from caugym_jax.grade import main as grade
 from caugym_jax.models.save import save_pretrained
 from caugym_jax.sampling.sampler import Sampler
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
@@ -85,7 +86,7 @@ def test_results_say_how_they_were_made_and_agree_with_grade(whole, tmp_path):
     assert results["settings"]["scorer_version"]
     path = tmp_path / "base_dataset.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    grade.main([f"--data={path}", f"--out={tmp_path / 'r.json'}"])
+    grade([f"--data={path}", f"--out={tmp_path / 'r.json'}"])
     assert json.loads((tmp_path / "r.json").read_text())["sets"] == results["sets"]
     assert results["sets"]["base_dataset"]["n"] == 5
 

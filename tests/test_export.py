@@ -1,6 +1,5 @@
 """The export command, on a workdir laid out by hand."""
 
-import argparse
 import json
 import os
 import subprocess
@@ -11,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caugym_jax import evaluate, export
+from caugym_jax import export
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings
-from caugym_jax.runs.opening import ModelSettings, open_model, save_shape, stored_params
+from caugym_jax.runs.folder import chosen_step, save_shape
+from caugym_jax.runs.opening import ModelSettings, open_model, stored_params
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.models.test_hub import assert_same
@@ -61,7 +61,7 @@ def test_a_checkpoint_that_a_live_run_is_writing_survives_readers(workdir, tmp_p
     unfinished.mkdir()
     export.main([f"--workdir={workdir}", f"--out={tmp_path / 'hf'}"])
     assert unfinished.is_dir()
-    assert evaluate._checkpoint(argparse.Namespace(model=str(workdir), step=None)) == 5
+    assert chosen_step(str(workdir), None) == 5
     assert unfinished.is_dir()
     unfinished.rmdir()
 

@@ -10,7 +10,7 @@ import re
 import jax
 import pytest
 
-from caugym_jax import train
+from caugym_jax.train import main as train
 from tests.glossary import unexplained
 from tests.shared import ROOT
 from tests.tiny_model import tiny_model  # noqa: F401
@@ -40,7 +40,7 @@ def test_every_key_is_in_the_glossary(tiny_model, tmp_path, monkeypatch, method)
     run = tmp_path / "run"
     settings = (*SMALL, f"model.name={tiny_model}", *(f"{method}.{x}" for x in RUNS[method]))
     options = [f"--config.{setting}" for setting in settings]
-    train.main([f"--config={method}.py", f"--workdir={run}", *options])
+    train([f"--config={method}.py", f"--workdir={run}", *options])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = {key for line in lines for key in line}
     assert {"loss", "time/update", "time/evaluate", "num_tokens", "memory/peak_gib"} <= logged

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from caugym_jax import grade
 from caugym_jax.errors import UserError
+from caugym_jax.grade import main as grade
 from tests.problems import dose_text
 from tests.shared import ROOT, shared_path
 
@@ -21,7 +21,7 @@ def write(path, *rows):
 
 
 def graded(path, out):
-    grade.main([f"--data={path}", f"--out={out}"])
+    grade([f"--data={path}", f"--out={out}"])
     return json.loads(out.read_text())["sets"][path.stem]
 
 
@@ -53,12 +53,12 @@ def test_verdicts_count_where_the_problem_can_be_read(tmp_path):
 def test_two_files_in_one_go(tmp_path):
     row = ITEM | {"all_generated_answers": [RIGHT] * 5}
     first, second = write(tmp_path / "a.jsonl", row), write(tmp_path / "b.jsonl", row)
-    grade.main([f"--data={first},{second}", f"--out={tmp_path / 'r.json'}"])
+    grade([f"--data={first},{second}", f"--out={tmp_path / 'r.json'}"])
     content = json.loads((tmp_path / "r.json").read_text())
     assert list(content["sets"]) == ["a", "b"]
     assert content["settings"]["samples"] == 5 and content["settings"]["scorer_version"]
     with pytest.raises(UserError, match="different names"):
-        grade.main([f"--data={first},{first}", f"--out={tmp_path / 'r.json'}"])
+        grade([f"--data={first},{first}", f"--out={tmp_path / 'r.json'}"])
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_bad_row_is_named_and_nothing_is_written(tmp_path, row, message):
     data = write(tmp_path / "base.jsonl", ITEM | {"all_generated_answers": []}, row)
     out = write(tmp_path / "results.json", "as it was")
     with pytest.raises(UserError, match=rf"base\.jsonl, {message}"):
-        grade.main([f"--data={data}", f"--out={out}"])
+        grade([f"--data={data}", f"--out={out}"])
     assert json.loads(out.read_text()) == "as it was"
 
 

@@ -21,9 +21,13 @@ LAYERS = [
     ("sampling",),
     ("devices.speed", "runs.events", "runs.log", "runs.alarms", "runs.digests", "runs.stored"),
     ("runs.checkpoints",),
+    ("runs.folder",),
     ("runs.opening",),
     ("algorithms",),
     ("evals", "runs.methods"),
+    ("runs.journal", "runs.stopping", "runs.exporting"),
+    ("runs.session",),
+    ("runs.loop",),
     ("planning", "pages"),
     (
         "train",

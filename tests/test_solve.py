@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from caugym_jax import solve
 from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.files import problem_record, write_json
 from caugym_jax.errors import UserError
+from caugym_jax.solve import main as solve
 from caugym_jax.types import TASKS
 from tests.shared import ROOT, shared_path
 
@@ -21,7 +21,7 @@ def written(path, n: int = 14, **options) -> list[dict]:
 
 
 def solved(path, out) -> dict:
-    solve.main([f"--data={path}", f"--out={out}"])
+    solve([f"--data={path}", f"--out={out}"])
     return json.loads(out.read_text())
 
 
@@ -41,7 +41,7 @@ def test_figures_are_the_same_whatever_the_number_of_workers(tmp_path):
     data = tmp_path / "hard.json"
     written(data, 450, variant="redundant")
     for workers in (1, 2):
-        solve.main([f"--data={data}", f"--out={tmp_path}/{workers}.json", f"--workers={workers}"])
+        solve([f"--data={data}", f"--out={tmp_path}/{workers}.json", f"--workers={workers}"])
     one, two = ((tmp_path / f"{workers}.json").read_text() for workers in (1, 2))
     assert one == two and json.loads(one)["prob"]["all"] == 1
 
@@ -87,11 +87,11 @@ def test_explain(tmp_path, capsys):
     data = tmp_path / "base.json"
     rows = written(data, zero_fraction=0.0)
     for i, row in enumerate(rows):
-        solve.main([f"--data={data}", f"--explain={i}"])
+        solve([f"--data={data}", f"--explain={i}"])
         printed = capsys.readouterr().out
         assert "Step 1: " in printed and row["answer"] in printed
     with pytest.raises(UserError, match="items 0 to 13"):
-        solve.main([f"--data={data}", "--explain=14"])
+        solve([f"--data={data}", "--explain=14"])
 
 
 def test_released_files(tmp_path):

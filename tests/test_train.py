@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from caugym_jax import generate, train
+from caugym_jax import generate
 from caugym_jax.cli import commands
 from caugym_jax.cli import config as configs
 from caugym_jax.devices import programs
 from caugym_jax.errors import UserError
-from caugym_jax.runs.opening import claim_workdir
+from caugym_jax.runs.folder import claim_workdir
+from caugym_jax.train import main as train
 from tests.algorithms.test_grpo import SPREAD, Setup
 from tests.end_to_end.runs import command
 from tests.shared import ROOT
@@ -30,7 +31,7 @@ def refused(tiny_model, tmp_path, monkeypatch, capsys):  # noqa: F811
         monkeypatch.setattr(sys, "argv", ["train", *command(method, model, workdir, *more)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            commands.run(train.main)
+            commands.run(train)
         assert stop.value.code == 1
         out, err = capsys.readouterr()
         assert "Traceback" not in err and out == ""
@@ -58,7 +59,7 @@ def test_wrong_usage_exits_with_2(capsys):
         ["--config=sft.py", "extra"],
     ):
         with pytest.raises(SystemExit) as stop:
-            train.main(arguments)
+            train(arguments)
         assert stop.value.code == 2
         assert "usage: python -m caugym_jax.train" in capsys.readouterr().err
 
@@ -117,7 +118,7 @@ def test_grpo_settings_that_cannot_work(refused, options, told):
 
 def test_an_unknown_configuration_names_the_nearest():
     with pytest.raises(UserError, match=r"no configuration 'gprpo.py'.*did you mean 'grpo.py'"):
-        train.main(["--config=gprpo.py"])
+        train(["--config=gprpo.py"])
 
 
 def test_a_wrong_key_of_a_users_own_configuration(tiny_model, tmp_path):  # noqa: F811
@@ -131,7 +132,7 @@ def test_a_wrong_key_of_a_users_own_configuration(tiny_model, tmp_path):  # noqa
     )
     name = f"--config.model.name={tiny_model}"
     with pytest.raises(UserError, match="config.sft has no key 'microbatch': did you mean 'microb"):
-        train.main([f"--config={own}", f"--workdir={tmp_path / 'run'}", name])
+        train([f"--config={own}", f"--workdir={tmp_path / 'run'}", name])
 
 
 def test_bad_data_is_named_by_file_and_row(refused, data, tmp_path):

@@ -1,7 +1,10 @@
-"""Answered problems from files: what `evaluate` writes, or another tool in that format."""
+"""Files of answers: one JSON line an item, with `all_generated_answers`. Imports no jax."""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,16 @@ from caugym_jax.data.files import read_problems
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import Answered
 from caugym_jax.rewards.answer import expected
+from caugym_jax.runs.log import write_text
 from caugym_jax.types import Problem
 
 
 def read_answers(path: str | Path) -> list[Answered]:
-    """The items of one answers file. Raises UserError naming the file and the item."""
+    """The items of an answers file.
+
+    Raises:
+      UserError: an item's label or answers cannot be read (file and item are named).
+    """
     answered = []
     for i, problem in enumerate(read_problems(str(path))):
         try:
@@ -49,3 +57,100 @@ def _list(
     if length is not None and len(values) != length:
         raise ValueError(f"{key} has {len(values)} values for {length} answers")
     return values
+
+
+def claim(out: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder of answers, or checks that those in it were given with these settings.
+
+    Raises:
+      UserError: they were not (the differences are listed).
+    """
+    stored = out / "settings.json"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        before = json.loads(stored.read_text()) if stored.exists() else settings
+    except ValueError as error:
+        raise UserError(
+            f"{stored} is damaged: choose another --out, or remove that file to go on with the "
+            "settings given"
+        ) from error
+    except OSError as error:
+        raise UserError(f"cannot use {out}: {error.strerror}") from error
+    changed = [
+        f"{key} was {before.get(key)!r}, is {settings.get(key)!r}"
+        for key in sorted({*before, *settings})
+        if before.get(key) != settings.get(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{out} holds answers given with other settings ({'; '.join(changed)}): choose another "
+            "--out, or remove that one"
+        )
+    write_text(stored, json.dumps(settings, indent=1) + "\n")
+
+
+class AnswersFile:
+    """An answers file while it is written.
+
+    Lines are added to NAME.partial.jsonl, each batch forced to disk; the file takes its own name
+    when all problems are answered. A line that a kill cut short is made again.
+    """
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._partial = path.with_name(f"{path.stem}.partial.jsonl")
+        self._current = self._partial if self._partial.exists() else path
+        self._lines = _whole_lines(self._current)
+
+    def done(self, problems: Sequence[Problem]) -> int:
+        """How many of the problems, from the first, have their answers in the file.
+
+        Raises:
+          UserError: the answers are to other problems, or a line is damaged.
+        """
+        for i, (line, problem) in enumerate(zip(self._lines, problems, strict=False)):
+            try:
+                answered = json.loads(line)["problem"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"line {i + 1} of the answers in {self._path.parent} is damaged: remove it and "
+                    f"what follows it from {self._current.name}"
+                ) from error
+            if answered != problem.text:
+                raise UserError(
+                    f"{self._path} answers other problems than the data's (item {i}, counting from "
+                    "0): choose another --out"
+                )
+        return len(self._lines)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all problems of an earlier evaluation are answered."""
+        return self._path.exists()
+
+    def reopen(self) -> None:
+        """Keeps the whole lines; more are added after them."""
+        write_text(self._partial, "".join(line + "\n" for line in self._lines))
+
+    def add(self, items: Sequence[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+        try:
+            with self._partial.open("a", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self._partial} ({error.strerror}): run the same command again to "
+                "go on"
+            ) from error
+
+    def finish(self) -> None:
+        os.replace(self._partial, self._path)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that end in a newline; none if there is no file."""
+    if not path.exists():
+        return []
+    return path.read_text(encoding="utf-8").split("\n")[:-1]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from caugym_jax.causal.engine.answers import TOLERANCE
 from caugym_jax.rewards.answer import expected, extract, is_right
@@ -68,3 +69,15 @@ def strict(text: str, problem: Problem, truncated: bool = False) -> bool:
     direction) the number alone decides.
     """
     return is_right(extract(text, truncated), expected(problem))
+
+
+class Grades(NamedTuple):
+    """Whether a completion is right, by both rules."""
+
+    strict: bool
+    published: bool
+
+
+def grade(answer: str, problem: Problem, truncated: bool = False) -> Grades:
+    """Grades a model's whole completion, reasoning included. Never raises."""
+    return Grades(strict(answer, problem, truncated), published(answer, problem))

@@ -266,7 +266,7 @@ class Checkpoints:
                 raise
             why = "No space left on device" if full else _first_line(cause)
             raise UserError(
-                f"saving to {self._directory} failed ({why}): mend that and run the same command "
+                f"saving to {self._directory} failed ({why}): fix that and run the same command "
                 "again; earlier checkpoints are intact"
             ) from error
 

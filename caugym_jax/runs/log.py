@@ -154,7 +154,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror}; mend that and run the same command again"
+            f"cannot write {path}: {error.strerror}; fix that and run the same command again"
         ) from error
 
 

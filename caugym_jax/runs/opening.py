@@ -1,38 +1,28 @@
-"""A run's folder, and how models are opened from one, from a Hugging Face folder or by name.
-
-WORKDIR/config.json     the flattened configuration
-        model/          config.json and tokenizer of the model (no weights)
-        checkpoints/    training states
-        metrics.jsonl  samples.jsonl  tensorboard/
-        before.json  after.json  summary.json
-"""
+"""Opens models: a run's, a Hugging Face folder, a GGUF file, or one by name."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from caugym_jax.cli.config import differences
 from caugym_jax.data.tokenizer import Tokenizer, check_vocabulary, load_tokenizer
 from caugym_jax.devices.mesh import Layout, shardings
 from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.attention import KERNELS
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.hf_config import to_hf_config
 from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
 from caugym_jax.objectives.optim import schedule_free_average
-from caugym_jax.runs.checkpoints import Checkpoints, saved_steps
-from caugym_jax.runs.log import write_text, writing
+from caugym_jax.runs.checkpoints import Checkpoints
+from caugym_jax.runs.folder import settings_of
 from caugym_jax.runs.stored import Stored
 
 EMBEDDED = Path(__file__).parents[1] / "models" / "embedded"
@@ -161,23 +151,6 @@ def merging(
     )
 
 
-def settings_of(workdir: str | Path) -> dict[str, Any]:
-    """A run's flattened configuration; empty where there is none."""
-    path = Path(workdir) / "config.json"
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        found = None
-    if not isinstance(found, dict) or "method" not in found:
-        raise UserError(
-            f"{path} is damaged, or not a run's: choose another --workdir, or remove that file to "
-            "go on with the settings given"
-        )
-    return found
-
-
 def lora_of(workdir: str | Path) -> Lora | None:
     """The adapters that a run trained; None where it trained the whole model."""
     section = {k.removeprefix("lora."): v for k, v in settings_of(workdir).items() if "lora." in k}
@@ -275,52 +248,3 @@ def _base(name: str, config: ModelConfig, lora: Lora, mesh: jax.sharding.Mesh) -
 def _random(model: Model, seed: int, kept: str, places: Any) -> Params:
     draw = jax.jit(lambda key: cast(model.init(key), kept), out_shardings=places)
     return draw(jax.random.key(seed))
-
-
-def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Writes the model's config.json and tokenizer, which a checkpoint alone lacks."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(folder)
-    hf = to_hf_config(
-        config, eos=list(tokenizer.end_ids), bos=tokenizer.bos_id, pad=tokenizer.pad_id
-    )
-    write_text(folder / "config.json", json.dumps(hf, indent=2) + "\n")
-
-
-def pinned_step(workdir: Path, name: str, step: int | None) -> int | None:
-    """The checkpoint that a run starts from: of another run the one that was the newest when this
-    one began, so that it stays the same model if that one trains on."""
-    stored = settings_of(workdir)
-    if step is not None or stored.get("model.name") == name:
-        return stored.get("model.step") if step is None else step
-    if not (Path(name) / "checkpoints").is_dir():
-        return None
-    with Checkpoints(name, read_only=True) as checkpoints:
-        return checkpoints.latest
-
-
-def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
-    """Makes the workdir, or checks that it belongs to this configuration.
-
-    A run that saved nothing is begun anew, with whatever settings.
-
-    Raises:
-      UserError: it holds another run (the differences are listed), or something else.
-    """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make the workdir {workdir}: {error.strerror}") from error
-    stored = workdir / "config.json"
-    if old := settings_of(workdir):
-        found = differences(old, config, may_change)
-        if found and not saved_steps(workdir):
-            for name in ("before.json", "after.json", "summary.json"):
-                (workdir / name).unlink(missing_ok=True)
-        elif found:
-            raise UserError(
-                f"{workdir} belongs to a run with other settings ({'; '.join(found)}): choose "
-                "another --workdir, or remove that one"
-            )
-    write_text(stored, json.dumps(config, indent=1, sort_keys=True) + "\n")

@@ -14,6 +14,7 @@ the time of two steps after step k was taken), terminated (as updating, but by S
 """
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -24,15 +25,15 @@ import time
 import traceback
 from pathlib import Path
 
-from caugym_jax import train
-from caugym_jax.algorithms import grpo, ppo, sft  # noqa: F401 (before the fork)
 from caugym_jax.cli import commands
-from caugym_jax.data import sources  # noqa: F401
 from caugym_jax.devices import programs
 from caugym_jax.evals import probe
 from caugym_jax.runs import log
 from caugym_jax.runs.checkpoints import Checkpoints
+from caugym_jax.train import main as train
 from tests.end_to_end.runs import command
+
+importlib.import_module("caugym_jax.runs.loop")  # all that a run imports, before the fork
 
 
 def ballast(workdir: Path) -> Path:
@@ -146,7 +147,7 @@ def run(trial: dict, place: str | None, log: Path) -> tuple[int, str]:
             )
             sys.argv = ["train", *arguments]
             status = 0
-            commands.run(train.main)
+            commands.run(train)
         except SystemExit as stop:
             status = stop.code or 0
         except BaseException:

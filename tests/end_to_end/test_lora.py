@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax import export, train
+from caugym_jax import export
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.models.lora import Lora, freeze, merge, thaw
 from caugym_jax.models.peft import load_adapter
 from caugym_jax.runs.opening import ModelSettings, open_adapters, open_model
+from caugym_jax.train import main as train
 from tests.end_to_end.runs import command, digests, left_behind, metrics
 from tests.end_to_end.test_resume import check, compiled  # noqa: F401
 from tests.models.test_hub import assert_same
@@ -32,7 +33,7 @@ MESH = make_mesh()
 def run(tiny_model, tmp_path_factory):  # noqa: F811
     """Four steps of SFT on a base in 8 bits, over a mesh that splits it."""
     workdir = tmp_path_factory.mktemp("lora") / "run"
-    train.main(command("sft", tiny_model, workdir, *SFT, "--config.mesh.fsdp=2"))
+    train(command("sft", tiny_model, workdir, *SFT, "--config.mesh.fsdp=2"))
     return workdir
 
 
@@ -52,8 +53,8 @@ def test_a_checkpoint_holds_adapters_alone(run):
 def test_interrupted_it_ends_like_others(run, tiny_model, tmp_path):  # noqa: F811
     parts = tmp_path / "parts"
     more = [*SFT, "--config.mesh.fsdp=2"]
-    train.main(command("sft", tiny_model, parts, *more, "--config.steps=2"))
-    train.main(command("sft", tiny_model, parts, *more))
+    train(command("sft", tiny_model, parts, *more, "--config.steps=2"))
+    train(command("sft", tiny_model, parts, *more))
     # one evaluates at its end, step 2, the other does not
     found, expected = left_behind(parts, 4), left_behind(run, 4)
     check({k: found[k] for k in ("state", "position", "after")}, {
@@ -89,7 +90,7 @@ def test_grpo_goes_on_from_an_adapter(run, tiny_model, tmp_path):  # noqa: F811
     adapter, workdir = tmp_path / "adapter", tmp_path / "grpo"
     export.main([f"--workdir={run}", f"--out={adapter}", "--adapter"])
     options = [f"--config.lora.init={adapter}", "--config.grpo.beta=0.1", "--config.steps=2"]
-    train.main(command("grpo", tiny_model, workdir, *OPTIONS, *options))
+    train(command("grpo", tiny_model, workdir, *OPTIONS, *options))
     now, before = (jax.tree.leaves(jax.device_get(open_adapters(d, MESH))) for d in (workdir, run))
     gap = max(np.abs(a - b).max() for a, b in zip(now, before, strict=True))
     assert 0 < gap < 0.05  # two steps at 1e-2 at most
@@ -118,9 +119,9 @@ def test_the_other_methods_train_adapters(method, tiny_model, tmp_path):  # noqa
     workdir, more = tmp_path / "run", [*OPTIONS, "--config.lora.base_dtype=int8", *SMALL]
     more += ["--config.ppo.max_completion_length=4"] if method == "ppo" else []
     start = [f"--config={method}.py", f"--workdir={workdir}", f"--config.model.name={tiny_model}"]
-    train.main([*start, *more, "--config.steps=2"])
+    train([*start, *more, "--config.steps=2"])
     assert all(np.abs(x).max() > 1e-4 for x in jax.tree.leaves(open_adapters(workdir, MESH)))
-    train.main([*start, *more, "--config.steps=3"])  # and goes on
+    train([*start, *more, "--config.steps=3"])  # and goes on
     assert metrics(workdir)[-1]["step"] == 3
 
 
@@ -132,7 +133,7 @@ def test_adapters_that_do_not_fit_are_refused(run, tiny_model, tmp_path):  # noq
         ([], "set lora.rank to that adapter's"),
     ):
         with pytest.raises(UserError, match=told):
-            train.main(
+            train(
                 command(
                     "sft", tiny_model, tmp_path / "refused", *options,
                     f"--config.lora.init={tmp_path / 'adapter'}",

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax import generate, train
+from caugym_jax import generate
 from caugym_jax.cli import config as configs
 from caugym_jax.errors import UserError
+from caugym_jax.train import main as train
 from tests.end_to_end.runs import left_behind, metrics
 from tests.end_to_end.test_resume import compiled, run_trials, trial  # noqa: F401
 from tests.tiny_model import tiny_model  # noqa: F401
@@ -25,7 +26,7 @@ def run(tiny_model, tmp_path, monkeypatch, capsys):  # noqa: F811
 
     def train_tiny(method, name, *more):
         capsys.readouterr()
-        train.main(
+        train(
             [
                 f"--config={HERE / 'tiny_preferences.py'}:{method}",
                 f"--workdir={tmp_path / name}",

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax import train
 from caugym_jax.devices import processes
+from caugym_jax.train import main as train
 from tests.end_to_end.runs import arrays, command, left_behind, metrics
 from tests.end_to_end.test_resume import CACHE, compiled  # noqa: F401
 from tests.shared import ROOT
@@ -65,7 +65,7 @@ def alone(tiny_model, monkeypatch):  # noqa: F811
     def run(method, workdir, *more, devices=2):
         some = jax.devices("cpu")[:devices]
         monkeypatch.setattr(jax, "devices", lambda *_: some)
-        train.main(command(method, tiny_model, workdir, *more))
+        train(command(method, tiny_model, workdir, *more))
 
     return run
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from caugym_jax import generate, train
+from caugym_jax import generate
+from caugym_jax.train import main as train
 from tests.end_to_end.runs import command, left_behind, metrics
 from tests.shared import ROOT
 from tests.small_disk import mount, unmount
@@ -79,10 +80,10 @@ def test_t18_three_and_three_steps_are_six(tiny_model, tmp_path, request, capsys
     if "critic" in case:
         more = [*more, f"--config.ppo.critic={tiny_model}"]
     straight, parts = tmp_path / "straight", tmp_path / "parts"
-    train.main(command(method, tiny_model, straight, *more))
-    train.main(command(method, tiny_model, parts, *more, "--config.steps=3"))
+    train(command(method, tiny_model, straight, *more))
+    train(command(method, tiny_model, parts, *more, "--config.steps=3"))
     capsys.readouterr()
-    train.main(command(method, tiny_model, parts, *more))
+    train(command(method, tiny_model, parts, *more))
     assert f"resumed from step 3 of {parts}" in capsys.readouterr().err
     expected = left_behind(straight, 6)
     check(left_behind(parts, 6), expected)
@@ -92,17 +93,17 @@ def test_t18_three_and_three_steps_are_six(tiny_model, tmp_path, request, capsys
         assert expected["metrics"][-2].get("steps_without_signal", 0) < 6
 
     before = {p: p.stat().st_mtime_ns for p in parts.rglob("*") if p.is_file()}
-    train.main(command(method, tiny_model, parts, *more))  # finished: says so and does nothing
+    train(command(method, tiny_model, parts, *more))  # finished: says so and does nothing
     assert "Strict accuracy" in capsys.readouterr().out
     after = {p: p.stat().st_mtime_ns for p in parts.rglob("*") if p.is_file()}
     assert {p for p in after if after[p] != before.get(p)} <= {parts / "config.json"}
 
 
 def test_fewer_steps_than_are_done_end_the_run(tiny_model, tmp_path, capsys, one_device):  # noqa: F811
-    train.main(command("sft", tiny_model, tmp_path / "run", "--config.steps=4"))
+    train(command("sft", tiny_model, tmp_path / "run", "--config.steps=4"))
     (tmp_path / "run" / "summary.json").unlink()  # killed just before it was written
     capsys.readouterr()
-    train.main(command("sft", tiny_model, tmp_path / "run", "--config.steps=3"))
+    train(command("sft", tiny_model, tmp_path / "run", "--config.steps=3"))
     assert "Strict accuracy" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 3
 

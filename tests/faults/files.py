@@ -18,8 +18,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from caugym_jax import export, train
+from caugym_jax import export
 from caugym_jax.errors import UserError
+from caugym_jax.train import main as train
 from tests.end_to_end.runs import command, digests, left_behind
 from tests.faults import rewards
 from tests.faults.plan import STEPS, STOPPED, Trial
@@ -50,7 +51,7 @@ def run(method: str, model: Path, workdir: Path, steps: int = STEPS) -> tuple[st
     complaint = None
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            train.main(command(method, model, workdir, *options(method, steps)))
+            train(command(method, model, workdir, *options(method, steps)))
         except UserError as error:
             complaint = str(error)
     if complaint is not None and (not complaint or "\n" in complaint or len(complaint) > 1500):

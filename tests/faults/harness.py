@@ -10,6 +10,7 @@ in it are not tried again. Exit status 1: a promise was broken.
 
 import argparse
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -22,14 +23,13 @@ from pathlib import Path
 
 import jax
 
-from caugym_jax.algorithms import grpo, sft  # noqa: F401 (before the forks)
 from caugym_jax.cli import commands
-from caugym_jax.data import sources  # noqa: F401
 from caugym_jax.errors import UserError
-from caugym_jax.evals import probe  # noqa: F401
 from caugym_jax.runs.log import write_text
 from tests.faults import files, kills, plan
 from tests.tiny_model import make_tiny_model
+
+importlib.import_module("caugym_jax.runs.loop")  # all that a run imports, before the forks
 
 PATIENCE = 300.0  # seconds for one trial in the common process
 BATCH = 40  # trials, of which 30 share a process

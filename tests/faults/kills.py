@@ -8,8 +8,8 @@ import time
 import traceback
 from pathlib import Path
 
-from caugym_jax import train
 from caugym_jax.cli import commands
+from caugym_jax.train import main as train
 from tests.end_to_end import killed
 from tests.end_to_end.runs import command
 from tests.faults.files import Bench, Wrong, options, resumed_from
@@ -86,7 +86,7 @@ def _command(bench, trial, workdir: Path, fault, log: Path) -> tuple[int, str]:
             arguments = command(trial.method, bench.model, workdir, *options(trial.method))
             sys.argv = ["train", *arguments]
             status = 0
-            commands.run(train.main)
+            commands.run(train)
         except SystemExit as stop:
             status = stop.code or 0
         except BaseException:

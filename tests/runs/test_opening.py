@@ -14,14 +14,8 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
 from caugym_jax.objectives.optim import Optim, evaluated, make_optimizer
 from caugym_jax.runs.checkpoints import Checkpoints
-from caugym_jax.runs.opening import (
-    ModelSettings,
-    claim_workdir,
-    model_for,
-    open_model,
-    pinned_step,
-    save_shape,
-)
+from caugym_jax.runs.folder import claim_workdir, pinned_step, save_shape
+from caugym_jax.runs.opening import ModelSettings, model_for, open_model
 from caugym_jax.types import TrainState
 from tests.data.byte_tokenizer import save_byte_tokenizer
 from tests.models.tiny import FAMILIES, random_params
@@ -115,5 +109,5 @@ def test_a_full_disk_below_the_tokenizer_is_one_line(small_disk, tmp_path):  # n
     tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "source"))
     disk = small_disk(1)
     (disk / "filler").write_bytes(bytes(2**20 - 2**13))
-    with pytest.raises(UserError, match=r"cannot write .*model: No space left on device; mend"):
+    with pytest.raises(UserError, match=r"cannot write .*model: No space left on device; fix"):
         save_shape(disk / "model", config, tokenizer)

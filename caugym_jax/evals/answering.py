@@ -1,0 +1,197 @@
+"""A model answers the problems of files, batch by batch, and goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from caugym_jax.data.files import problem_record, read_problems
+from caugym_jax.data.prompts import LackHint, prompt_tokens
+from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices import processes
+from caugym_jax.devices.mesh import make_mesh, sampling_mesh
+from caugym_jax.evals.accuracy import summarize
+from caugym_jax.evals.answers import AnswersFile, claim, read_answers
+from caugym_jax.runs.folder import chosen_step
+from caugym_jax.runs.log import Progress
+from caugym_jax.runs.opening import ModelSettings, Opened, open_model
+from caugym_jax.sampling.picking import Settings
+from caugym_jax.sampling.sampler import Sampler
+from caugym_jax.types import Problem, Rollout
+
+NEW_TOKENS = 1024  # where no number is given and the model has at least as many positions
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """How problems are asked. The defaults are the published protocol's, the length apart."""
+
+    samples: int = 5  # answers to each problem
+    picking: Settings = Settings(0.6, top_p=0.95)
+    max_new_tokens: int | None = None  # of an answer; None: NEW_TOKENS, or what the model takes
+    lack_hint: LackHint = "insufficient"  # see `data.prompts.user_message`
+    seed: int = 0
+    batch_size: int = 16  # problems at a time; changes no answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Which model answers, and where it runs."""
+
+    model: str  # see `runs.opening.open_model`
+    step: int | None = None  # of a workdir; None: the newest
+    dtype: str | None = None
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def evaluate(
+    source: Source, files: Sequence[str], out: Path, protocol: Protocol, limit: int | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Answers the first `limit` problems of each file into OUT/NAME.jsonl, and grades the answers.
+
+    Returns:
+      (settings, sets) of results.json; of several processes only process 0 has sets.
+
+    Raises:
+      UserError: a file, the model, a setting or the answers in OUT cannot be used.
+    """
+    picking = protocol.picking.check()
+    problems = {path: read_problems(path)[:limit] for path in files}
+    mesh = make_mesh(data=-1, fsdp=source.fsdp, tensor=source.tensor)
+    chosen = ModelSettings(source.model, dtype=source.dtype, step=source.step)
+    opened = open_model(chosen, mesh)
+    # All prompts first: a problem that cannot be asked stops the command before any answer.
+    prompts = {
+        path: [prompt_tokens(p, opened.tokenizer, protocol.lack_hint) for p in problems[path]]
+        for path in files
+    }
+    positions = opened.model.config.max_position
+    new = protocol.max_new_tokens or min(NEW_TOKENS, positions - 1)
+    settings = {
+        "samples": protocol.samples,
+        **picking._asdict(),
+        "max_new_tokens": new,
+        "lack_hint": protocol.lack_hint,
+        "seed": protocol.seed,
+    }
+    checkpoint = chosen_step(source.model, source.step)
+    fixed = {"model": source.model, "checkpoint": checkpoint, **settings}
+    processes.first(lambda: claim(out, fixed))
+    sampler = Sampler(
+        opened.model,
+        end_ids=opened.tokenizer.end_ids,
+        pad_id=opened.tokenizer.pad_id,
+        max_new_tokens=new,
+        batch_size=protocol.batch_size,
+        mesh=sampling_mesh(mesh),
+    )
+    sets = {}
+    for path in files:
+        answers = out / f"{set_name(path)}.jsonl"
+        _answer_file(problems[path], prompts[path], opened, sampler, protocol, answers)
+        thinking = opened.tokenizer.decode(prompts[path][0]).rstrip().endswith("<think>")
+        if processes.is_first():
+            sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])], thinking)
+    return settings | {"limit": limit, "checkpoint": checkpoint}, sets
+
+
+def set_name(path: str) -> str:
+    """The name of a file's answers: the file's own without the ending."""
+    return Path(path).stem.replace(":", "-")
+
+
+def _answer_file(
+    problems: Sequence[Problem],
+    prompts: Sequence[list[int]],
+    opened: Opened,
+    sampler: Sampler,
+    protocol: Protocol,
+    answers: Path,
+) -> None:
+    positions = opened.model.config.max_position
+    stream = zlib.crc32(answers.stem.encode())  # a file's samples do not depend on other files
+
+    def ask(items: Sequence[int]) -> Rollout:
+        return sampler(
+            opened.params,
+            [prompts[i] for i in items],
+            ids=items,
+            seed=protocol.seed,
+            step=stream,
+            samples_per_prompt=protocol.samples,
+            **protocol.picking._asdict(),
+        )
+
+    fits = [len(tokens) < positions for tokens in prompts]
+    answer(problems, fits, ask, opened.tokenizer, answers, protocol)
+    if not all(fits):
+        processes.say(
+            f"{answers.stem}: {fits.count(False)} of {len(fits)} prompts do not fit the model's "
+            f"{positions} positions: left unanswered, which counts as wrong"
+        )
+
+
+def answer(
+    problems: Sequence[Problem],
+    fits: Sequence[bool],
+    ask: Callable[[Sequence[int]], Rollout],
+    tokenizer: Tokenizer,
+    path: Path,
+    protocol: Protocol,
+) -> None:
+    """Completes the answers file at `path`, batch by batch, from wherever it stands.
+
+    Args:
+      fits: whether the model can take each problem; one that it cannot gets empty answers.
+      ask: indices of problems -> Rollout with `samples` samples of each.
+
+    Raises:
+      UserError: the answers there are to other problems.
+    """
+    samples, total = protocol.samples, len(problems)
+    file = processes.first(lambda: AnswersFile(path))
+    done = processes.first(lambda: file.done(problems))
+    if done >= total and processes.first(lambda: file.complete):
+        return
+    processes.first(file.reopen)
+    progress = Progress(done, total, every=1, unit="item")
+    progress.note(f"{path.stem}: {done} of {total} problems are answered already")
+    nothing = {
+        "all_generated_answers": [""] * samples,
+        "truncated": [True] * samples,
+        "num_tokens": [0] * samples,
+    }
+    for start in range(done, total, protocol.batch_size):
+        items = range(start, min(start + protocol.batch_size, total))
+        clock, shown = time.perf_counter(), {}
+        answers = dict.fromkeys(items, nothing)
+        if asked := [i for i in items if fits[i]]:
+            rollout = ask(asked)
+            answers |= zip(asked, answers_of(rollout, tokenizer, samples), strict=True)
+            rate = rollout.completion_length.sum() / (time.perf_counter() - clock)
+            shown = {"new tokens/s": rate, "truncated": 1 - rollout.ended.mean()}
+        answered = [problem_record(problems[i]) | answers[i] for i in items]
+        processes.first(lambda answered=answered: file.add(answered))
+        progress.show(items.stop, shown, tuple(shown))
+    processes.first(file.finish)
+
+
+def answers_of(rollout: Rollout, tokenizer: Tokenizer, samples: int) -> Iterator[dict[str, Any]]:
+    """What a rollout adds to each of its items."""
+    P, lengths = rollout.prompt_width, rollout.completion_length.tolist()
+    texts = [
+        tokenizer.decode_completion(row[P : P + n])
+        for row, n in zip(rollout.tokens, lengths, strict=True)
+    ]
+    for first in range(0, len(texts), samples):
+        of_item = slice(first, first + samples)
+        yield {
+            "all_generated_answers": texts[of_item],
+            "truncated": (~rollout.ended[of_item]).tolist(),
+            "num_tokens": lengths[of_item],
+        }

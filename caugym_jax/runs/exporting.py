@@ -1,0 +1,80 @@
+"""From a run's checkpoint to a Hugging Face folder, or to an adapter's in PEFT's format."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import jax
+
+from caugym_jax.data.tokenizer import load_tokenizer
+from caugym_jax.devices.mesh import make_mesh
+from caugym_jax.errors import UserError
+from caugym_jax.models.hub import load_config
+from caugym_jax.models.peft import save_adapter
+from caugym_jax.models.save import save_pretrained
+from caugym_jax.runs.opening import (
+    ModelSettings,
+    base_of,
+    lora_of,
+    open_adapters,
+    open_model,
+    stored_params,
+)
+
+
+def export(workdir: Path, out: Path, step: int | None = None, dtype: str = "float32") -> str:
+    """Writes the model of a checkpoint (the newest by default), adapters merged into their base.
+
+    Weights go from the checkpoint to OUT one by one.
+
+    Returns:
+      What was written and how to load it, in two lines.
+
+    Raises:
+      UserError: the run has no such checkpoint, or OUT exists or cannot be written.
+    """
+    _check(workdir)
+    config = load_config(workdir / "model")
+    if lora_of(workdir) is None:
+        params = stored_params(workdir, config, step)
+        tokenizer = load_tokenizer(workdir / "model")
+    else:
+        _, params, tokenizer = open_model(
+            ModelSettings(str(workdir), step=step), _mesh(config.d_model)
+        )
+    save_pretrained(out, config, params, tokenizer=tokenizer, dtype=dtype)
+    size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
+    return (
+        f"wrote {out}: {size / 1e6:.1f} MB of {dtype} weights\n"
+        f'load it with transformers.AutoModelForCausalLM.from_pretrained("{out}")'
+    )
+
+
+def export_adapter(workdir: Path, out: Path, step: int | None = None) -> str:
+    """As `export`, but the trained adapter alone.
+
+    Raises:
+      UserError: also where the run trained the whole model.
+    """
+    _check(workdir)
+    config, lora = load_config(workdir / "model"), lora_of(workdir)
+    if lora is None:
+        raise UserError(f"{workdir} trained the whole model: export it without --adapter")
+    base = base_of(workdir)
+    adapters = open_adapters(workdir, _mesh(config.d_model), step)
+    save_adapter(out, config, lora, adapters, base)
+    return (
+        f"wrote {out}: an adapter of rank {lora.rank} for {base}\n"
+        f'load it with peft.PeftModel.from_pretrained(base_model, "{out}")'
+    )
+
+
+def _check(workdir: Path) -> None:
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoints: give the --workdir of a run")
+
+
+def _mesh(width: int) -> jax.sharding.Mesh:
+    """All devices, each with a part of the weights: the model may be larger than one's memory."""
+    return make_mesh(data=-1, fsdp=math.gcd(jax.device_count(), width))

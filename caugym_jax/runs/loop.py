@@ -1,0 +1,79 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from caugym_jax.algorithms.step import Algorithm
+from caugym_jax.cli import config as configs
+from caugym_jax.devices import processes
+from caugym_jax.devices.mesh import MeshShape, fetch, make_mesh
+from caugym_jax.runs import folder
+from caugym_jax.runs.session import claim, open_checkpoints, open_session
+from caugym_jax.runs.stopping import Termination
+from caugym_jax.types import TrainState
+
+
+def train(config: Any, workdir: Path) -> str:
+    """Trains as `config` says, or goes on from the newest checkpoint in `workdir`.
+
+    Returns:
+      The summary: accuracy before and after, answered problems, and what to do next. A run that
+      has ended already returns it at once.
+
+    Raises:
+      UserError: a setting, the data, the model or the workdir cannot be used.
+      SystemExit: SIGTERM came; the step is saved.
+    """
+    claim(config, workdir)
+    if (text := processes.first(lambda: folder.ended(workdir, config.steps))) is not None:
+        return text
+    mesh = make_mesh(**vars(configs.build(MeshShape, config.mesh, "mesh")))
+    with jax.set_mesh(mesh), open_checkpoints(config, workdir) as checkpoints:
+        session, state = open_session(config, workdir, mesh, checkpoints)
+        (algorithm, loader, _, weights), held_out, before, journal, first = session
+        after = None
+        with Termination() as termination:
+            for step in range(first + 1, config.steps + 1):
+                started, last = time.perf_counter(), step == config.steps
+                experience, metrics, samples = algorithm.prepare(state, lambda: next(loader))
+                if experience is not None:
+                    state, metrics = _update(algorithm, state, experience, metrics)
+                state = state._replace(step=state.step + 1)
+                metrics["step_time"] = time.perf_counter() - started
+                journal.step(step, metrics, samples, state)
+
+                figures = None
+                if step % config.evaluation.every == 0 or last:
+                    started = time.perf_counter()
+                    after = held_out.ask(weights(state))
+                    figures = held_out.figures(after)
+                    journal.evaluation(step, figures, time.perf_counter() - started)
+                stopping = termination.due()
+                if step % config.checkpoint.every == 0 or last or stopping:
+                    host = {"loader": loader.get_state(), "totals": journal.totals}
+                    checkpoints.save(state, host, figures)
+                if stopping:
+                    checkpoints.close()
+                    journal.close()
+                    termination.leave(step)
+            checkpoints.close()
+            journal.close()
+            after = after or held_out.ask(weights(state))  # all steps were made before
+            text = journal.ending(held_out.summary(before, after), state)
+            processes.first(lambda: folder.end(workdir, after.as_json(), config.steps, text))
+    return text
+
+
+def _update(
+    algorithm: Algorithm, state: TrainState, experience: Any, metrics: dict[str, float]
+) -> tuple[TrainState, dict[str, float]]:
+    """The update, with what it reports and its seconds added to the metrics."""
+    started = time.perf_counter()
+    state, report = algorithm.update(state, experience)
+    reported = {key: float(value) for key, value in fetch(report).items()}
+    return state, metrics | reported | {"time/update": time.perf_counter() - started}

@@ -1,0 +1,131 @@
+"""How a run starts: its folder is claimed, its parts are opened, its state is new or restored."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from caugym_jax.cli import config as configs
+from caugym_jax.devices import processes, speed
+from caugym_jax.errors import UserError
+from caugym_jax.evals.held_out import HeldOut, open_held_out
+from caugym_jax.evals.probe import Probed
+from caugym_jax.models.transformer import abstract_params
+from caugym_jax.runs import folder
+from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings
+from caugym_jax.runs.journal import Journal
+from caugym_jax.runs.log import LogSettings, write_text
+from caugym_jax.runs.methods import Method, open_method, open_run
+from caugym_jax.types import TrainState
+
+# What may differ between the runs that share a workdir.
+MAY_CHANGE = ("steps", "log", "checkpoint")
+COUNTS = (
+    "steps", "data.batch_size", "evaluation.every", "evaluation.n", "evaluation.max_new_tokens",
+    "checkpoint.every", "log.every", "log.samples_every", "log.alarms_every",
+)  # fmt: skip
+
+
+class Session(NamedTuple):
+    """All that a run's steps use."""
+
+    method: Method
+    held_out: HeldOut
+    before: Probed  # the first model's answers to the held-out problems
+    journal: Journal
+    first: int  # steps made so far
+
+
+def claim(config: Any, workdir: Path) -> None:
+    """Checks the configuration and the devices, and makes or takes over the workdir."""
+    configs.check_counts(config, COUNTS)
+    jax.config.update("jax_threefry_partitionable", True)
+    _check_devices()
+    config.model.step = folder.pinned_step(workdir, config.model.name, config.model.step)
+    settings = configs.flat(config)
+    processes.first(lambda: folder.claim_workdir(workdir, settings, MAY_CHANGE))
+
+
+def open_checkpoints(config: Any, workdir: Path) -> Checkpoints:
+    """The run's checkpoints, as `config.checkpoint` says."""
+    settings = configs.build(CheckpointSettings, config.checkpoint, "checkpoint")
+    return Checkpoints(workdir, settings)
+
+
+def open_session(
+    config: Any, workdir: Path, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
+) -> tuple[Session, TrainState]:
+    """Opens the model, the method and the held-out problems; the state is new, or is restored from
+    the newest checkpoint. The first model's answers are read back, or asked for.
+    """
+    started = time.perf_counter()
+    resuming, path = checkpoints.latest is not None, workdir / "before.json"
+    before = processes.first(lambda: folder.read_back(path, Probed.from_json))
+    run, first_weights = open_run(config, mesh, resuming and before is not None, workdir)
+    model, tokenizer = run.model, run.tokenizer
+    processes.first(lambda: folder.save_shape(workdir / "model", model.config, tokenizer))
+    method = open_method(run)
+    held_out = open_held_out(config, model, tokenizer, run.sampler_mesh)
+
+    def ask_first(state: TrainState) -> Probed:
+        answers = held_out.ask(method.weights(state))
+        processes.first(lambda: write_text(path, json.dumps(answers.as_json())))
+        return answers
+
+    totals = {}
+    if not resuming:
+        state = method.algorithm.init(first_weights)
+    else:
+        if before is None:  # the file is gone: the first model answers again
+            before = ask_first(method.algorithm.init(first_weights))
+        state, host = checkpoints.restore(method.template())
+        # Older checkpoints have both in one dictionary, without these two names.
+        method.loader.set_state(host.get("loader", host))
+        totals = host.get("totals", host)
+        processes.say(f"resumed from step {int(state.step)} of {workdir}")
+    del run, first_weights  # they would take memory as long as this function runs
+
+    size = sum(x.size for x in jax.tree.leaves(abstract_params(model.config)))
+    utilisation = functools.partial(
+        speed.mfu,
+        size,
+        sum(x.size for x in jax.tree.leaves(state.params)),
+        devices=mesh.devices.size,
+        kind=mesh.devices.flat[0].device_kind,
+    )
+    first = int(state.step)
+    settings = configs.build(LogSettings, config.log, "log")
+    journal = Journal(workdir, first, config.steps, settings, totals, utilisation)
+    journal.note(_about(config, model, size, mesh, time.perf_counter() - started))
+    before = before or ask_first(state)
+    if not first:
+        journal.evaluation(0, held_out.figures(before), None)
+    return Session(method, held_out, before, journal, first), state
+
+
+def _check_devices() -> None:
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"no device to run on ({why}): unset or change JAX_PLATFORMS") from error
+    if jax.process_count() != processes.count():
+        raise UserError(
+            f"this is one of {jax.process_count()} processes, which have not met: set "
+            f"{processes.COUNT}=auto (docs/processes.md)"
+        )
+
+
+def _about(config: Any, model: Any, size: int, mesh: jax.sharding.Mesh, seconds: float) -> str:
+    devices = mesh.devices.size
+    return (
+        f"{config.method} of {config.model.name} ({size / 1e6:.2f}M parameters, {model.dtype}) "
+        f"on {devices} {jax.default_backend()} device{'s' * (devices > 1)}"
+        f"{f' of {processes.count()} processes' * (processes.count() > 1)}, "
+        f"ready in {seconds:.1f} s"
+    )
