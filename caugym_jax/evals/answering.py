@@ -55,7 +55,7 @@ def evaluate(
     """Answers the first `limit` problems of each file into OUT/NAME.jsonl, and grades the answers.
 
     Returns:
-      (settings, sets) of results.json; of several processes only process 0 has sets.
+      (settings, sets) of results.json; only process 0 has sets.
 
     Raises:
       UserError: a file, the model, a setting or the answers in OUT cannot be used.
@@ -144,7 +144,7 @@ def answer(
     path: Path,
     protocol: Protocol,
 ) -> None:
-    """Completes the answers file at `path`, batch by batch, from wherever it stands.
+    """Completes the answers file at `path`, batch by batch, after the answers that it holds.
 
     Args:
       fits: whether the model can take each problem; one that it cannot gets empty answers.

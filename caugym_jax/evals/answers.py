@@ -93,7 +93,7 @@ class AnswersFile:
     """An answers file while it is written.
 
     Lines are added to NAME.partial.jsonl, each batch forced to disk; the file takes its own name
-    when all problems are answered. A line that a kill cut short is made again.
+    when all problems are answered. A line that a kill cut short is written again.
     """
 
     def __init__(self, path: Path):

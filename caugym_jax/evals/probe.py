@@ -75,8 +75,8 @@ def probe(
 
     def judged(i: int) -> tuple[str, bool, bool]:
         text = tokenizer.decode_completion(rollout.tokens[i, P : P + rollout.completion_length[i]])
-        told = text, items[i][0], not ended[i]
-        return text, answer_reward(*told) == 1, form_reward(*told) == 1
+        sample = text, items[i][0], not ended[i]
+        return text, answer_reward(*sample) == 1, form_reward(*sample) == 1
 
     own = [judged(i) for i in processes.share_of(range(len(items)))]
     texts, right, formed = zip(*processes.all_rows(own), strict=True)

@@ -6,15 +6,15 @@ import math
 from collections import deque
 from collections.abc import Mapping
 
-WINDOW = 20  # steps that a trend is looked for in; it takes twice as many to see one
-IN_A_ROW = 3  # updates skipped one after the other
+WINDOW = 20  # steps whose mean is compared with that of the WINDOW steps before them
+IN_A_ROW = 3  # steps in a row that skipped an update
 
 
 class Alarms:
     """Watches a run step by step.
 
-    Some alarms need one step alone; those about a trend compare the mean of the last WINDOW steps
-    with that of the WINDOW before them, or with that of the run's first.
+    Some alarms need a single step; those about a trend compare the mean of the last WINDOW steps
+    with that of the WINDOW before them, or or with the mean of the run's first steps.
     """
 
     def __init__(self):
@@ -25,7 +25,7 @@ class Alarms:
     def look(self, values: Mapping[str, float | None]) -> dict[str, str]:
         """{metric: what is wrong and the likely cause} of one more step; null counts as absent.
 
-        A metric that is not there (another method's) is never alarming.
+        A metric that is absent (another method's) raises no alarm.
         """
         values = {k: v for k, v in values.items() if v is not None}
         for key, value in values.items():
@@ -34,34 +34,34 @@ class Alarms:
                 if len(first) < WINDOW:
                     first.append(value)
                 self._last.setdefault(key, deque(maxlen=2 * WINDOW)).append(value)
-        told = {**self._trends(values), **_at_once(values)}
-        self._count_skipped(values, told)
-        return {key: f"{key} = {values[key]:.4g}: {text}" for key, text in told.items()}
+        found = {**self._trends(values), **_at_once(values)}
+        self._count_skipped(values, found)
+        return {key: f"{key} = {values[key]:.4g}: {text}" for key, text in found.items()}
 
     def _trends(self, values: Mapping[str, float]) -> dict[str, str]:
-        told = {}
+        found = {}
         cut = self._means("completions/clipped_ratio")
         if cut and cut.now > 0.2 and cut.now > cut.before + 0.1:
-            told["completions/clipped_ratio"] = (
+            found["completions/clipped_ratio"] = (
                 f"more and more samples are cut off ({cut.before:.2f} before): the model no longer "
                 "ends, or it needs a larger max_completion_length"
             )
         reward, entropy = self._means("reward"), self._means("entropy")
         if reward and entropy:  # of a policy; a fresh model's in SFT falls as it should
             if entropy.now < 0.2 * entropy.first and reward.now < reward.first + 0.02:
-                told["entropy"] = (
+                found["entropy"] = (
                     f"it collapsed (from {entropy.first:.3g}) without a gain in reward: lower the "
                     "learning rate, raise epsilon_high, temperature or entropy_coef"
                 )
             elif entropy.now > 2 * entropy.first and entropy.now > entropy.first + 0.5:
-                told["entropy"] = (
+                found["entropy"] = (
                     f"it exploded (from {entropy.first:.3g}): the policy drifts to noise; lower "
                     "the learning rate or entropy_coef"
                 )
         length = self._means("completions/mean_length")
         longer = reward and length and length.now > 1.3 * length.before
         if longer and reward.now < reward.before + 0.02:
-            told["completions/mean_length"] = (
+            found["completions/mean_length"] = (
                 f"completions grow (from {length.before:.4g}) and the reward does not: length "
                 "pays by itself; use loss_type dr_grpo or dapo, or overlong_buffer"
             )
@@ -70,17 +70,17 @@ class Alarms:
             if key in values and len(past) >= WINDOW // 2:
                 usual = sorted(past)[len(past) // 2]
                 if values[key] > max(5 * usual, usual + 0.1):
-                    told[key] = (
+                    found[key] = (
                         f"it jumped (usually {usual:.3g}): one step went too far; lower the "
                         "learning rate or optim.clip_norm, or raise beta"
                     )
-        return told
+        return found
 
-    def _count_skipped(self, values: Mapping[str, float], told: dict[str, str]) -> None:
+    def _count_skipped(self, values: Mapping[str, float], found: dict[str, str]) -> None:
         skipped = values.get("skipped_updates", self._skipped[0])
         self._skipped = skipped, self._skipped[1] + 1 if skipped > self._skipped[0] else 0
         if self._skipped[1] >= IN_A_ROW:
-            told["skipped_updates"] = (
+            found["skipped_updates"] = (
                 f"{self._skipped[1]} steps in a row had an update without a finite gradient, which "
                 "was skipped: the run is not learning; lower the learning rate, or check the "
                 "first model's weights and model.dtype"
@@ -99,12 +99,12 @@ class _Means:
 
 
 def _at_once(values: Mapping[str, float]) -> dict[str, str]:
-    """What a single step tells."""
-    told = {}
+    """The alarms that a single step gives reason for."""
+    found = {}
 
     def look(key: str, bad, text: str) -> None:
         if key in values and bad(values[key]):
-            told[key] = text
+            found[key] = text
 
     look(
         "frac_reward_zero_std",
@@ -133,4 +133,4 @@ def _at_once(values: Mapping[str, float]) -> dict[str, str]:
             lambda v: not math.isfinite(v),
             "the update was skipped; lower the learning rate",
         )
-    return told
+    return found

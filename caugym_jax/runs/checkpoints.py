@@ -3,7 +3,7 @@
 A checkpoint holds the training state and the loader's position. WORKDIR/checkpoints/STEP counts
 only once Orbax has marked it whole: a run killed at any moment resumes from the last whole one.
 Before that its files' digests are written (`digests.py`); they are compared before it is read. A
-damaged one is set aside as STEP.damaged, which is told on stderr, and the one before it serves.
+damaged one is renamed to STEP.damaged, which is reported on stderr; the one before it is used.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class CheckpointSettings:
       keep: how many of the newest are kept.
       best: the evaluation figure (strict, wellformed, strict_ATE, ...) whose best checkpoint is
         kept too; None: only the newest.
-      folder: where they lie, e.g. gs://bucket/run (needs gcsfs); empty: in WORKDIR/checkpoints. It
-        is remembered in the workdir, so that whoever opens this one later finds them.
+      folder: where to keep them, e.g. gs://bucket/run (needs gcsfs); empty: in
+        WORKDIR/checkpoints. The workdir remembers it for every later reader.
     """
 
     every: int = 50
@@ -55,10 +55,10 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-      read_only: makes no folder and leaves alone what a live run has half written there, and what
-        is damaged; without it such remains are removed, and what is damaged is set aside.
+      read_only: make no folder, and leave alone what a live run is writing and what is damaged.
+        Without it unfinished saves are removed, and damaged checkpoints are renamed.
 
-    With several processes all of them make the same calls: they share the comparing of digests.
+    All processes make the same calls; each compares a part of the digests.
 
     Raises:
       UserError: no checkpoint of those that are there is whole, or the folder cannot be written.
@@ -105,7 +105,7 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The newest whole checkpoint's step, if any; tells of newer ones that are damaged."""
+        """The newest whole checkpoint's step, if any; reports newer ones that are damaged."""
         return self._newest()
 
     @property
@@ -193,8 +193,11 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Waits for the save under way also where an error ends the run, so that it is not lost;
-        but one of several processes does not: the others, who take part in it, may be elsewhere."""
+        """Waits for the save under way, also where an error ends the run, so that it is not lost.
+
+        After an error one of several processes does not wait: the others, whose part of the save
+        is needed, may never come to it.
+        """
         if error is None:
             self.close()
         elif isinstance(error, Exception) and processes.count() == 1:
@@ -218,17 +221,17 @@ class Checkpoints:
         return step
 
     def _newest(self) -> int | None:
-        """The newest step that is whole. Newer ones that are not are told and, unless this only
-        reads, set aside.
+        """The newest step that is whole; damaged newer ones are reported and, unless this only
+        reads, renamed.
         """
         found = self._listed()
         damaged = []
         while found and (why := self._wrong(found[-1])):
             damaged.append((found.pop(), why))
         if damaged and not found:
-            told = "; ".join(f"{step}: {why}" for step, why in damaged)
+            listed = "; ".join(f"{step}: {why}" for step, why in damaged)
             raise UserError(
-                f"no checkpoint in {self._directory} is whole ({told}): put a copy of one back, "
+                f"no checkpoint in {self._directory} is whole ({listed}): put a copy of one back, "
                 "or remove that folder to start anew"
             )
         for step, why in damaged:
@@ -305,16 +308,16 @@ def _place(workdir: Path, folder: str, read_only: bool) -> epath.Path:
     before = note.read_text().strip() if note.exists() else ""
     if not folder or read_only:
         return epath.Path(before or usual)
-    wanted = folder if "://" in folder else str(Path(folder).absolute())
-    if before not in ("", wanted) or (not before and _steps_in(usual)):
+    place = folder if "://" in folder else str(Path(folder).absolute())
+    if before not in ("", place) or (not before and _steps_in(usual)):
         raise UserError(
             f"the checkpoints of {workdir} lie in {before or usual}: set config.checkpoint.folder "
             "to that, or choose another --workdir"
         )
     if processes.is_first():
         usual.mkdir(parents=True, exist_ok=True)
-        write_text(note, wanted + "\n")
-    return epath.Path(wanted)
+        write_text(note, place + "\n")
+    return epath.Path(place)
 
 
 def _split(state: TrainState) -> Any:

@@ -1,7 +1,7 @@
 """Digests of a checkpoint's files: written before it counts as whole, compared before it is read.
 
 STEP/digests.json lists every file of the step with its size and its XXH3 in 128 bits (against
-accidents, not forgery). It lies there before Orbax gives the folder its name, so that whatever
+accidents, not forgery). It is written before Orbax gives the folder its name, so that whatever
 counts as whole has one. `_CHECKPOINT_METADATA` and `commit_success.txt` of the step are left out:
 Orbax writes them last and restores without them.
 """

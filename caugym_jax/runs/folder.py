@@ -27,7 +27,7 @@ Parsed = TypeVar("Parsed")
 
 
 def default_workdir(config: str) -> Path:
-    """Where a run of NAME.py[:ARG] lies if nothing else is said: runs/NAME[-ARG]."""
+    """The default folder of a run of NAME.py[:ARG]: runs/NAME[-ARG]."""
     return Path("runs") / config.removesuffix(".py").replace(".py:", "-").replace("/", "-")
 
 
@@ -51,7 +51,7 @@ def settings_of(workdir: str | Path) -> dict[str, Any]:
 def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
     """Makes the workdir, or checks that it belongs to this configuration.
 
-    A run that has saved nothing starts anew, with any settings.
+    A run that has saved nothing starts again, with any settings.
 
     Raises:
       UserError: it holds another run (the differences are listed), or something else.

@@ -16,7 +16,7 @@ Utilisation = Callable[[int, float], float | None]
 
 
 class Journal:
-    """Of several processes only process 0 writes and prints.
+    """The records of one run. Only process 0 writes and prints.
 
     Args:
       first, steps: how many steps the run has made, and how many it shall make.

@@ -233,7 +233,7 @@ def train(
 ) -> Run:
     """Trains as the command does: resumes by itself, and returns at once where the run has ended.
 
-    Progress goes to standard error. For several processes use the command.
+    Progress goes to standard error. A run of several processes needs the command.
 
     Args:
       config: "grpo.py", "grpo.py:MODEL" or the path of a file with `get_config`; or what such a

@@ -57,11 +57,11 @@ class LogSettings:
 class Log:
     """The log files of a workdir: metrics.jsonl, samples.jsonl and tensorboard/.
 
-    docs/metrics.md says what every number is.
+    docs/metrics.md explains every number.
 
     Lines after `step` are removed first (all where it is 0), so that a resumed run leaves the log
-    of an uninterrupted one. Every step is on disk before the next one begins. Of several processes
-    only the first writes.
+    of an uninterrupted one. Every step is on disk before the next one begins. Only process 0
+    writes.
 
     Raises:
       UserError: a line could not be written (disk full), or wandb is not installed.
@@ -149,7 +149,7 @@ def _open_wandb(workdir: Path) -> Any:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system says of a file or folder that cannot be written into a UserError."""
+    """Turns the system's error about a file or folder that cannot be written into a UserError."""
     try:
         yield
     except OSError as error:
@@ -170,7 +170,7 @@ def _forget(path: Path, step: int) -> None:
         path.unlink()
         return
     *lines, cut = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    kept = []  # without `cut`: a kill cut it short, and its step will be made again
+    kept = []  # without `cut`: a kill cut it short, and its step is repeated
     damaged = 0
     for line in lines:
         try:
@@ -186,7 +186,7 @@ def _forget(path: Path, step: int) -> None:
 class Progress:
     """Rate and time left: one rewritten line on a terminal, a plain line now and then elsewhere.
 
-    Of several processes only the first tells.
+    Only process 0 prints.
     """
 
     def __init__(self, done: int, total: int, every: int = 10, unit: str = "step"):

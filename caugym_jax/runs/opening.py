@@ -241,7 +241,7 @@ def _base(name: str, config: ModelConfig, lora: Lora, mesh: jax.sharding.Mesh) -
             f"{name} holds adapters of the model {base}, which cannot be opened: {error}"
         ) from error
     if opened.model.config != config:
-        raise UserError(f"{name} holds adapters of {base}, which has another shape by now")
+        raise UserError(f"{name} holds adapters of {base}, whose shape has changed since")
     return opened.params
 
 
