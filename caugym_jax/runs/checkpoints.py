@@ -1,9 +1,10 @@
 """Checkpoints of a run: Orbax, asynchronous, atomic, sharded; the newest N and the best are kept.
 
-A checkpoint holds the training state and the loader's position. WORKDIR/checkpoints/STEP counts
-only once Orbax has marked it whole: a run killed at any moment resumes from the last whole one.
-Before that its files' digests are written (`digests.py`); they are compared before it is read. A
-damaged one is renamed to STEP.damaged, which is reported on stderr; the one before it is used.
+A checkpoint holds the training state and what else the host needs to go on (the loader's position,
+the run's counts), as JSON in its item `loader`. WORKDIR/checkpoints/STEP counts only once Orbax has
+marked it whole: a run killed at any moment resumes from the last whole one. Before that its files'
+digests are written (`digests.py`); they are compared before it is read. A damaged one is renamed to
+STEP.damaged, which is reported on stderr; the one before it is used.
 """
 
 from __future__ import annotations
@@ -112,8 +113,8 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self._manager.all_steps())
 
-    def save(self, state: TrainState, loader: Any, metrics: dict[str, float] | None = None) -> None:
-        """Starts saving in the background; waits for the one before.
+    def save(self, state: TrainState, host: Any, metrics: dict[str, float] | None = None) -> None:
+        """Starts saving in the background; waits for the one before. `host` is what JSON can hold.
 
         Raises:
           UserError: it could not be written (disk full). Earlier checkpoints are intact.
@@ -125,7 +126,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state, save_args=_split(state)),
-                    loader=ocp.args.JsonSave(loader),
+                    loader=ocp.args.JsonSave(host),
                 ),
                 metrics=metrics,
             )
@@ -136,7 +137,7 @@ class Checkpoints:
         self._guard(self._manager.wait_until_finished)
 
     def restore(self, abstract: TrainState, step: int | None = None) -> tuple[TrainState, Any]:
-        """(state, loader position) of a step (the newest by default).
+        """(state, host) as saved of a step (the newest by default).
 
         Args:
           abstract: the state as ShapeDtypeStructs with the shardings to restore onto, which may be
