@@ -28,6 +28,7 @@ LAYERS = [
     ("runs.journal", "runs.stopping", "runs.exporting"),
     ("runs.session",),
     ("runs.loop",),
+    ("runs.library",),
     ("planning", "pages"),
     (
         "train",
