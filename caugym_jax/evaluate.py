@@ -28,16 +28,19 @@ def main(argv: Sequence[str]) -> None:
     args = _arguments(argv)
     with processes.connected():
         from caugym_jax.data.files import write_json
+        from caugym_jax.devices.mesh import MeshShape
         from caugym_jax.evals.accuracy import results, table
-        from caugym_jax.evals.answering import Protocol, Source, evaluate
+        from caugym_jax.evals.answering import Protocol, evaluate
+        from caugym_jax.runs.opening import ModelSettings
         from caugym_jax.sampling.picking import Settings
 
-        source = Source(args.model, args.step, args.dtype, args.fsdp, args.tensor)
+        model = ModelSettings(args.model, dtype=args.dtype, step=args.step)
+        shape = MeshShape(fsdp=args.fsdp, tensor=args.tensor)
         picking = Settings(args.temperature, args.top_k, args.top_p, args.min_p)
         protocol = Protocol(
             args.samples, picking, args.max_new_tokens, args.lack_hint, args.seed, args.batch_size
         )
-        settings, sets = evaluate(source, args.data, args.out, protocol, args.limit)
+        settings, sets = evaluate(model, shape, args.data, args.out, protocol, args.limit)
 
         def report() -> None:
             write_json(args.out / "results.json", results(args.model, settings, sets))

@@ -13,7 +13,7 @@ from caugym_jax.data.files import problem_record, read_problems
 from caugym_jax.data.prompts import LackHint, prompt_tokens
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
-from caugym_jax.devices.mesh import make_mesh, sampling_mesh
+from caugym_jax.devices.mesh import MeshShape, make_mesh, sampling_mesh
 from caugym_jax.evals.accuracy import summarize
 from caugym_jax.evals.answers import AnswersFile, claim, read_answers
 from caugym_jax.runs.folder import chosen_step
@@ -38,19 +38,13 @@ class Protocol:
     batch_size: int = 16  # problems at a time; changes no answer
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Which model answers, and where it runs."""
-
-    model: str  # see `runs.opening.open_model`
-    step: int | None = None  # of a workdir; None: the newest
-    dtype: str | None = None
-    fsdp: int = 1
-    tensor: int = 1
-
-
 def evaluate(
-    source: Source, files: Sequence[str], out: Path, protocol: Protocol, limit: int | None = None
+    chosen: ModelSettings,
+    shape: MeshShape,
+    files: Sequence[str],
+    out: Path,
+    protocol: Protocol,
+    limit: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Answers the first `limit` problems of each file into OUT/NAME.jsonl, and grades the answers.
 
@@ -62,8 +56,7 @@ def evaluate(
     """
     picking = protocol.picking.check()
     problems = {path: read_problems(path)[:limit] for path in files}
-    mesh = make_mesh(data=-1, fsdp=source.fsdp, tensor=source.tensor)
-    chosen = ModelSettings(source.model, dtype=source.dtype, step=source.step)
+    mesh = make_mesh(**vars(shape))
     opened = open_model(chosen, mesh)
     # All prompts first: a problem that cannot be asked stops the command before any answer.
     prompts = {
@@ -79,8 +72,8 @@ def evaluate(
         "lack_hint": protocol.lack_hint,
         "seed": protocol.seed,
     }
-    checkpoint = chosen_step(source.model, source.step)
-    fixed = {"model": source.model, "checkpoint": checkpoint, **settings}
+    checkpoint = chosen_step(chosen.name, chosen.step)
+    fixed = {"model": chosen.name, "checkpoint": checkpoint, **settings}
     processes.first(lambda: claim(out, fixed))
     sampler = Sampler(
         opened.model,
