@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from caugym_jax.causal.text import wording
 from caugym_jax.causal.text.names import STATE_PAIRS, VARIABLE_NAMES
 from caugym_jax.data.texts import worked
 
@@ -31,44 +32,22 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-WORLD = (
-    "Input Info: Imagine a self-contained, hypothetical world with only the following conditions, "
-    "and without any unmentioned factors or causal relationships:"
-)
-AS_JSON = (
-    "Provide the calculation result to four decimal places and a final"
-    ' "yes" or "no" answer in JSON format, like {"ANSWER": "Yes", "PROB": "0.1234"}:'
-)
-AS_JSON_BOUND = (
-    'Provide the calculation result to four decimal places in JSON format, like {"PROB": "0.1234"}:'
-)
-LEADING = "\nLet's think step by step."
-TASK_NAMES = (
-    "average treatment effect (ATE)",
-    "effect of treatment on the treated (ETT)",
-    "controlled direct effect (CDE)",
-    "natural direct effect (NDE)",
-    "natural indirect effect (NIE)",
-    "probability of necessity (PN)",
-    "probability of sufficiency (PS)",
+AS_JSON, AS_JSON_BOUND = wording.ANSWER_FORMAT, wording.BOUND_ANSWER_FORMAT
+LEADING = "\n" + wording.STEP_BY_STEP
+TASK_NAMES = tuple(
+    f"{wording.EFFECTS[task]} ({task})" for task in ("ATE", "ETT", "CDE", "NDE", "NIE", "PN", "PS")
 )
 PHRASES = (
-    WORLD,
-    WORLD + " ",
-    " has a direct effect on ",
+    wording.HEADER,
+    wording.HEADER + " ",
+    wording.AFFECTS,
     ". ",
-    ".\nFor those with ",
-    ". For those with ",
-    ".\nThe probability of ",
-    ". The probability of ",
-    ", the probability of ",
+    *(stop + start for start in (wording.GIVEN, wording.ALONE) for stop in (".\n", ". ")),
+    wording.THEN,
     " and ",
-    " is ",
+    wording.IS,
     " on ",
-    ".\nQuestion: If ",
-    ".\nQuestion: For those with ",
-    "\n\nQuestion: If ",
-    "\n\nQuestion: For those with ",
+    *(f"{gap}Question: {start}" for gap in (".\n", "\n\n") for start in ("If ", wording.GIVEN)),
     *(
         f"{gap}\nQuestion: {opening}"
         for gap in (".", "\n")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from caugym_jax.causal.engine.answers import TOLERANCE
 from caugym_jax.data.sources import Problems
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
@@ -85,7 +86,9 @@ def probe(
 
 def nonzero(problems: Sequence[Problem]) -> np.ndarray:
     """[n] bool: the items that a constant answer of 0 gets wrong."""
-    return np.array([p.prob is not None and abs(p.prob) >= 0.0005 for p in problems], bool)
+    return np.array(
+        [p.prob is not None and abs(p.prob) >= float(TOLERANCE) for p in problems], bool
+    )
 
 
 def paired_gain(before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ Time is linear in the text but for the question, which is limited in length.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from decimal import Decimal
@@ -27,10 +28,20 @@ from caugym_jax.causal.text.vocabulary import (
     decapitalized,
     key,
 )
-from caugym_jax.causal.text.wording import CONDITIONAL, EDGE, HEADER, MARGINAL, QUESTIONS
+from caugym_jax.causal.text.wording import (
+    AFFECTS,
+    ALONE,
+    ANSWER_FORMAT,
+    BOUND_ANSWER_FORMAT,
+    GIVEN,
+    HEADER,
+    QUESTIONS,
+    THEN,
+)
 from caugym_jax.types import BOUND_TASKS, TASKS, Story
 
 MAX_QUESTION = 2_000  # characters
+_FORMAT = os.path.commonprefix([ANSWER_FORMAT, BOUND_ANSWER_FORMAT])
 _EXAMPLES = re.compile(r" ?\((?:e\.g\.|i\.e\.|such as)[^()\n]*\)")
 
 
@@ -52,19 +63,17 @@ def read_templated(text: str) -> Story:
     names, edges = _edges(" ".join([body[:cut].strip(), *others]))
     vocabulary = Vocabulary(names)
     numbers, set_aside = _sentences(sentences, vocabulary)
-    question = re.split(r"\n|Provide the calculation", question.strip(), maxsplit=1)[0].strip()
+    question = re.split(rf"\n|{_FORMAT}", question.strip(), maxsplit=1)[0].strip()
     asked = _question(question, instruction.strip(), vocabulary)
     return vocabulary.story(edges, numbers, asked, set_aside)
 
 
 # Edges ----------------------------------------------------------------------------------------
 
-_AFFECTS = EDGE.removeprefix("{cause}").removesuffix("{effect}")
-
 
 def _edges(text: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
     """ "Rain has a direct effect on traffic.Fog has ..." -> names in order of appearance, edges."""
-    pieces = text.strip().split(_AFFECTS)
+    pieces = text.strip().split(AFFECTS)
     if len(pieces) < 2:
         raise BadProblem("no sentence says that something has a direct effect on something")
     causes, effects = [pieces[0]], []
@@ -95,9 +104,7 @@ def _edges(text: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
 
 # Probabilities --------------------------------------------------------------------------------
 
-_GIVEN, _TARGET, _ = re.split(r"\{given\}|\{target\}", CONDITIONAL)
-_ALONE = MARGINAL.partition("{")[0]
-_STARTS = (_GIVEN, _ALONE)
+_STARTS = (GIVEN, ALONE)
 _NUMBER = re.compile(r" is ([-+]?\d+(?:\.\d+)?)(?=\.?(?:\s|$))")
 
 
@@ -117,7 +124,7 @@ def _parted(text: str) -> tuple[list[tuple[str, str]], list[str]]:
         if start >= 0:
             told = other[start:].strip().rstrip(".")
             raise BadProblem(f"a probability has no number: {told[-100:]!r}")
-    return sentences, [other.strip(" .\n") + "." for other in others if _AFFECTS in other]
+    return sentences, [other.strip(" .\n") + "." for other in others if AFFECTS in other]
 
 
 def _sentences(
@@ -137,10 +144,10 @@ def _sentences(
 
 
 def _sentence(text: str, vocabulary: Vocabulary) -> tuple[Named, Named] | None:
-    if text.startswith(_ALONE):
-        target = vocabulary.events(text.removeprefix(_ALONE))
+    if text.startswith(ALONE):
+        target = vocabulary.events(text.removeprefix(ALONE))
         return target and (target, ())
-    given, comma, target = text.removeprefix(_GIVEN).partition(_TARGET)
+    given, comma, target = text.removeprefix(GIVEN).partition(THEN)
     events = vocabulary.events(target), vocabulary.events(given)
     if not comma or None in events:
         return None

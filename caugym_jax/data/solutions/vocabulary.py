@@ -34,7 +34,7 @@ from caugym_jax.data.token_features import Features
 FOLDER = Path(__file__).parent
 SPECIAL = (PAD, END, USER, ASSISTANT)
 LETTERS = 11  # variables whose codes "(A=0)" are tokens
-STARTS = ("For those with", "The probability of")
+STARTS = (wording.GIVEN.rstrip(), wording.ALONE.rstrip())
 JOINS = ("-life", "-being", " and", " on", " being", " had", "'s")
 VERB_FORMS = (" being", " be", " been", " was")
 LONGEST = 64  # characters between white space that are looked up as one piece
@@ -71,7 +71,7 @@ def phrases() -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(
             [
-                *(wording.HEADER, wording.HEADER + " ", " has a direct effect on", *joins),
+                *(wording.HEADER, wording.HEADER + " ", wording.AFFECTS.rstrip(), *joins),
                 *instructions,
                 *("\nQuestion:", *opening, *(q for q in bounds if not q[0].isupper())),
                 *(f"\n{a}" for a in (wording.ANSWER_FORMAT, wording.BOUND_ANSWER_FORMAT)),

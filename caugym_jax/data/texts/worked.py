@@ -25,7 +25,7 @@ from typing import NamedTuple
 from caugym_jax.causal.engine.answers import verdict
 from caugym_jax.causal.engine.solving import solve
 from caugym_jax.errors import UserError
-from caugym_jax.types import Problem, Term
+from caugym_jax.types import Problem, Query, Term
 
 PLACES = 4  # decimals of every printed probability
 
@@ -151,8 +151,13 @@ def difference_of(problem: Problem) -> Difference | None:
     query, parts = story.query, []
     for term, number in printed:
         parts += [int(_digits(number)), story.states[query.x][dict(term.given)[query.x]]]
-    asked = query.away if problem.task == "ETT" else query.to
-    return Difference(problem.task, *parts, story.states[query.x][asked[0][1]])
+    return Difference(problem.task, *parts, story.states[query.x][minuend(query)])
+
+
+def minuend(query: Query) -> int:
+    """The treatment's value whose probability comes first: the named one, the actual one in ETT."""
+    ((_, value),) = query.away if query.task == "ETT" else query.to
+    return value
 
 
 def _events(term: Term) -> tuple[frozenset, frozenset]:

@@ -32,6 +32,7 @@ from caugym_jax.data.texts.worked import (
     difference_of,
     effect_of,
     format_columns,
+    minuend,
     no_effect,
     work,
 )
@@ -173,9 +174,8 @@ def _one_digit_off(number: int, rng: random.Random) -> int:
 def _states(problem: Problem) -> tuple[str, str]:
     """The treatment's (minuend, other) states."""
     query = problem.story.query
-    states = problem.story.states[query.x]
-    minuend = 1 - query.x_value if problem.task == "ETT" else query.x_value
-    return states[minuend], states[1 - minuend]
+    states, first = problem.story.states[query.x], minuend(query)
+    return states[first], states[1 - first]
 
 
 def _object(task: str, effect: int, number: str | None = None) -> str:
