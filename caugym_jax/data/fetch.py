@@ -112,7 +112,7 @@ def _copy(
     response: http.client.HTTPResponse, out: BinaryIO, file: Released, have: int, url: str
 ) -> None:
     begun, start = have, time.monotonic()
-    told = start
+    reported = start
     promised = int(response.headers.get("Content-Length") or 0) + have
     while have <= file.size:  # one byte too many is enough to know
         try:
@@ -129,8 +129,8 @@ def _copy(
         out.write(chunk)
         have += len(chunk)
         now = time.monotonic()
-        if now - told >= PROGRESS_SECONDS:
-            told, rate = now, (have - begun) / (now - start)
+        if now - reported >= PROGRESS_SECONDS:
+            reported, rate = now, (have - begun) / (now - start)
             line = f"{file.set}:{file.name} {have / 1e6:.1f} of {file.size / 1e6:.1f} MB, "
             left = (file.size - have) / rate
             print(f"{line}{rate / 1e6:.1f} MB/s, {left:.0f} s left", file=sys.stderr, flush=True)

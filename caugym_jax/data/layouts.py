@@ -1,4 +1,4 @@
-"""One row of any known layout -> a Problem. The layouts, told apart by a row's keys:
+"""One row of any known layout -> a Problem. The layouts, known by a row's keys:
 
     official  problem, answer, Reason, Type            (+ solution, prompt, variant: our own files)
     CaLM      given_info, Background.data_info, Question, Type, gt_answer (where it is published)

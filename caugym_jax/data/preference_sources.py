@@ -109,8 +109,8 @@ def generated_rows(
       solutions: "worked" arithmetic (ATE and ETT without adjustment; `data.texts.worked`), or the
         "steps" of the released data (all tasks).
       rejected: the share of each kind of mistake, of `data.texts.mistakes.WORK_KINDS`; None: all
-        evenly. A kind that does not fit a problem gives way to another of them, and a problem that
-        none of them fits to another problem. Worked ones only.
+        evenly. A kind that does not fit a problem is replaced by another of them, and a problem
+        that none of them fits by another problem. Worked ones only.
     """
     if solutions == "steps":
         return lambda index: make_row("dpo", problems(index), index, seed=seed)
@@ -148,7 +148,7 @@ def generated(
     tokenizer: Tokenizer,
     max_length: int,
 ) -> Callable[[int], Made]:
-    """Item i as tokens; a row that is too long or unusable gives way to another.
+    """Item i as tokens; a row that is too long or unusable is replaced by another.
 
     Raises:
       UserError: on making or at any item, where none is found.

@@ -131,8 +131,8 @@ def sift(
                 found["too_long"].setdefault(kind, []).append(i)
     for key, rule in (("unusable", unusable), ("too_long", too_long)):
         if found[key] and rule == "refuse":
-            told = Sifted([], len(rows), found[key]).report(name).removeprefix("dropped ")
-            raise UserError(f"{told}: mend them, or set data.{key}=drop")
+            dropped = Sifted([], len(rows), found[key]).report(name).removeprefix("dropped ")
+            raise UserError(f"{dropped}: fix them, or set data.{key}=drop")
     sifted = Sifted(kept, len(rows), found["unusable"] | found["too_long"])
     if not kept:
         raise UserError(sifted.report(name) or f"{name} holds no rows")

@@ -19,7 +19,7 @@ from caugym_jax.types import Batch, Example, Problem
 
 Source = Sequence[Problem] | Callable[[int], Problem]
 
-# A generated item that is too long gives way to the one this far on, which no run reaches.
+# A generated item that is too long is replaced by the one this far on, which no run reaches.
 ELSEWHERE = 2**40
 ATTEMPTS = 16
 
@@ -157,7 +157,7 @@ def prompt_items(
       max_prompt_length: longest prompt allowed; None: what the model takes.
       max_position, room: the model's longest sequence, and what of it is kept for completions.
       too_long: "refuse" a longer prompt, or "drop" those of a file and count them. A generated
-        one gives way to another in either case.
+        one is replaced by another in either case.
 
     Raises:
       UserError: a prompt is longer than allowed (its item and length are named), or all are.
@@ -202,7 +202,7 @@ def sft_batches(
 
     A file is tokenized once; with `packing` its examples are packed into rows of max_length and
     the items are those rows. Generated examples are padded, one to a row; one that is too long
-    gives way to another.
+    is replaced by another.
     """
 
     def padded(items: list[Example]) -> Batch:

@@ -110,7 +110,7 @@ def find(name: str) -> Reward:
     try:
         function = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # whatever a user's module raises while it is imported
-        raise UserError(f"reward {name!r} cannot be imported: {_told(error)}") from error
+        raise UserError(f"reward {name!r} cannot be imported: {_described(error)}") from error
     if not callable(function):
         raise UserError(f"reward {name!r} is a {type(function).__name__}, not a function")
     return function
@@ -152,8 +152,8 @@ def score(
     A function fails on an item where it raises or returns something that is neither None nor a
     finite number, and on all items where it does not return a list of their length. With
     on_error="stop" the first failure is a UserError that names the function and the item; with
-    "skip" each counts as None and is told in `Scores.failures`. Where a function raises, the items
-    on which it does so alone have failed, and it is applied once more to the others together.
+    "skip" each counts as None and is listed in `Scores.failures`. Where a function raises, the
+    items on which it does so alone have failed, and it is applied once more to the others together.
 
     A function that takes longer than `timeout` seconds (None: as long as it likes) is interrupted,
     which counts as raising; one item alone then gets its share of them. So it takes three times
@@ -162,7 +162,7 @@ def score(
     if on_error not in ON_ERROR:
         raise UserError(f"on_error={on_error!r}: use {' or '.join(ON_ERROR)}")
     if timeout is not None and not 0 < timeout < math.inf:
-        raise UserError(f"timeout={timeout}: a positive number of seconds is wanted, or None")
+        raise UserError(f"timeout={timeout}: must be a positive number of seconds, or None")
     if not weights:
         raise UserError("no reward function is named: give at least one weight")
     for name, weight in weights.items():
@@ -195,9 +195,9 @@ def _column(
     if values is None:
         share = None if timeout is None else timeout / max(1, len(rows))
         for item in items:
-            alone, told = _called(function, [rows[item]], share)
+            alone, reason = _called(function, [rows[item]], share)
             if alone is None:
-                failed[item] = told
+                failed[item] = reason
         items = [item for item in items if item not in failed]
         if failed and items:
             values, why = _called(function, [rows[item] for item in items], timeout)
@@ -228,7 +228,7 @@ def _called(
     except _TimeIsUp:
         return None, f"it took longer than {seconds:.3g} s (reward_timeout)"
     except Exception as error:  # whatever a user's function raises
-        return None, f"it raised {_told(error)}"
+        return None, f"it raised {_described(error)}"
     if len(values) != len(rows):
         return None, f"it returned {len(values)} values for {len(rows)} completions"
     return values, ""
@@ -267,5 +267,5 @@ def _finite(value: float) -> float:
     return result
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".replace("\n", " ")

@@ -107,9 +107,9 @@ def test_or_refused_counted_and_listed(mixed, tokenizer, tmp_path):
         sift(mixed, preference, tokenizer, 60, "drop", "refuse")
     assert str(error.value) == (
         f"4 of 10 rows of {mixed}: 2 with an empty completion (items 2, 6), 2 with an identical "
-        "pair (items 1, 7): mend them, or set data.unusable=drop"
+        "pair (items 1, 7): fix them, or set data.unusable=drop"
     )
-    with pytest.raises(UserError, match=r"2 of 10 .* \(items 3, 5\): mend .*data.too_long=drop"):
+    with pytest.raises(UserError, match=r"2 of 10 .* \(items 3, 5\): fix .*data.too_long=drop"):
         sift(mixed, preference, tokenizer, 60, "refuse", "drop")
     many = write(tmp_path / "many.jsonl", [GOOD | {"rejected": ""}] * 9)
     with pytest.raises(UserError, match=r"9 with an empty .*\(items 0, 1, 2, 3, 4, \.\.\.\)"):

@@ -78,7 +78,7 @@ def test_t18_dpo_of_a_file_in_two_parts_is_one_run(run, pairs):
     for key in expected:
         assert found[key] == expected[key], key
 
-    with pytest.raises(UserError, match="2 of 10 rows of .*: mend them, or set data.unusable=drop"):
+    with pytest.raises(UserError, match="2 of 10 rows of .*: fix them, or set data.unusable=drop"):
         run("dpo", "refused", data, "--config.data.unusable=refuse")
 
 

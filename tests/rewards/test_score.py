@@ -176,7 +176,7 @@ def test_a_function_that_hangs_is_interrupted_and_named(texts):
     assert time.perf_counter() - start < 2 * 3 * 0.3 + 1
     assert signal.getsignal(signal.SIGALRM) is handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
-    with pytest.raises(UserError, match="timeout=0: a positive number"):
+    with pytest.raises(UserError, match="timeout=0: must be a positive number"):
         score(texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, timeout=0)
 
 

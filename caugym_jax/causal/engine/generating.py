@@ -253,7 +253,8 @@ def _world(rng: np.random.Generator, variant: str, scm: SCM, query: Query) -> Wo
         value = by_identification(query, printed_probability(needed))
         if abs(float(value) - exact) >= float(TOLERANCE):
             return None
-        if query.task not in BOUND_TASKS and abs(value) < DEAD_ZONE:
+        # As a float, which is a little more than 0.001: an effect of exactly 0.001 is skipped too.
+        if query.task not in BOUND_TASKS and abs(value) < float(DEAD_ZONE):
             return None
     if variant == "insufficient":
         printed = terms[:-EXTRA_SENTENCES]

@@ -113,26 +113,26 @@ def _parted(text: str) -> tuple[list[tuple[str, str]], list[str]]:
     sentences, others = [], []
     place = 0
     for number in _NUMBER.finditer(text):
-        told = text[place : number.start()]
+        sentence = text[place : number.start()]
         place = number.end()
-        start = max(0, *map(told.rfind, _STARTS))
-        sentences.append((told[start:], number[1]))
-        others.append(told[:start])
+        start = max(0, *map(sentence.rfind, _STARTS))
+        sentences.append((sentence[start:], number[1]))
+        others.append(sentence[:start])
     others.append(text[place:])
     for other in others:
         start = max(map(other.rfind, _STARTS))
         if start >= 0:
-            told = other[start:].strip().rstrip(".")
-            raise BadProblem(f"a probability has no number: {told[-100:]!r}")
+            rest = other[start:].strip().rstrip(".")
+            raise BadProblem(f"a probability has no number: {rest[-100:]!r}")
     return sentences, [other.strip(" .\n") + "." for other in others if AFFECTS in other]
 
 
 def _sentences(
-    told: list[tuple[str, str]], vocabulary: Vocabulary
+    numbered: list[tuple[str, str]], vocabulary: Vocabulary
 ) -> tuple[list[tuple[Named, Named, str]], tuple[str, ...]]:
     """(target, given, number) of each sentence; and those that are cut or name something else."""
     read, set_aside = [], []
-    for sentence, number in told:
+    for sentence, number in numbered:
         events = _sentence(sentence, vocabulary) if sentence.startswith(_STARTS) else None
         if events is None:
             set_aside.append(f"{sentence.strip('. ')} is {number}")

@@ -10,8 +10,8 @@ from caugym_jax.causal.engine.estimands import by_definition, by_identification,
 from caugym_jax.causal.engine.graph import Graph, draw_graph
 from caugym_jax.causal.engine.queries import draw_query
 from caugym_jax.causal.engine.scm import SCM, draw_scm, joint, probability
-from caugym_jax.causal.engine.twin import probability_of_causation
 from caugym_jax.types import BOUND_TASKS, Query
+from tests.causal.engine.twin import probability_of_causation
 
 
 def drawn(seed: int, task: str, n: int) -> tuple[Query, SCM]:

@@ -1,4 +1,4 @@
-"""The half of the wordings that only test problems are told in."""
+"""The half of the wordings that only test problems are worded in."""
 
 from caugym_jax.causal.text.rephrasing.grammar import Half
 

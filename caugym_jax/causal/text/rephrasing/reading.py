@@ -129,13 +129,13 @@ def read_rephrased(text: str) -> Story:
         sentences = [_marked(sentence, names) for sentence in sentences]
     if sentences and sentences[0] in _INTROS:
         sentences = sentences[1:]
-    told = list(itertools.takewhile(bool, map(_probabilities, sentences)))
+    numbers = list(itertools.takewhile(bool, map(_probabilities, sentences)))
     vocabulary = Vocabulary(names)
     given = [
         (vocabulary.noted(target), vocabulary.noted(conditions), p)
-        for target, conditions, p in itertools.chain.from_iterable(told)
+        for target, conditions, p in itertools.chain.from_iterable(numbers)
     ]
-    asked = _question(sentences[len(told) :], vocabulary)
+    asked = _question(sentences[len(numbers) :], vocabulary)
     return vocabulary.story(edges, given, asked)
 
 
@@ -218,10 +218,10 @@ def _probabilities(sentence: str) -> list[tuple[Named, Named, str]]:
         return []
     found = match.slots
     target = _events("target", found)
-    told = [(target, _events("given", found), _number(found["p"]))]
+    stated = [(target, _events("given", found), _number(found["p"]))]
     if "q" in found:
-        told.append((target, _events("other", found), _number(found["q"])))
-    return told
+        stated.append((target, _events("other", found), _number(found["q"])))
+    return stated
 
 
 def _number(text: str) -> str:

@@ -68,8 +68,8 @@ class _Writer:
             if any('"' in name for name in story.names):
                 raise UserError(f"a name holds a quotation mark: {story.names}")
             self.names = tuple(f'"{name}"' for name in story.names)
-        told = {v for term, _ in story.given for v, _ in (*term.target, *term.given)}
-        plain = all(story.states[v] == LOW_HIGH for v in told)  # "low rain", but not "many cars"
+        printed = {v for term, _ in story.given for v, _ in (*term.target, *term.given)}
+        plain = all(story.states[v] == LOW_HIGH for v in printed)  # "low rain", but not "many cars"
         self.clause = self.pick(half.clauses)
         self.noun = self.pick(tuple(n for n in half.nouns if plain or n.startswith("{name}")))
         self.percent = rng.random() < PERCENT
@@ -77,7 +77,7 @@ class _Writer:
     def text(self) -> str:
         query = self.story.query
         bounds = query.task in BOUND_TASKS
-        told = [self.pick(self.half.headers), *self.edges()]
+        graph = [self.pick(self.half.headers), *self.edges()]
         numbers = self.numbers()
         if numbers and self.sometimes(LEFT_OUT):
             numbers.insert(0, self.pick(self.half.intros))
@@ -86,7 +86,7 @@ class _Writer:
             asked.insert(0, self.say(self.half.instructions))
         form = BOUND_FORM if bounds else FORM
         wanted = self.half.bound_formats if bounds else self.half.formats
-        paragraphs = [" ".join(told), " ".join(numbers), " ".join(asked)]
+        paragraphs = [" ".join(graph), " ".join(numbers), " ".join(asked)]
         paragraphs.append(self.say(wanted, form=form))
         return ("\n" if self.sometimes(0.7) else " ").join(filter(None, paragraphs))
 
@@ -140,11 +140,11 @@ class _Writer:
             ins = [edge for edge in left if edge[1] == effect]
             on = [edge for edge in left if edge[0] == effect]
             if kind == 0 and outs:
-                told = self.listed([first, *self.taken(outs, left)], 1)
-                return self.fill(self.half.fan_outs, cause=self.names[cause], effects=told)
+                effects = self.listed([first, *self.taken(outs, left)], 1)
+                return self.fill(self.half.fan_outs, cause=self.names[cause], effects=effects)
             if kind == 1 and ins:
-                told = self.listed([first, *self.taken(ins, left)], 0)
-                return self.fill(self.half.fan_ins, causes=told, effect=self.names[effect])
+                causes = self.listed([first, *self.taken(ins, left)], 0)
+                return self.fill(self.half.fan_ins, causes=causes, effect=self.names[effect])
             if kind == 2 and on:
                 left.remove(on[0])
                 a, b, c = (self.names[v] for v in (cause, effect, on[0][1]))
@@ -184,8 +184,8 @@ class _Writer:
         return bool(term.given and other.given and term.target == other.target)
 
     def term(self, term: Term, number: str) -> dict[str, str]:
-        told = {**self.events("target", term.target), "p": self.number(number)}
-        return {**told, **self.events("given", term.given)} if term.given else told
+        slots = {**self.events("target", term.target), "p": self.number(number)}
+        return {**slots, **self.events("given", term.given)} if term.given else slots
 
     def number(self, number: str) -> str:
         """ "0.2500" or "25.00%" """
