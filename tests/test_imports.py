@@ -10,7 +10,9 @@ from tests.shared import ROOT
 
 # A module may import from its own line and those above it.
 LAYERS = [
-    ("errors", "types", "configs", "devices.processes"),
+    (
+        "errors", "types", "configs", "devices.processes", "devices.memory", "devices.starting",
+    ),  # fmt: skip
     ("cli", "devices.chips"),
     ("causal.text",),
     ("causal.engine",),
