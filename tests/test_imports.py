@@ -10,9 +10,8 @@ from tests.shared import ROOT
 
 # A module may import from its own line and those above it.
 LAYERS = [
-    (
-        "errors", "types", "configs", "devices.processes", "devices.memory", "devices.starting",
-    ),  # fmt: skip
+    ("devices.memory", "devices.starting"),
+    ("errors", "types", "configs", "devices.processes"),
     ("cli", "devices.chips"),
     ("causal.text",),
     ("causal.engine",),
