@@ -77,6 +77,8 @@ def test_a_program_that_needs_a_quarter_of_what_is_free_ends_the_keeping(monkeyp
 
 def test_compiled_programs_are_found_again(tmp_path):
     code = """
+import os
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 from caugym_jax.devices import starting
 starting.prepare()
 import jax
