@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-import types
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -48,7 +48,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_FUNCTIONS})
 
 
-class _Package(types.ModuleType):
+class _Package(ModuleType):
     """`caugym_jax.train` is the function, also where the command of that name was imported.
 
     Python sets a module as an attribute of its package; `from caugym_jax.train import main` reads
@@ -56,7 +56,7 @@ class _Package(types.ModuleType):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _FUNCTIONS and isinstance(value, types.ModuleType)):
+        if not (name in _FUNCTIONS and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 

@@ -10,7 +10,8 @@ defects found; the items that could not be read. Shares are of the items that we
 
 --out writes {"n", "prob": {"all", "by_task"}, "verdict": {"all", "by_task"}, "unread", "shortcut",
 "constant", "defects": [{"item", "kind", "why"}], ...}; with several files also "files", by name,
-and a defect says its "file". --explain=I prints the steps that answer item I (counting from 0).
+and a defect says its "file". --explain=I says how item I (counting from 0) is answered: in
+words, as `ask` does, then in the letters and steps of the released solutions.
 
 Exit status: 1 where an item is broken (not the schema, a cycle, contradictory numbers): it is named
 and the rest goes on. Texts in other people's words have the structure of the base items that they
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caugym_jax.causal.engine.audit import Marks, check, marks, summary
+from caugym_jax.causal.engine.explaining import explanation
 from caugym_jax.causal.text.vocabulary import describe
 from caugym_jax.cli import commands
 from caugym_jax.cli.workers import in_order, worker_count
@@ -140,6 +142,7 @@ def _explain(name: str, item: int) -> None:
     if checked.solved is None:
         raise UserError(f"{name}, item {item}: {checked.unread}")
     story = problem.story
+    print("\n".join(explanation(story, checked.solved)), "", sep="\n")
     print("\n".join(describe(story, node) for node in range(len(story.names))))
     for step, said in explain(story).items():
         print(f"{step}: {said}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caugym_jax.cli import commands
-from caugym_jax.devices import processes, starting
+from caugym_jax.devices import processes
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,7 +27,6 @@ def main(argv: Sequence[str]) -> None:
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(strange)} (write --config.KEY=VALUE)")
 
-    starting.prepare()
     from absl import logging
 
     from caugym_jax.cli import config as configs

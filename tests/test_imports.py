@@ -10,7 +10,6 @@ from tests.shared import ROOT
 
 # A module may import from its own line and those above it.
 LAYERS = [
-    ("devices.memory", "devices.starting"),
     ("errors", "types", "configs", "devices.processes"),
     ("cli", "devices.chips"),
     ("causal.text",),
@@ -41,6 +40,7 @@ LAYERS = [
         "export",
         "compile",
         "report",
+        "ask",
         "__main__",
     ),
 ]

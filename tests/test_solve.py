@@ -90,6 +90,7 @@ def test_explain(tmp_path, capsys):
         solve([f"--data={data}", f"--explain={i}"])
         printed = capsys.readouterr().out
         assert "Step 1: " in printed and row["answer"] in printed
+        assert "Adjusts for: {" in printed and "Answer: " in printed
     with pytest.raises(UserError, match="items 0 to 13"):
         solve([f"--data={data}", "--explain=14"])
 

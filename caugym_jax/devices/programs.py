@@ -7,27 +7,64 @@ reads the compiler's own memory analysis, and says in one line what to lower.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from caugym_jax.devices import processes
-from caugym_jax.devices.memory import free_memory
-from caugym_jax.devices.starting import release_heap
 from caugym_jax.errors import UserError
 
-# Times a program's needs that must be free on a CPU, or freed memory is no longer kept.
-ROOM = 4
+# Of each version of control groups: the limit, the usage, the statistics, and what the names of
+# those that include the groups below begin with.
+_CGROUPS = (
+    ("memory.max", "memory.current", "memory.stat", ""),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_",
+    ),
+)
 
 
-def memory_limit(device: jax.Device) -> int | None:
+def memory_limit(device: jax.Device, root: Path = Path("/")) -> int | None:
     """Bytes that are free: of the accelerator's own memory, or of this process's control group's
-    or the machine's on a CPU; None where nothing tells."""
-    if device.platform == "cpu":
-        return free_memory()
-    stats = device.memory_stats() or {}
-    limit = stats.get("bytes_limit")
-    return None if limit is None else limit - stats.get("bytes_in_use", 0)
+    or the machine's on a CPU; None where nothing tells.
+
+    A control group's usage counts the files that the kernel caches, which give way when memory is
+    asked for: they are free.
+
+    Args:
+      root: where /proc and /sys lie.
+    """
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return None if limit is None else limit - stats.get("bytes_in_use", 0)
+    found = []
+    for *names, prefix in _CGROUPS:
+        limit, usage, statistics = (root / "sys/fs/cgroup" / name for name in names)
+        if limit.exists() and usage.exists():
+            text = limit.read_text().strip()
+            if text.isdigit():  # "max" means unlimited
+                cached = _numbers(statistics)
+                free = int(text) - int(usage.read_text())
+                free += cached.get(f"{prefix}active_file", 0)
+                free += cached.get(f"{prefix}inactive_file", 0)
+                found.append(free)
+    available = _numbers(root / "proc/meminfo").get("MemAvailable:")
+    if available is not None:
+        found.append(available * 1024)
+    return min(found) if found else None
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The lines `name number ...` of a file of the kernel; none if there is no file."""
+    if not path.exists():
+        return {}
+    lines = (line.split() for line in path.read_text().splitlines())
+    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
 
 
 class Program:
@@ -96,9 +133,6 @@ class Program:
             outputs = jax.tree.leaves(compiled.output_shardings)
             needed *= max((len(s.addressable_devices) for s in outputs), default=1)
             where = "on this machine"
-            if ROOM * needed > limit:
-                release_heap()
-                limit = memory_limit(device) or limit
         if needed > limit:
             raise UserError(
                 f"the {self.name} program needs {needed / 2**30:.2f} GiB of memory {where}, "

@@ -15,7 +15,12 @@ import functools
 from collections.abc import Iterator
 from decimal import Decimal
 
-from caugym_jax.causal.engine.adjustment import affects, identifies
+from caugym_jax.causal.engine.adjustment import (
+    adjustment_sets_of,
+    affects,
+    identifies,
+    mediation_sets,
+)
 from caugym_jax.causal.engine.answers import ROUNDING, verdict
 from caugym_jax.causal.engine.estimands import (
     Probability,
@@ -155,6 +160,53 @@ def _has_no_effect(graph: Graph, query: Query) -> bool:
     return has_zero_effect(graph, query.task, query.x, query.y)
 
 
+def valid_sets(story: Story, query: Query, max_size: int = 2) -> list[tuple[int, ...]]:
+    """All sets of at most max_size adjusters that the graph allows, with the query's mediators."""
+    return adjustment_sets_of(
+        graph_of(story), query.task, query.x, query.y, max_size, query.mediators
+    )
+
+
+def sufficient(story: Story, max_size: int = 2) -> list[tuple[Term, ...]]:
+    """The smallest sets of further numbers that would determine an answer which lacks some.
+
+    Each set serves one way to identify the estimand, by at most `max_size` adjusters; a number that
+    follows from the others as a complement is not asked for twice.
+    """
+    graph, query = graph_of(story), as_asked(story.query)
+    if query.task in ("NDE", "NIE"):
+        ways = mediation_sets(graph, query.task, query.x, query.y, max_size)
+    else:
+        held = query.mediators
+        sets = adjustment_sets_of(graph, query.task, query.x, query.y, max_size, held)
+        ways = [(held, z) for z in sets]
+    p = implied_probability(graph, consistent(story.given))
+    found = {
+        _unknown(dataclasses.replace(query, mediators=through, adjusters=z), p)
+        for through, z in ways
+    }
+    fewest = min(map(len, found), default=0)
+    return sorted(terms for terms in found if len(terms) == fewest)
+
+
+def _unknown(query: Query, p: Probability) -> tuple[Term, ...]:
+    """The terms of a formula that the numbers do not give, but for complements among them."""
+    missing: list[Term] = []
+    for term in ingredients(query):
+        supposed = dict.fromkeys(missing, Decimal(0))
+        if not _gives(p, term) and not given_by(term, supposed):
+            missing.append(term)
+    return tuple(missing)
+
+
+def _gives(p: Probability, term: Term) -> bool:
+    try:
+        p(*term)
+    except KeyError:
+        return False
+    return True
+
+
 # Numbers --------------------------------------------------------------------------------------
 
 
@@ -188,11 +240,7 @@ def consistent(given: tuple[tuple[Term, str], ...]) -> dict[Term, Decimal]:
 
 def given_by(term: Term, printed: dict[Term, Decimal]) -> bool:
     """Whether the printed numbers and their complements give a term."""
-    try:
-        printed_probability(printed)(*term)
-    except KeyError:
-        return False
-    return True
+    return _gives(printed_probability(printed), term)
 
 
 def implied_probability(graph: Graph, printed: dict[Term, Decimal]) -> Probability:

@@ -25,7 +25,7 @@ class Unread(UserError):
     """The text is not in a wording that the reader knows well enough to be sure of."""
 
 
-def _check_graph(names: tuple[str, ...], edges: tuple[tuple[int, int], ...]) -> None:
+def check_graph(names: tuple[str, ...], edges: tuple[tuple[int, int], ...]) -> None:
     """Raises BadProblem where edges make a cycle, or part of a graph hangs on a misspelt name."""
     causes: dict[int, list[int]] = {}
     for cause, effect in edges:
@@ -169,7 +169,7 @@ class Vocabulary:
         old = sorted(range(len(self.names)), key=new.__getitem__)
         edges = tuple((new[a], new[b]) for a, b in edges)
         names = tuple(self.names[node] for node in old)
-        _check_graph(names, edges)
+        check_graph(names, edges)
         return Story(
             names,
             tuple(states[node] for node in old),
