@@ -34,11 +34,12 @@ def measure(size: tuple[int, ...], rounds: int) -> tuple[float, object]:
     import numpy as np
 
     from caugym_jax.algorithms.sft import sft
+    from caugym_jax.algorithms.step import Learner
     from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.config import ModelConfig
     from caugym_jax.models.transformer import Model, layout
+    from caugym_jax.models.work import Work
     from caugym_jax.objectives.optim import Optim, make_optimizer
-    from caugym_jax.planning.roofline import Work
     from caugym_jax.types import Batch
 
     D, L, N, K, F, V, rows, width = size
@@ -50,7 +51,8 @@ def measure(size: tuple[int, ...], rounds: int) -> tuple[float, object]:
     times = []
     with jax.set_mesh(mesh):
         model = Model(config)
-        algorithm = sft(model, make_optimizer(layout(config), 1000, Optim(peak=1e-4)), mesh)
+        optimizer = make_optimizer(layout(config), 1000, Optim(peak=1e-4))
+        algorithm = sft(Learner(model, optimizer, mesh))
         state = algorithm.init(model.init(jax.random.key(0)))
         experience, _, _ = algorithm.prepare(state, lambda: batch)
         for _ in range(rounds + 1):

@@ -27,6 +27,7 @@ def ours(rows: int, length: int, remat: str):
     import numpy as np
 
     from caugym_jax.algorithms.sft import sft
+    from caugym_jax.algorithms.step import Learner
     from caugym_jax.devices.mesh import make_mesh
     from caugym_jax.models.config import ModelConfig
     from caugym_jax.models.transformer import Model, layout
@@ -46,7 +47,7 @@ def ours(rows: int, length: int, remat: str):
     with jax.set_mesh(mesh):
         model = Model(config, remat=remat)
         optimizer = make_optimizer(layout(config), 1000, Optim(peak=1e-4))
-        algorithm = sft(model, optimizer, mesh)
+        algorithm = sft(Learner(model, optimizer, mesh))
         state = algorithm.init(model.init(jax.random.key(0)))
 
     def run():

@@ -98,11 +98,8 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
         if chosen is not None and call.name not in chosen:
             continue
         programs.append(
-            examine(
-                call, planned, config, machine.chip, machine.efficiency, machine.limit,
-                where.coordinates,
-            )
-        )  # fmt: skip
+            examine(call, machine.chip, machine.efficiency, machine.limit, where.coordinates)
+        )
         print("\n".join(lines(programs[-1])), flush=True)
     report = {
         "topology": name, "slices": slices, "devices": len(where.devices), "kind": kind,

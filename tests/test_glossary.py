@@ -20,7 +20,7 @@ RUNS = {  # what to log as much as possible with
     "sft": (),
     "dpo": (),
     "kto": (),
-    "ppo": (*POLICY, "missing_eos_penalty=1.0", "num_ppo_epochs=2"),
+    "ppo": (*POLICY, "missing_eos_penalty=1.0", "num_iterations=2"),
     "grpo": (
         *POLICY, "dynamic_sampling=false", "beta=0.1", "overlong_buffer=2",
         "importance_sampling_correction=token",

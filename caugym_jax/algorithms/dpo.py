@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.algorithms.preference import lay_out, reference_scorer, score_sequences
-from caugym_jax.algorithms.sft import Targets
-from caugym_jax.algorithms.step import (
-    WHOLE,
-    Adapter,
-    Algorithm,
-    check_rows,
-    init_state,
-    make_step,
-    state_template,
-)
+from caugym_jax.algorithms.sft import Targets, target_work
+from caugym_jax.algorithms.step import Algorithm, Learner, check_rows, init_state, make_step
 from caugym_jax.devices.mesh import put, row_count, rows
-from caugym_jax.devices.programs import Call, described
-from caugym_jax.errors import UserError
-from caugym_jax.models.transformer import Model, Params
+from caugym_jax.errors import UserError, require
+from caugym_jax.models.transformer import Params
 from caugym_jax.objectives import dpo as objective
-from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.types import Preference, TrainState
 
 REMEDY = "data.batch_size or data.max_length"
@@ -38,36 +29,11 @@ class Pairs(NamedTuple):
     pairs_per_token: Any  # [B] float32, equal: pairs over chosen tokens of the global batch
 
 
-def dpo(
-    model: Model,
-    optimizer: Optimizer,
-    mesh,
-    reference: Params | None,
-    adapter: Adapter = WHOLE,
-    *,
-    max_length: int = 1024,
-    pad_id: int = 0,
-    beta: float = 0.1,
-    loss_type: Sequence[str] = ("sigmoid",),
-    loss_weights: Sequence[float] | None = None,
-    label_smoothing: float = 0.0,
-    microbatches: int | None = 1,
-) -> Algorithm:
-    """DPO (Rafailov et al. 2023, arXiv 2305.18290) and its relatives; names are TRL's.
+@dataclasses.dataclass(frozen=True)
+class Dpo:
+    """Settings of DPO and its relatives; names are TRL's.
 
-        loss = -log sigmoid(beta (r_chosen - r_rejected)),    r = log p(y) / p_ref(y)
-
-    averaged over pairs; log-probabilities are sums over a completion's tokens. The loader gives
-    (Preference, reference log-probabilities [2] or None).
-
-    At step 0 all rewards are 0 and the loss is ln 2. Margins rise from there, while the chosen
-    completions may well become less probable too (`logps/chosen`): the loss sees differences only.
-    Adding "sft" to the losses holds them up.
-
-    Args:
-      reference: the first model's weights, without adapters; needed unless items bring their
-        reference log-probabilities.
-      max_length: what rows are padded to at most.
+    Attributes:
       beta: how strongly the policy is held to the reference.
       loss_type: one or several of "sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "sft" (the
         token mean of the chosen completions' negative log-likelihood); see `objectives.dpo`.
@@ -77,16 +43,64 @@ def dpo(
       microbatches: parts into which a batch is cut to save memory; None: one pair to each device at
         a time. Changes no result.
     """
-    _check(beta, loss_type, loss_weights, label_smoothing)
+
+    beta: float = 0.1
+    loss_type: tuple[str, ...] = ("sigmoid",)
+    loss_weights: tuple[float, ...] | None = None
+    label_smoothing: float = 0.0
+    microbatches: int | None = 1
+
+    def __post_init__(self):
+        require(self, "beta", above=0)
+        require(self, "microbatches", at_least=1)
+        require(self, "loss_weights")
+        require(self, "label_smoothing", at_least=0, below=0.5)
+        named = ",".join(self.loss_type)
+        if not self.loss_type or set(self.loss_type) - set(objective.LOSS_TYPES):
+            known = ", ".join(objective.LOSS_TYPES)
+            raise UserError(f"loss_type={named}: must be one or several of {known}")
+        if self.loss_weights is not None and len(self.loss_weights) != len(self.loss_type):
+            raise UserError(
+                f"loss_weights has {len(self.loss_weights)} numbers for {len(self.loss_type)} "
+                "losses: give one for each"
+            )
+        if self.label_smoothing and not set(self.loss_type) & set(objective.SMOOTHED):
+            raise UserError(
+                f"label_smoothing={self.label_smoothing} has no effect on {named}: it belongs to "
+                f"{' and '.join(objective.SMOOTHED)}"
+            )
+
+
+def dpo(
+    learner: Learner, settings: Dpo = Dpo(), *, max_length: int = 1024, pad_id: int = 0
+) -> Algorithm:
+    """DPO (Rafailov et al. 2023, arXiv 2305.18290) and its relatives.
+
+        loss = -log sigmoid(beta (r_chosen - r_rejected)),    r = log p(y) / p_ref(y)
+
+    averaged over pairs; log-probabilities are sums over a completion's tokens. The loader gives
+    (Preference, reference log-probabilities [2] or None); the learner's reference is needed unless
+    items bring theirs.
+
+    At step 0 all rewards are 0 and the loss is ln 2. Margins rise from there, while the chosen
+    completions may well become less probable too (`logps/chosen`): the loss sees differences only.
+    Adding "sft" to the losses holds them up.
+
+    Args:
+      max_length: what rows are padded to at most.
+    """
+    model, optimizer, mesh, adapter, reference = learner
+    microbatches = settings.microbatches
 
     def loss(params: Params, e: Pairs):
         s = score_sequences(model, params, e.targets)
         total, pairs = objective.dpo(
-            s.logps, e.ref_logps, s.lengths, loss_type, loss_weights=loss_weights, beta=beta,
-            label_smoothing=label_smoothing, pairs_per_token=e.pairs_per_token,
+            s.logps, e.ref_logps, s.lengths, settings.loss_type,
+            loss_weights=settings.loss_weights, beta=settings.beta,
+            label_smoothing=settings.label_smoothing, pairs_per_token=e.pairs_per_token,
         )  # fmt: skip
         counted = jnp.all(s.lengths > 0, axis=-1)
-        rewards = beta * (s.logps - e.ref_logps)
+        rewards = settings.beta * (s.logps - e.ref_logps)
         chosen, rejected = rewards.T
 
         def mean(x):
@@ -104,10 +118,11 @@ def dpo(
         }
         return (total, pairs), sums
 
-    step = make_step(loss, optimizer, mesh, adapter, microbatches=microbatches, remedy=REMEDY)
-    rescore = None if reference is None else reference_scorer(
-        model, reference, microbatches, REMEDY
+    step = make_step(
+        loss, optimizer, mesh, adapter, microbatches=microbatches, remedy=REMEDY,
+        work=lambda e: target_work(model, e.targets),
     )  # fmt: skip
+    score = None if reference is None else reference_scorer(learner, microbatches, REMEDY)
 
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
@@ -119,43 +134,8 @@ def dpo(
         metrics = {"tokens": int(np.sum(laid_out.batch.segment_ids > 0))}
         share = len(pairs) / laid_out.mask[:, 0].sum()
         targets = put(laid_out, rows(mesh))
-        ref_logps = rescore(targets) if known[0] is None else put(np.stack(known), rows(mesh))
+        ref_logps = score(targets) if known[0] is None else put(np.stack(known), rows(mesh))
         shares = put(np.full(len(pairs), share, np.float32), rows(mesh))
         return Pairs(targets, ref_logps, shares), metrics, []
 
-    def calls(pairs: list[tuple[Preference, Any]]) -> tuple[Call, ...]:
-        laid_out = lay_out([(p.prompt, p.chosen, p.rejected) for p, _ in pairs], max_length, pad_id)
-        state, targets = state_template(optimizer, mesh), described(laid_out, rows(mesh))
-        sums = np.zeros((len(pairs), 2), np.float32), np.zeros(len(pairs), np.float32)
-        e = Pairs(targets, *described(sums, rows(mesh)))
-        found = () if rescore is None else (Call("reference", rescore, (targets,), beside=state),)
-        return (*found, Call("update", step, (state, e), beside=reference))
-
-    return Algorithm(init, prepare, step, calls)
-
-
-def _check(
-    beta: float,
-    loss_type: Sequence[str],
-    loss_weights: Sequence[float] | None,
-    label_smoothing: float,
-) -> None:
-    if beta <= 0:
-        raise UserError(f"dpo.beta={beta}: a number above 0 is wanted")
-    wrong = [name for name in loss_type if name not in objective.LOSS_TYPES]
-    if wrong or not loss_type:
-        raise UserError(
-            f"dpo.loss_type={','.join(loss_type)}: use one or several of "
-            f"{', '.join(objective.LOSS_TYPES)}"
-        )
-    if loss_weights is not None and len(loss_weights) != len(loss_type):
-        raise UserError(
-            f"dpo.loss_weights has {len(loss_weights)} numbers for {len(loss_type)} losses"
-        )
-    if not 0 <= label_smoothing < 0.5:
-        raise UserError(f"dpo.label_smoothing={label_smoothing}: from 0 to below 0.5")
-    if label_smoothing and not set(loss_type) & set(objective.SMOOTHED):
-        raise UserError(
-            f"dpo.label_smoothing={label_smoothing} has no effect on {','.join(loss_type)}: it "
-            f"belongs to {' and '.join(objective.SMOOTHED)}"
-        )
+    return Algorithm(init, prepare, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,23 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.algorithms.preference import lay_out, reference_scorer, score_sequences
-from caugym_jax.algorithms.sft import Targets
+from caugym_jax.algorithms.sft import Targets, target_work
 from caugym_jax.algorithms.step import (
-    WHOLE,
-    Adapter,
     Algorithm,
+    Learner,
+    Loss,
     check_rows,
     in_parts,
     init_state,
     make_step,
-    state_template,
+    microbatch_count,
 )
 from caugym_jax.devices.mesh import put, row_count, rows
-from caugym_jax.devices.programs import Call, Program, described
-from caugym_jax.errors import UserError
+from caugym_jax.devices.programs import Program
+from caugym_jax.devices.shapes import computed
+from caugym_jax.errors import UserError, require
 from caugym_jax.models.transformer import Model, Params
+from caugym_jax.models.work import Work
 from caugym_jax.objectives import kto as objective
-from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.types import Judged, TrainState
 
 REMEDY = "data.batch_size or data.max_length"
@@ -41,35 +43,11 @@ class Completions(NamedTuple):
     baseline: Any  # [B] float32, equal: the reference point z0 of the global batch
 
 
-def kto(
-    model: Model,
-    optimizer: Optimizer,
-    mesh,
-    reference: Params | None,
-    adapter: Adapter = WHOLE,
-    *,
-    max_length: int = 1024,
-    pad_id: int = 0,
-    beta: float = 0.1,
-    loss_type: str = "kto",
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
-    microbatches: int | None = 1,
-) -> Algorithm:
-    """KTO (Ethayarajh et al. 2024, arXiv 2402.01306); names are TRL's.
+@dataclasses.dataclass(frozen=True)
+class Kto:
+    """Settings of KTO; names are TRL's.
 
-        loss = mean of  desirable_weight   (1 - sigmoid(beta (r - z0)))  over desirable
-               and      undesirable_weight (1 - sigmoid(beta (z0 - r)))  over undesirable ones
-
-    with r = log p(y) / p_ref(y), summed over tokens, and z0 = max(0, mean of log p(y') / p_ref(y'))
-    over completions y' of other prompts: an estimate of the KL, without gradient. z0 is taken with
-    the present policy over the whole batch, so it does not depend on how the batch is cut. The
-    loader gives (Judged, reference log-probabilities of (own, other) or None).
-
-    Args:
-      reference: the first model's weights, without adapters; needed unless items bring their
-        reference log-probabilities.
-      max_length: what rows are padded to at most.
+    Attributes:
       beta: how strongly the policy is held to the reference.
       loss_type: "kto", or "apo_zero_unpaired" (D'Oosterlinck et al. 2024), which has z0 = 0.
       desirable_weight, undesirable_weight: the paper advises weights such that the ratio of
@@ -77,19 +55,79 @@ def kto(
       microbatches: parts into which a batch is cut to save memory; None: one row to each device at
         a time. Changes no result.
     """
-    if beta <= 0:
-        raise UserError(f"kto.beta={beta}: a number above 0 is wanted")
-    if loss_type not in objective.LOSS_TYPES:
-        raise UserError(f"kto.loss_type={loss_type!r}: use {' or '.join(objective.LOSS_TYPES)}")
-    if min(desirable_weight, undesirable_weight) < 0 or desirable_weight + undesirable_weight <= 0:
-        raise UserError("kto.desirable_weight and kto.undesirable_weight: not below 0, nor both 0")
+
+    beta: float = 0.1
+    loss_type: str = "kto"
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+    microbatches: int | None = 1
+
+    def __post_init__(self):
+        require(self, "beta", above=0)
+        require(self, "loss_type", among=objective.LOSS_TYPES)
+        require(self, "desirable_weight", "undesirable_weight", at_least=0)
+        require(self, "microbatches", at_least=1)
+        if not self.desirable_weight + self.undesirable_weight:
+            raise UserError("desirable_weight=undesirable_weight=0: one must be above 0")
+
+
+def kto(
+    learner: Learner, settings: Kto = Kto(), *, max_length: int = 1024, pad_id: int = 0
+) -> Algorithm:
+    """KTO (Ethayarajh et al. 2024, arXiv 2402.01306).
+
+        loss = mean of  desirable_weight   (1 - sigmoid(beta (r - z0)))  over desirable
+               and      undesirable_weight (1 - sigmoid(beta (z0 - r)))  over undesirable ones
+
+    with r = log p(y) / p_ref(y), summed over tokens, and z0 = max(0, mean of log p(y') / p_ref(y'))
+    over completions y' of other prompts: an estimate of the KL, without gradient. z0 is taken with
+    the present policy over the whole batch, so it does not depend on how the batch is cut. The
+    loader gives (Judged, reference log-probabilities of (own, other) or None); the learner's
+    reference is needed unless items bring theirs.
+
+    Args:
+      max_length: what rows are padded to at most.
+    """
+    model, optimizer, mesh, adapter, reference = learner
+    microbatches = settings.microbatches
+    step = make_step(
+        _loss(model, settings), optimizer, mesh, adapter, microbatches=microbatches, remedy=REMEDY,
+        work=lambda e: target_work(model, e.targets),
+    )  # fmt: skip
+    score = None if reference is None else reference_scorer(learner, microbatches, REMEDY)
+    compare = _reference_point(learner, settings)
+
+    def init(params: Any) -> TrainState:
+        return init_state(params, optimizer, mesh)
+
+    def prepare(state: TrainState, draw: Callable[[], list[tuple[Judged, Any]]]):
+        items, known = zip(*draw(), strict=True)
+        check_rows(len(items), microbatches, row_count(mesh), "data.batch_size")
+        laid_out = lay_out([(x.prompt, x.completion, x.other) for x in items], max_length, pad_id)
+        tokens = np.sum(laid_out.batch.segment_ids > 0, axis=(0, 2))
+        metrics = {"tokens": int(tokens.sum()), "tokens_updated": int(tokens[0])}
+        targets = put(laid_out, rows(mesh))
+        ref_logps = score(targets) if known[0] is None else put(np.stack(known), rows(mesh))
+        labels = put(np.array([x.label for x in items]), rows(mesh))
+        return compare(state.params, targets, ref_logps, labels), metrics, []
+
+    def update(state: TrainState, batch: Completions):
+        state, metrics = step(state, batch)
+        return state, computed(_means_by_class, metrics)
+
+    return Algorithm(init, prepare, update)
+
+
+def _loss(model: Model, settings: Kto) -> Loss:
+    beta = settings.beta
 
     def loss(params: Params, e: Completions):
         s = score_sequences(model, params, e.targets)
         ratios = s.logps - e.ref_logps
         total, weight = objective.kto(
             ratios, e.labels, s.lengths, e.baseline, beta=beta,
-            desirable_weight=desirable_weight, undesirable_weight=undesirable_weight,
+            desirable_weight=settings.desirable_weight,
+            undesirable_weight=settings.undesirable_weight,
         )  # fmt: skip
         sums = {
             "kl": (e.baseline.sum(), jnp.float32(len(e.baseline))),
@@ -103,15 +141,16 @@ def kto(
             sums[f"count/{name}"] = (count, jnp.float32(len(e.labels)))
         return (total, weight), sums
 
-    step = make_step(loss, optimizer, mesh, adapter, microbatches=microbatches, remedy=REMEDY)
-    rescore = None if reference is None else reference_scorer(
-        model, reference, microbatches, REMEDY
-    )  # fmt: skip
+    return loss
+
+
+def _reference_point(learner: Learner, settings: Kto) -> Program:
+    """The program that takes z0 and leaves the mismatched completions behind."""
+    model, adapter, microbatches = learner.model, learner.adapter, settings.microbatches
 
     def compare(params, targets: Targets, ref_logps, labels, frozen) -> Completions:
-        """Takes z0 and leaves the mismatched completions behind."""
         own, other = (jax.tree.map(lambda x, i=i: x[:, i], targets) for i in (0, 1))
-        if loss_type == "kto":
+        if settings.loss_type == "kto":
             weights = adapter.apply(params, frozen)
             s = in_parts(lambda part: score_sequences(model, weights, part), other, 1, microbatches)
             z0 = objective.reference_point(s.logps - ref_logps[:, 1], s.lengths)
@@ -119,58 +158,21 @@ def kto(
             z0 = jnp.float32(0)
         return Completions(own, ref_logps[:, 0], labels, jnp.broadcast_to(z0, labels.shape))
 
-    compare = Program(
-        "reference point",
-        compare,
-        f"{REMEDY}, or raise microbatches",
-        last=(adapter.frozen,),
-        out_shardings=rows(mesh),
-    )
+    def work(_, targets: Targets, *rest: Any) -> Work:
+        both = target_work(model, targets)
+        return both._replace(rows=both.rows // 2, parts=microbatch_count(targets, microbatches))
 
-    def init(params: Any) -> TrainState:
-        return init_state(params, optimizer, mesh)
+    return Program(
+        "reference point", compare, f"{REMEDY}, or raise microbatches",
+        last=(adapter.frozen,), places=rows(learner.mesh), work=work,
+    )  # fmt: skip
 
-    def prepare(state: TrainState, draw: Callable[[], list[tuple[Judged, Any]]]):
-        items, known = zip(*draw(), strict=True)
-        check_rows(len(items), microbatches, row_count(mesh), "data.batch_size")
-        laid_out = lay_out([(x.prompt, x.completion, x.other) for x in items], max_length, pad_id)
-        tokens = np.sum(laid_out.batch.segment_ids > 0, axis=(0, 2))
-        metrics = {"tokens": int(tokens.sum()), "tokens_updated": int(tokens[0])}
-        targets = put(laid_out, rows(mesh))
-        ref_logps = rescore(targets) if known[0] is None else put(np.stack(known), rows(mesh))
-        labels = put(np.array([x.label for x in items]), rows(mesh))
-        return compare(state.params, targets, ref_logps, labels), metrics, []
 
-    def update(state: TrainState, batch: Completions):
-        state, metrics = step(state, batch)
-        for name in ("chosen", "rejected"):  # of a class that the batch lacks there is no mean
-            some = metrics.pop(f"count/{name}") > 0
-            for key in (f"rewards/{name}", f"logps/{name}"):
-                metrics[key] = jnp.where(some, metrics[key], jnp.nan)
-        metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
-        return state, metrics
-
-    def calls(items: list[tuple[Judged, Any]]) -> tuple[Call, ...]:
-        count = len(items)
-        laid_out = lay_out(
-            [(x.prompt, x.completion, x.other) for x, _ in items], max_length, pad_id
-        )
-        state, targets = state_template(optimizer, mesh), described(laid_out, rows(mesh))
-        numbers = (
-            np.zeros((count, 2), np.float32),
-            np.zeros(count, bool),
-            np.zeros(count, np.float32),
-        )
-        both, labels, each = described(numbers, rows(mesh))
-        own = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((x.shape[0], *x.shape[2:]), x.dtype), targets
-        )
-        found = [] if rescore is None else [Call("reference", rescore, (targets,), beside=state)]
-        moments = state.opt_state, reference
-        found.append(
-            Call("reference point", compare, (state.params, targets, both, labels), beside=moments)
-        )
-        e = Completions(described(own, rows(mesh)), each, labels, each)
-        return (*found, Call("update", step, (state, e), beside=reference))
-
-    return Algorithm(init, prepare, update, calls)
+def _means_by_class(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """An update's metrics; NaN for the mean of a class that the batch lacks."""
+    metrics = dict(metrics)
+    for name in ("chosen", "rejected"):
+        some = metrics.pop(f"count/{name}") > 0
+        for key in (f"rewards/{name}", f"logps/{name}"):
+            metrics[key] = jnp.where(some, metrics[key], jnp.nan)
+    return metrics | {"rewards/margins": metrics["rewards/chosen"] - metrics["rewards/rejected"]}

@@ -17,14 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.sft import Targets, find_targets, score_targets
-from caugym_jax.algorithms.step import in_parts
+from caugym_jax.algorithms.sft import Targets, find_targets, score_targets, target_work
+from caugym_jax.algorithms.step import Learner, in_parts, microbatch_count
 from caugym_jax.data.packing import pad, width_for
 from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import fetch, put, rows
 from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params
+from caugym_jax.models.work import Work
 from caugym_jax.runs.log import Progress
 from caugym_jax.types import Example
 
@@ -59,17 +60,22 @@ def score_sequences(model: Model, params: Params, targets: Targets) -> Sequences
     return Sequences(*(x.reshape(lead) for x in sums))
 
 
-def reference_scorer(
-    model: Model, reference: Params, microbatches: int | None, remedy: str
-) -> Score:
+def reference_scorer(learner: Learner, microbatches: int | None, remedy: str) -> Score:
     """A program from targets [B, 2, ...] to the first model's log-probabilities [B, 2]: as many
     rows at a time as the update takes, so that both are equal where the weights are."""
+    model = learner.model
 
     def logps(targets: Targets, weights: Params) -> jax.Array:
         one = lambda part: score_sequences(model, weights, part).logps  # noqa: E731
         return in_parts(one, targets, 1, microbatches)
 
-    return Program("reference", logps, f"{remedy}, or raise microbatches", last=(reference,))
+    def work(targets: Targets) -> Work:
+        return target_work(model, targets)._replace(parts=microbatch_count(targets, microbatches))
+
+    return Program(
+        "reference", logps, f"{remedy}, or raise microbatches",
+        last=(learner.reference,), places=rows(learner.mesh), work=work,
+    )  # fmt: skip
 
 
 def cached_reference(

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.step import (
-    WHOLE,
-    Adapter,
-    Algorithm,
-    check_rows,
-    init_state,
-    make_step,
-    state_template,
-)
+from caugym_jax.algorithms.step import Algorithm, Learner, check_rows, init_state, make_step
 from caugym_jax.data.packing import width_for
-from caugym_jax.devices.mesh import put, row_count, rows
-from caugym_jax.devices.programs import Call, described
+from caugym_jax.devices.mesh import fetch, put, row_count, rows
+from caugym_jax.devices.shapes import computed
+from caugym_jax.errors import require
 from caugym_jax.models.transformer import Model
+from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.logprobs import Scores, score_hidden
-from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.objectives.sft import nll
 from caugym_jax.types import Batch
 
@@ -92,23 +87,33 @@ def score_targets(model: Model, params: Any, t: Targets) -> Scores:
     return score_hidden(model, params, hidden, targets)
 
 
-def sft(
-    model: Model,
-    optimizer: Optimizer,
-    mesh,
-    adapter: Adapter = WHOLE,
-    *,
-    seed: int = 0,
-    neftune_noise_alpha: float = 0.0,
-    microbatches: int | None = 1,
-) -> Algorithm:
-    """The mean negative log-likelihood of completion tokens, over the global batch.
+@dataclasses.dataclass(frozen=True)
+class Sft:
+    """Settings of supervised fine-tuning.
 
-    Args:
+    Attributes:
       neftune_noise_alpha: noise on embeddings in training, see `noise_for` (5 is usual); 0: off.
       microbatches: parts into which a batch is cut to save memory; None: one row to each device
         at a time. Changes no result.
     """
+
+    neftune_noise_alpha: float = 0.0
+    microbatches: int | None = 1
+
+    def __post_init__(self):
+        require(self, "neftune_noise_alpha", at_least=0)
+        require(self, "microbatches", at_least=1)
+
+
+def target_work(model: Model, targets: Targets) -> Work:
+    """Of `score_targets`; the leading axes of the targets' leaves are free."""
+    return forward(model, targets.batch.tokens.shape, targets.mask.shape[-1])
+
+
+def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
+    """The mean negative log-likelihood of completion tokens, over the global batch."""
+    model, optimizer, mesh, adapter, _ = learner
+    alpha, microbatches = settings.neftune_noise_alpha, settings.microbatches
 
     def loss(params, t: Targets):
         scores = score_targets(model, params, t)
@@ -120,8 +125,8 @@ def sft(
         return nll(scores.logprobs, t.mask), sums
 
     step = make_step(
-        loss, optimizer, mesh, adapter,
-        microbatches=microbatches, remedy="data.batch_size or data.max_length",
+        loss, optimizer, mesh, adapter, microbatches=microbatches,
+        remedy="data.batch_size or data.max_length", work=functools.partial(target_work, model),
     )  # fmt: skip
     spread = jax.jit(lambda keys: keys, out_shardings=rows(mesh))
 
@@ -133,21 +138,10 @@ def sft(
         check_rows(len(batch.tokens), microbatches, row_count(mesh), "data.batch_size")
         metrics = {"tokens": int(np.sum(batch.segment_ids > 0))}
         targets = put(find_targets(batch), rows(mesh))
-        if neftune_noise_alpha:
-            keys, size = noise_for(
-                batch, neftune_noise_alpha, model.config.d_model, seed, int(state.step)
-            )
-            targets = targets._replace(noise=(spread(keys), put(size, rows(mesh))))
+        if alpha:
+            keys, size = noise_for(batch, alpha, model.config.d_model, seed, int(fetch(state.step)))
+            noise = computed(spread, keys, places=rows(mesh)), put(size, rows(mesh))
+            targets = targets._replace(noise=noise)
         return targets, metrics, []
 
-    def calls(batch: Batch) -> tuple[Call, ...]:
-        targets = described(find_targets(batch), rows(mesh))
-        if neftune_noise_alpha:
-            drawn = jax.eval_shape(
-                lambda: noise_for(batch, neftune_noise_alpha, model.config.d_model, seed, 0)[0]
-            )
-            size = jax.ShapeDtypeStruct(batch.tokens.shape, np.float32)
-            targets = targets._replace(noise=described((drawn, size), rows(mesh)))
-        return (Call("update", step, (state_template(optimizer, mesh), targets)),)
-
-    return Algorithm(init, prepare, step, calls)
+    return Algorithm(init, prepare, step)

@@ -9,10 +9,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from caugym_jax.devices.mesh import replicated, rows, sharding, shardings, traced_row_count
-from caugym_jax.devices.programs import Call, Program, described
+from caugym_jax.devices.mesh import (
+    Layout,
+    described,
+    replicated,
+    rows,
+    sharding,
+    shardings,
+    traced_row_count,
+)
+from caugym_jax.devices.programs import Program
+from caugym_jax.devices.shapes import computed, recording
 from caugym_jax.errors import UserError
-from caugym_jax.models.transformer import Model, Params, cast, layout
+from caugym_jax.models.transformer import Model, Params
+from caugym_jax.models.work import Work
 from caugym_jax.objectives.optim import Optimizer
 from caugym_jax.types import TrainState
 
@@ -27,16 +37,15 @@ class Algorithm(NamedTuple):
 
     init(params) -> TrainState
     prepare(state, draw) -> (experience, metrics, samples): all that needs no gradient; `draw()`
-        gives the loader's next items. An experience of None: nothing to learn, skip the step.
+        returns the loader's next items. An experience of None: nothing to learn, skip the step.
     update(state, experience) -> (state, metrics)
-    calls(items) -> the compiled programs of a step on such items, as the loader gives them, with
-        the arguments they get: nothing is computed.
+
+    All three run on shapes too (`devices.shapes.recording`): so a step is planned.
     """
 
     init: Callable[[Any], TrainState]
     prepare: Callable[..., Any]
     update: Callable[..., Any]
-    calls: Callable[[Any], tuple[Call, ...]] | None = None
 
 
 class Adapter(NamedTuple):
@@ -51,6 +60,17 @@ class Adapter(NamedTuple):
 
 
 WHOLE = Adapter((), lambda params, frozen: params, lambda params: params)  # all are trained
+
+
+class Learner(NamedTuple):
+    """What a method trains: the model, how, and where."""
+
+    model: Model
+    optimizer: Optimizer
+    mesh: jax.sharding.Mesh
+    adapter: Adapter = WHOLE
+    # The first model's weights, without adapters, for methods that compare with it.
+    reference: Params | None = None
 
 
 def init_state(params: Any, optimizer: Optimizer, mesh, *, donate: bool = False) -> TrainState:
@@ -72,41 +92,24 @@ def init_state(params: Any, optimizer: Optimizer, mesh, *, donate: bool = False)
         init,
         "the model's size: a smaller preset, or more devices with mesh.fsdp",
         donate=(0,) if donate else (),
-        out_shardings=state_shardings(optimizer, mesh),
+        places=state_shardings(optimizer, mesh),
     )
     return program(params)
 
 
-def state_template(optimizer: Optimizer, mesh) -> TrainState:
-    """Shapes, types and shardings of the training state: what a checkpoint is restored onto."""
-    shapes = optimizer.layout.shapes
-    count = jax.ShapeDtypeStruct((), jnp.int32)
-    state = TrainState(count, shapes, jax.eval_shape(optimizer.transform.init, shapes), count)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        state,
-        state_shardings(optimizer, mesh),
-    )
-
-
-def merged_template(adapter: Adapter, state: TrainState, model: Model, mesh) -> Params:
-    """Shapes, types and shardings of `adapter.merge(state.params)`."""
-    if adapter is WHOLE:
-        return state.params
-    plain = layout(model.config)
-    weights = jax.eval_shape(lambda params: cast(params, model.dtype), plain.shapes)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        weights,
-        shardings(plain, mesh),
-    )
+def state_shapes(
+    init: Callable[[Any], TrainState], trained: Layout, mesh: jax.sharding.Mesh
+) -> TrainState:
+    """Shapes, types and shardings of what `init` returns: what a checkpoint is restored onto."""
+    with recording():
+        return init(described(trained, mesh))
 
 
 def state_shardings(optimizer: Optimizer, mesh) -> TrainState:
     """Where each array of the training state lives: moments like their parameters."""
     shapes, axes = optimizer.layout
-    described = jax.tree.map(lambda x, names: (x.shape, names), shapes, axes)
-    weights = dict(jax.tree.leaves_with_path(described, is_leaf=lambda x: isinstance(x, tuple)))
+    both = jax.tree.map(lambda x, names: (x.shape, names), shapes, axes)
+    weights = dict(jax.tree.leaves_with_path(both, is_leaf=lambda x: isinstance(x, tuple)))
     alone = replicated(mesh)
 
     def place(path, leaf):
@@ -134,10 +137,14 @@ def split_rows(batch: Any, parts: int) -> Any:
     return jax.tree.map(split, batch)
 
 
-def minibatch_template(batch: Any, parts: int, mesh) -> Any:
-    """Shapes, types and shardings of one of `split_rows(batch, parts)`."""
-    one = jax.eval_shape(lambda b: jax.tree.map(lambda x: x[0], split_rows(b, parts)), batch)
-    return described(one, rows(mesh))
+def minibatches(batch: Any, parts: int, mesh: jax.sharding.Mesh) -> list[Any]:
+    """`split_rows(batch, parts)` as a list."""
+
+    def split(batch):
+        together = split_rows(batch, parts)
+        return [jax.tree.map(lambda x, i=i: x[i], together) for i in range(parts)]
+
+    return computed(split, batch, places=rows(mesh))
 
 
 def merge_rows(parts: Any) -> Any:
@@ -166,8 +173,11 @@ def in_parts(
 
 def mean_report(reports: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
     """The mean over the updates of a step of what they report; of the learning rate, the last."""
-    mean = {k: sum(r[k] for r in reports) / len(reports) for k in reports[0]}
-    return mean | {"learning_rate": reports[-1]["learning_rate"]}
+
+    def mean(reports):
+        return {k: sum(r[k] for r in reports) / len(reports) for k in reports[0]}
+
+    return computed(mean, reports) | {"learning_rate": reports[-1]["learning_rate"]}
 
 
 def gradients(
@@ -212,6 +222,8 @@ def make_step(
     *,
     microbatches: int | None = 1,
     remedy: str = "batch_size",
+    name: str = "update",
+    work: Callable[[Any], Work] | None = None,
 ) -> Program:
     """The compiled update (state, batch) -> (state, metrics); the state is donated.
 
@@ -221,8 +233,16 @@ def make_step(
 
     Args:
       adapter: makes the weights that `loss` sees of the trained ones.
+      work: the forward pass of a batch, by its shapes.
     """
     transform = optimizer.transform
+
+    def training(state: TrainState, batch: Any) -> Work:
+        trained = None
+        if adapter is not WHOLE:
+            trained = sum(x.size for x in jax.tree.leaves(optimizer.layout.shapes))
+        parts = microbatch_count(batch, microbatches)
+        return work(batch)._replace(train=True, parts=parts, adapters=trained)
 
     def step(state: TrainState, batch: Any, frozen: Any):
         def of_trained(params, part):
@@ -248,12 +268,13 @@ def make_step(
         return state, {"loss": value, "grad_norm": norm, "learning_rate": rate, **metrics}
 
     return Program(
-        "update",
+        name,
         step,
         f"{remedy}, or raise microbatches",
         donate=(0,),
         last=(adapter.frozen,),
-        out_shardings=(state_shardings(optimizer, mesh), None),
+        places=(state_shardings(optimizer, mesh), None),
+        work=None if work is None else training,
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from caugym_jax.devices.shapes import on_shapes, placed
 from caugym_jax.errors import UserError, require
 
 MESH_AXES = ("data", "fsdp", "context", "tensor")
@@ -230,6 +231,11 @@ def shardings(layout: Layout, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x, names: sharding(names, x.shape, mesh), *layout)
 
 
+def described(layout: Layout, mesh: Mesh) -> Any:
+    """The tree of the weights' shapes, types and shardings."""
+    return placed(layout.shapes, shardings(layout, mesh))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
@@ -314,8 +320,10 @@ def put(tree: Any, target: Any) -> Any:
     """Host to device: NumPy arrays to arrays with the given sharding(s).
 
     Of several processes every one has the whole arrays and feeds its devices' part of them, so
-    this is right for any mesh.
+    this is right for any mesh. On shapes (`shapes.recording`) it returns shapes.
     """
+    if on_shapes():
+        return placed(jax.tree.map(np.asarray, tree), target)
     if isinstance(target, NamedSharding):
         target = jax.tree.map(lambda _: target, tree)
 
@@ -327,13 +335,21 @@ def put(tree: Any, target: Any) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Device to host: a tree of NumPy arrays holding the global values, on every process."""
+    """Device to host: a tree of NumPy arrays holding the global values, on every process; zeros
+    for shapes."""
+    if on_shapes():
+        return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
 
     def whole(x):
         there = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
         return jax.jit(_same, out_shardings=replicated(x.sharding.mesh))(x) if there else x
 
     return jax.device_get(jax.tree.map(whole, tree))
+
+
+def move(tree: Any, target: Any) -> Any:
+    """Device to device: the same arrays with the given sharding(s)."""
+    return placed(tree, target) if on_shapes() else jax.device_put(tree, target)
 
 
 def _same(x: jax.Array) -> jax.Array:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from caugym_jax.devices import processes
+from caugym_jax.devices.shapes import recorder
 from caugym_jax.errors import UserError
 
 # Of each version of control groups: the limit, the usage, the statistics, and what the names of
@@ -70,12 +71,17 @@ def _numbers(path: Path) -> dict[str, int]:
 class Program:
     """A jitted function that compiles once per shape and refuses what will not fit.
 
+    On shapes (`shapes.recording`) a call is recorded and returns shapes.
+
     Args:
       name: what the user knows it as ("update", "sample").
       function: a pure function of pytrees of arrays.
       remedy: which settings to lower where it does not fit.
       donate: positions of arguments whose buffers may be reused.
       last: what every call gets as last arguments (frozen weights, which so are not compiled in).
+      places: where the results lie: a sharding, a tree of them, or a tuple of these and of None for
+        the parts of a tuple; None: as the compiler likes.
+      work: what a call computes (`models.work.Work`), from the arguments' shapes.
 
     Raises (on call):
       UserError: the compiled program needs more memory than is free.
@@ -88,10 +94,12 @@ class Program:
         remedy: str,
         donate: tuple[int, ...] = (),
         last: tuple = (),
-        **jit: Any,
+        places: Any = None,
+        work: Callable | None = None,
     ):
-        self.name, self.remedy, self._last = name, remedy, last
-        self._jitted = jax.jit(function, donate_argnums=donate, **jit)
+        self.name, self.remedy, self.last = name, remedy, last
+        self.places, self.work = places, work
+        self._jitted = jax.jit(function, donate_argnums=donate, out_shardings=places)
         self._compiled: dict[Any, Any] = {}
 
     @property
@@ -102,10 +110,16 @@ class Program:
     def lower(self, *args: Any) -> Any:
         """The program for arguments of these shapes, types and shardings, to be compiled without
         being run: jax.ShapeDtypeStructs will do, here and as what `last` was given."""
-        return self._jitted.lower(*args, *self._last)
+        return self._jitted.lower(*args, *self.last)
+
+    def results(self, *args: Any) -> Any:
+        """The shapes and types of what a call with arguments of these shapes returns."""
+        return jax.eval_shape(self._jitted, *args, *self.last)
 
     def __call__(self, *args: Any) -> Any:
-        args = (*args, *self._last)
+        if (recording := recorder()) is not None:
+            return recording.record(self, args)
+        args = (*args, *self.last)
         leaves, structure = jax.tree.flatten(args)
         key = (
             structure,
@@ -138,19 +152,3 @@ class Program:
                 f"the {self.name} program needs {needed / 2**30:.2f} GiB of memory {where}, "
                 f"{limit / 2**30:.2f} GiB are available: lower {self.remedy}"
             )
-
-
-class Call(NamedTuple):
-    """A program as a training step calls it: with the shapes, types and shardings of arguments in
-    place of arguments, so that it can be compiled where neither they nor the devices are."""
-
-    name: str
-    program: Program
-    arguments: tuple  # pytrees of jax.ShapeDtypeStructs, for `Program.lower`
-    times: int = 1  # in a step
-    beside: Any = ()  # pytree of what else lies on the devices meanwhile
-
-
-def described(tree: Any, place: jax.sharding.Sharding) -> Any:
-    """A tree of arrays (NumPy's too) as jax.ShapeDtypeStructs with that sharding."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), tree)

@@ -7,11 +7,13 @@ pieces together; the others are the pieces.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from caugym_jax.errors import require
 from caugym_jax.types import Experience
 
 # A reported quantity as (sum, weight), see algorithms/step.py.
@@ -179,22 +181,57 @@ def aggregate(
     raise ValueError(f"how must be grpo, dapo or dr_grpo, not {how!r}")
 
 
+@dataclasses.dataclass(frozen=True)
+class PolicyLoss:
+    """Settings of `policy_loss`.
+
+    Attributes:
+      loss_type: how token losses are averaged: "grpo" (the paper's), "dapo" = "bnpo" (over all
+        tokens) or "dr_grpo", or "cispo" (token mean of the CISPO loss, where epsilon_high is the
+        largest weight).
+      importance_sampling_level: "token", or "sequence" (GSPO).
+      epsilon, epsilon_high: how far the ratio may fall and rise before it is clipped.
+      delta: two-sided clipping; PPO's dual clip is delta = 3; None: off.
+      beta: weight of the KL term; 0: none.
+      kl_estimator: of the KL term: "k1", "k2" or "k3", see `kl_estimate`.
+      use_bias_correction_kl: multiply the KL estimate by r with its gradient. At r = 1 the k3
+        estimate so has the KL's exact gradient in expectation, and without it, only that of
+        KL(reference || policy).
+      entropy_coef: weight of the entropy, which is taken off the loss; 0: none.
+      importance_sampling_correction: "none", "token" or "sequence": weigh by how likely the trainer
+        finds what the sampler drew, at most importance_sampling_cap (TRL's vllm_...).
+      importance_sampling_cap: see there.
+    """
+
+    loss_type: str = "grpo"
+    importance_sampling_level: str = "token"
+    epsilon: float = 0.2
+    epsilon_high: float = 0.28
+    delta: float | None = None
+    beta: float = 0.0
+    kl_estimator: str = "k3"
+    use_bias_correction_kl: bool = False
+    entropy_coef: float = 0.0
+    importance_sampling_correction: str = "none"
+    importance_sampling_cap: float = 3.0
+
+    def __post_init__(self):
+        require(self, "loss_type", among=tuple(AGGREGATIONS))
+        require(self, "importance_sampling_level", among=("token", "sequence"))
+        require(self, "importance_sampling_correction", among=("none", "token", "sequence"))
+        require(self, "kl_estimator", among=("k1", "k2", "k3"))
+        require(self, "epsilon", "epsilon_high", "beta", at_least=0)
+        require(self, "importance_sampling_cap", above=0)
+        require(self, "entropy_coef")
+        allowed = 1 + self.epsilon_high
+        require(self, "delta", above=allowed, hint="which is 1 + epsilon_high, or None")
+
+
 def policy_loss(
     logprobs: jax.Array,
     entropy: jax.Array,
     e: Experience,
-    *,
-    loss_type: str = "grpo",
-    importance_sampling_level: str = "token",
-    epsilon: float = 0.2,
-    epsilon_high: float = 0.28,
-    delta: float | None = None,
-    beta: float = 0.0,
-    kl_estimator: str = "k3",
-    use_bias_correction_kl: bool = False,
-    entropy_coef: float = 0.0,
-    importance_sampling_correction: str = "none",
-    importance_sampling_cap: float = 3.0,
+    settings: PolicyLoss = PolicyLoss(),
     horizon: int | None = None,
 ) -> tuple[tuple[jax.Array, jax.Array], Sums]:
     """((total, weight), what is reported) of one batch of experience.
@@ -207,22 +244,17 @@ def policy_loss(
       logprobs, entropy: [B, C] under the weights being trained, entropy in nats.
       e: old_logprobs None means that these are the first: r = 1 with the gradient of log p.
         ref_logprobs None: no KL term.
-      use_bias_correction_kl: multiply the KL estimate by r with its gradient. At r = 1 the k3
-        estimate so has the KL's exact gradient in expectation, and without it, only that of
-        KL(reference || policy).
       horizon: see `aggregate`.
     """
-    if loss_type not in AGGREGATIONS:
-        raise ValueError(f"loss_type must be {', '.join(AGGREGATIONS)}, not {loss_type!r}")
-    mask, level = e.mask, importance_sampling_level
+    s, mask, level = settings, e.mask, settings.importance_sampling_level
     old = jax.lax.stop_gradient(logprobs) if e.old_logprobs is None else e.old_logprobs
     advantages = e.advantages[:, None]
-    if loss_type == "cispo":
-        terms = cispo(logprobs, old, advantages, mask, clip_high=epsilon_high, level=level)
+    if s.loss_type == "cispo":
+        terms = cispo(logprobs, old, advantages, mask, clip_high=s.epsilon_high, level=level)
     else:
         terms = clipped_surrogate(
             logprobs, old, advantages, mask,
-            clip_low=epsilon, clip_high=epsilon_high, delta=delta, level=level,
+            clip_low=s.epsilon, clip_high=s.epsilon_high, delta=s.delta, level=level,
         )  # fmt: skip
     per_token, count = terms.loss, mask.sum()
 
@@ -238,18 +270,19 @@ def policy_loss(
             jnp.abs(jax.lax.stop_gradient(old) - e.sampler_logprobs)
         ),
     }
-    if importance_sampling_correction != "none":
+    if s.importance_sampling_correction != "none":
         weights = importance_weights(
-            old, e.sampler_logprobs, mask, importance_sampling_correction, importance_sampling_cap
-        )
+            old, e.sampler_logprobs, mask, s.importance_sampling_correction,
+            s.importance_sampling_cap,
+        )  # fmt: skip
         per_token = weights * per_token
         sums["sampling/importance_sampling_ratio/mean"] = mean(weights)
     if e.ref_logprobs is not None:
-        kl = kl_estimate(logprobs, e.ref_logprobs, kl_estimator)
+        kl = kl_estimate(logprobs, e.ref_logprobs, s.kl_estimator)
         sums["kl"] = mean(kl)
-        if use_bias_correction_kl:
+        if s.use_bias_correction_kl:
             kl = jnp.exp(log_ratio(logprobs, old, mask, level)) * kl
-        per_token = per_token + beta * kl
-    if entropy_coef:
-        per_token = per_token - entropy_coef * entropy
-    return aggregate(per_token, mask, AGGREGATIONS[loss_type], horizon), sums
+        per_token = per_token + s.beta * kl
+    if s.entropy_coef:
+        per_token = per_token - s.entropy_coef * entropy
+    return aggregate(per_token, mask, AGGREGATIONS[s.loss_type], horizon), sums

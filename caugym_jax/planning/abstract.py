@@ -1,7 +1,8 @@
 """A configuration's programs with shapes in place of arrays, for devices that need not be there.
 
 What is compiled is what trains: the method is built by the same functions (`methods.build`), from a
-run whose weights are jax.ShapeDtypeStructs with their real shardings. No parameter is ever made.
+run whose weights are jax.ShapeDtypeStructs with their real shardings, and its `prepare` and
+`update` run on them once (`devices.shapes.recording`). No parameter is ever made.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from caugym_jax.algorithms.groups import Prompt
-from caugym_jax.algorithms.step import WHOLE, Adapter
+from caugym_jax.algorithms.rollouts import Prompt
+from caugym_jax.algorithms.step import Adapter, state_shapes
 from caugym_jax.cli import config as configs
 from caugym_jax.data.packing import pad
-from caugym_jax.devices.mesh import Layout, MeshShape, Sampling, make_mesh, sampling_mesh, shardings
-from caugym_jax.devices.programs import Call
+from caugym_jax.devices.mesh import MeshShape, Sampling, described, make_mesh, sampling_mesh
+from caugym_jax.devices.shapes import Call, Recorder, recording
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.lora import Lora, adapter_layout, attach, frozen_layout
@@ -43,8 +44,6 @@ class Planned(NamedTuple):
     mesh: jax.sharding.Mesh
     sampler_mesh: jax.sharding.Mesh
     calls: tuple[Call, ...]
-    adapters: int | None  # parameters of adapters; None: all weights are trained
-    critic: ModelConfig | None  # the decoder of PPO's critic
 
 
 def shape_of(name: str) -> ModelConfig:
@@ -61,11 +60,16 @@ def shape_of(name: str) -> ModelConfig:
     return preset(name).config  # says which names are near
 
 
-def plan(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Planned:
+def plan(
+    config: ml_collections.ConfigDict,
+    devices: Sequence[Any],
+    results: dict[Any, Any] | None = None,
+) -> Planned:
     """The programs of a training step, for the longest rows that the configuration allows.
 
     Args:
       devices: of this machine, or of a topology (`jax.experimental.topologies`).
+      results: see `Recorder`; for several plans that differ in their devices and mesh alone.
 
     Raises:
       UserError: sizes that do not divide, and whatever else training would refuse.
@@ -73,14 +77,13 @@ def plan(config: ml_collections.ConfigDict, devices: Sequence[Any]) -> Planned:
     mesh = make_mesh(devices=devices, **vars(configs.build(MeshShape, config.mesh, "mesh")))
     with jax.set_mesh(mesh):
         run = _run(config, mesh)
-        longest = config.data.get("max_prompt_length")
-        built = methods.build(run, longest)
-        calls = built.algorithm.calls(_items(config))
-    adapters = None
-    if run.adapter is not WHOLE:
-        adapters = sum(leaf.size for leaf in jax.tree.leaves(run.trained.shapes))
-    critic = None if built.critic is None else built.critic.model.model.config
-    return Planned(run.model, mesh, run.sampler_mesh, calls, adapters, critic)
+        algorithm = methods.build(run, config.data.get("max_prompt_length"))
+        state = state_shapes(algorithm.init, run.trained, mesh)
+        step = Recorder((state, run.params, run.adapter.frozen), results)
+        with recording(step):
+            experience, _, _ = algorithm.prepare(state, lambda: _items(config, run.model))
+            algorithm.update(state, experience)
+    return Planned(run.model, mesh, run.sampler_mesh, step.calls)
 
 
 def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.Run:
@@ -96,9 +99,9 @@ def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.
     }  # fmt: skip
     if not lora.rank:
         whole = layout(shape)
-        reference = _described(whole, mesh) if methods.needs_reference(config) else None
+        reference = described(whole, mesh) if methods.needs_reference(config) else None
         return methods.Run(config, model, reference, trained=whole, **common)
-    frozen = _described(frozen_layout(shape, lora.base_dtype), mesh)
+    frozen = described(frozen_layout(shape, lora.base_dtype), mesh)
     adapter = Adapter(
         frozen,
         lambda trained, frozen: attach(trained, frozen, lora.scale),
@@ -109,25 +112,19 @@ def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.
 
 
 def _critic(name: str, run: methods.Run) -> tuple[Model, Any]:
-    """`methods.open_critic` without weights; that it reads the policy's tokens is not looked at."""
+    """`methods.open_critic` without weights; that it reads the policy's tokens is not checked."""
     own = run.model
     settings = ModelSettings(name, dtype=own.dtype, remat=own.remat, attention=own.attention)
-    return model_for(shape_of(name), run.mesh, settings), None
+    model = model_for(shape_of(name), run.mesh, settings)
+    return model, lambda: described(layout(model.config), run.mesh)
 
 
-def _described(where: Layout, mesh: jax.sharding.Mesh) -> Any:
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        where.shapes,
-        shardings(where, mesh),
-    )
-
-
-def _items(config: ml_collections.ConfigDict) -> Any:
+def _items(config: ml_collections.ConfigDict, model: Model) -> Any:
     """A batch as the loader gives it, of the longest rows; its tokens are all 0."""
     data, method = config.data, config.method
     if method in ("grpo", "ppo"):
-        return [Prompt(Problem("", "", "ATE"), [0])] * data.batch_size
+        longest = min(data.max_prompt_length, model.config.max_position - 1)
+        return [Prompt(Problem("", "", "ATE"), [0] * longest)] * data.batch_size
     longest = [0] * (data.max_length - 1)
     if method == "sft":
         return pad([Example([0], longest)] * data.batch_size, data.max_length)

@@ -8,23 +8,16 @@ import time
 from typing import Any
 
 import jax
-import ml_collections
 
-from caugym_jax.algorithms.sft import Targets
 from caugym_jax.devices.chips import Chip
-from caugym_jax.devices.mesh import row_count
-from caugym_jax.devices.programs import Call
-from caugym_jax.planning.abstract import Planned
+from caugym_jax.devices.shapes import Call
 from caugym_jax.planning.collectives import collectives, totals
 from caugym_jax.planning.roofline import (
     Efficiency,
     Prediction,
-    Work,
     exchange,
     predict,
 )
-from caugym_jax.sampling.sampler import piece_width
-from caugym_jax.types import Experience
 
 # libtpu's words for a program that does not fit.
 _NEEDED = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMG])")
@@ -44,45 +37,6 @@ def local_bytes(tree: Any) -> int:
     )
 
 
-def work_of(call: Call, planned: Planned, config: ml_collections.ConfigDict) -> Work:
-    """What one call of a program computes."""
-    model, section = planned.model, config[config.method]
-    size = 2 if model.dtype == "bfloat16" else 4
-    common = {"kernel": model.attention, "itemsize": size}
-    if call.name == "sample":
-        _, prompts, _, keys, *_ = call.arguments
-        (rows, width), drawn = prompts.shape, section.max_completion_length
-        return Work(
-            model.config, rows, width, 0, drawn=drawn, samples=keys.shape[0] // rows,
-            piece=piece_width(drawn), **common,
-        )  # fmt: skip
-    batch = next(
-        x
-        for x in jax.tree.leaves(call.arguments, is_leaf=lambda x: isinstance(x, _BATCHES))
-        if isinstance(x, _BATCHES)
-    )
-    tokens = batch.tokens if isinstance(batch, Experience) else batch.batch.tokens
-    rows, (width, scored) = (
-        tokens.size // tokens.shape[-1],
-        (tokens.shape[-1], batch.mask.shape[-1]),
-    )
-    if call.name == "reference point":
-        rows //= 2  # of each pair the other completion alone
-    train = call.name.endswith("update")
-    critic = call.name in ("value", "critic update")
-    return Work(
-        planned.critic if critic else model.config, rows, width, 0 if critic else scored,
-        train=train,
-        parts=section.microbatches or max(1, tokens.shape[0] // row_count(planned.mesh)),
-        remat=model.remat if train else "none",
-        adapters=None if critic else planned.adapters,
-        **common,
-    )  # fmt: skip
-
-
-_BATCHES = (Experience, Targets)
-
-
 def compile_call(call: Call) -> tuple[Any, float, str]:
     """(the compiled program or None, seconds, why there is none: it does not fit)."""
     clock = time.perf_counter()
@@ -99,8 +53,6 @@ def compile_call(call: Call) -> tuple[Any, float, str]:
 
 def examine(
     call: Call,
-    planned: Planned,
-    config: ml_collections.ConfigDict,
     chip: Chip,
     efficiency: Efficiency,
     limit: float | None,
@@ -113,8 +65,7 @@ def examine(
       coordinates: of devices on the torus, by id.
     """
     compiled, seconds, why = compile_call(call)
-    work, mesh = work_of(call, planned, config), mesh_of(call)
-    beside = local_bytes(call.beside)
+    work, mesh, beside = call.work, mesh_of(call), local_bytes(call.beside)
     report = {
         "name": call.name, "times_a_step": call.times, "compile_seconds": round(seconds, 1),
         "remedy": call.program.remedy,
@@ -151,7 +102,7 @@ def examine(
 
 def _refused(call: Call, why: str) -> dict[str, float]:
     """What is known of a program that the compiler refused for its size."""
-    found, fixed = _NEEDED.search(why), local_bytes((call.arguments, call.program._last))
+    found, fixed = _NEEDED.search(why), local_bytes((call.arguments, call.program.last))
     memory: dict[str, float] = {"arguments": fixed}
     return memory | ({"temporaries": float(found[1]) * _UNITS[found[2]]} if found else {})
 

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from caugym_jax.devices.chips import Chip
 from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.work import Work
 from caugym_jax.planning.collectives import OUTSIDE, Collective
 
 
@@ -66,43 +67,6 @@ CPU = Efficiency(0.80, 0.50, 1.0, 1.0, 20e-6, False)
 
 def efficiency_of(platform: str) -> Efficiency:
     return {"tpu": TPU, "gpu": GPU, "cuda": GPU}.get(platform, CPU)
-
-
-class Work(NamedTuple):
-    """What one call of a program computes, over all devices.
-
-    Attributes:
-      rows, width: [rows, width] tokens go through the layers.
-      scored: places of each row whose logits are made (0: a critic, or prefill).
-      train: a backward pass and an optimiser step follow.
-      parts: microbatches (each reads all weights again).
-      remat, kernel: see `Model`.
-      again: which part of the layers' products and of attention a backward pass makes again; None:
-        what `remat` says.
-      adapters: parameters trained in place of all; None: all are.
-      drawn: tokens that a sampler draws for each of rows x samples; `pieces` of cache hold them.
-      itemsize: bytes of a number in the compute type.
-    """
-
-    model: ModelConfig
-    rows: int
-    width: int
-    scored: int
-    train: bool = False
-    parts: int = 1
-    remat: str = "none"
-    kernel: str = "plain"
-    adapters: int | None = None
-    drawn: int = 0
-    samples: int = 1
-    piece: int = 1
-    itemsize: int = 2
-    again: tuple[float, float] | None = None
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the call reads or draws."""
-        return self.rows * (self.width + self.samples * self.drawn)
 
 
 _AGAIN = {"full": (1, 1), "attention": (1, 0), "dots": (0, 1), "none": (0, 0)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -11,15 +10,15 @@ from typing import NamedTuple
 
 import ml_collections
 
-from caugym_jax.devices.programs import Call
+from caugym_jax.devices.shapes import Call
 from caugym_jax.errors import UserError
+from caugym_jax.models.work import Work
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.planning.abstract import Planned, plan
 from caugym_jax.planning.collectives import OUTSIDE, Collective
-from caugym_jax.planning.compiling import local_bytes, mesh_of, work_of
+from caugym_jax.planning.compiling import local_bytes, mesh_of
 from caugym_jax.planning.machine import Machine, machine_of
 from caugym_jax.planning.roofline import (
-    Work,
     exchange,
     layer_parameters,
     parameters,
@@ -60,18 +59,17 @@ def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candida
     Raises:
       UserError: no mesh at all can be planned; what is said of the first one.
     """
-    machine, found, refusals, planned = machine_of(where), [], [], None
+    machine, found, refusals, planned, results = machine_of(where), [], [], None, {}
     for mesh in factorizations(len(where.devices)):
         one = copy.deepcopy(config)
         one.mesh.update(mesh)
         try:
-            planned = plan(one, where.devices)
+            planned = plan(one, where.devices, results)
         except UserError as error:  # mostly sizes that do not divide
             refusals.append(error)
             continue
         for remat in REMAT:
-            model = dataclasses.replace(planned.model, remat=remat)
-            candidate = _estimate(planned._replace(model=model), one, mesh, machine, where)
+            candidate = _estimate(planned, remat, one.mesh, machine, where)
             if machine.limit is None or candidate.bytes <= HEADROOM * machine.limit:
                 found.append(candidate)
     if planned is None and refusals:
@@ -90,23 +88,25 @@ def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> s
     return None
 
 
-def _estimate(planned: Planned, config, mesh, machine: Machine, where: Slice) -> Candidate:
+def _estimate(
+    planned: Planned, remat: str, mesh: ml_collections.ConfigDict, machine: Machine, where: Slice
+) -> Candidate:
     devices, at = planned.mesh.devices, where.coordinates
     places = [at[d.id] for d in devices.flat] if at else ()
+    calls = [c._replace(work=c.work._replace(remat=remat)) for c in planned.calls]
+    sizes = dict(planned.mesh.shape)
     seconds = exchanged = 0.0
-    for call in planned.calls:
-        if call.name.endswith("update"):
-            work = work_of(call, planned, config)
-            traffic = estimated_traffic(work, mesh, config.mesh.slices)
+    for call in calls:
+        if call.work.train:
+            traffic = estimated_traffic(call.work, sizes, mesh.slices)
             sent = exchange(traffic, machine.chip, machine.efficiency, places)
             found = predict(
-                work, machine.chip, machine.efficiency, devices.size,
-                tensor=mesh["tensor"], exchanged=sent,
+                call.work, machine.chip, machine.efficiency, devices.size,
+                tensor=sizes["tensor"], exchanged=sent,
             )  # fmt: skip
             seconds += call.times * found.seconds
             exchanged += call.times * sent
-    taken = max(estimated_bytes(call, planned, config) for call in planned.calls)
-    return Candidate(mesh, planned.model.remat, taken, seconds, exchanged)
+    return Candidate(sizes, remat, max(map(estimated_bytes, calls)), seconds, exchanged)
 
 
 def estimated_traffic(work: Work, mesh: dict[str, int], slices: int = 1) -> list[Collective]:
@@ -139,7 +139,7 @@ def estimated_traffic(work: Work, mesh: dict[str, int], slices: int = 1) -> list
     return [one for one in found if len(one.group) > 1]
 
 
-def estimated_bytes(call: Call, planned: Planned, config: ml_collections.ConfigDict) -> float:
+def estimated_bytes(call: Call) -> float:
     """What a program should take of a device: its arguments and what lies beside them exactly (by
     their shardings), its temporaries by formula.
 
@@ -147,9 +147,9 @@ def estimated_bytes(call: Call, planned: Planned, config: ml_collections.ConfigD
     the backward pass under their remat policy; two layers' and the tables' weights, gathered; what
     one layer works on; four chunks of logits. Of the sampler: the cache.
     """
-    work, mesh = work_of(call, planned, config), dict(mesh_of(call).shape)
+    work, mesh = call.work, dict(mesh_of(call).shape)
     c, size, tensor = work.model, work.itemsize, mesh["tensor"]
-    fixed = local_bytes((call.arguments, call.program._last, call.beside))
+    fixed = local_bytes((call.arguments, call.program.last, call.beside))
     batch = mesh["data"] * mesh["fsdp"]
     tables = size * 2 * c.vocab_size * c.d_model / tensor
     gathered = 2 * size * layer_parameters(c) / tensor + tables

@@ -10,21 +10,37 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import ml_collections
 
-from caugym_jax.algorithms.dpo import dpo
-from caugym_jax.algorithms.groups import Prompt
-from caugym_jax.algorithms.grpo import grpo
-from caugym_jax.algorithms.kto import kto
-from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
+from caugym_jax.algorithms.dpo import Dpo, dpo
+from caugym_jax.algorithms.grpo import Grpo, grpo
+from caugym_jax.algorithms.kto import Kto, kto
+from caugym_jax.algorithms.ppo import Critic, Ppo, ppo
 from caugym_jax.algorithms.preference import cached_reference, reference_scorer, weights_digest
-from caugym_jax.algorithms.sft import sft
-from caugym_jax.algorithms.step import WHOLE, Adapter, Algorithm, check_rows, state_template
+from caugym_jax.algorithms.rollouts import Prompt, Rollouts, RolloutSettings
+from caugym_jax.algorithms.sft import Sft, sft
+from caugym_jax.algorithms.step import (
+    WHOLE,
+    Adapter,
+    Algorithm,
+    Learner,
+    check_rows,
+    state_shapes,
+)
 from caugym_jax.cli import config as configs
 from caugym_jax.data.loader import make_loader
 from caugym_jax.data.preference_sources import PreferenceData, preference_items
 from caugym_jax.data.sources import PromptData, SftData, problem_source, prompt_items, sft_batches
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
-from caugym_jax.devices.mesh import Layout, Sampling, put, row_count, sampling_mesh, shardings
+from caugym_jax.devices.mesh import (
+    Layout,
+    Sampling,
+    described,
+    put,
+    row_count,
+    sampling_mesh,
+    shardings,
+)
+from caugym_jax.devices.shapes import on_shapes
 from caugym_jax.errors import UserError
 from caugym_jax.models.lora import Lora, adapter_layout, attach, init_adapters
 from caugym_jax.models.peft import load_adapter
@@ -44,10 +60,17 @@ def open_critic(name: str, run: Run) -> tuple[Model, Callable[[], Params]]:
     settings = ModelSettings(
         name, dtype=run.model.dtype, remat=run.model.remat, attention=run.model.attention
     )
-    model, _, tokenizer = open_model(settings, run.mesh, weights=False)
+    mesh = run.mesh  # not the run: it holds the first model's weights
+    model, _, tokenizer = open_model(settings, mesh, weights=False)
     if tokenizer.raw.get_vocab() != run.tokenizer.raw.get_vocab():
         raise UserError(f"ppo.critic={name!r} reads other tokens than the policy writes")
-    return model, lambda: open_model(settings, run.mesh).params
+
+    def start() -> Params:
+        if on_shapes():
+            return described(layout(model.config), mesh)
+        return open_model(settings, mesh).params
+
+    return model, start
 
 
 class Run(NamedTuple):
@@ -76,10 +99,17 @@ class Method(NamedTuple):
     weights: Callable[[TrainState], Params]  # the model as trained so far
 
 
+SETTINGS = {"sft": Sft, "dpo": Dpo, "kto": Kto, "grpo": Grpo, "ppo": Ppo}
+
+
+def method_settings(config: ml_collections.ConfigDict) -> Any:
+    """The method's own settings, as the configuration says."""
+    return configs.build(_chosen(config.method, SETTINGS), config.get(config.method), config.method)
+
+
 def needs_reference(config: ml_collections.ConfigDict) -> bool:
     """Whether a method compares with the first model, whose weights are then read on resuming."""
-    section = config.get(config.method, {})
-    return bool(section.get("beta") or section.get("kl_coef"))
+    return bool(getattr(method_settings(config), "beta", 0))
 
 
 def open_run(
@@ -120,21 +150,13 @@ def open_method(run: Run) -> Method:
     return _chosen(run.config.method, openers)(run)
 
 
-def _chosen(method: str, known: dict[str, Callable]) -> Callable:
+def _chosen(method: str, known: dict[str, Any]) -> Any:
     if method not in known:
         raise UserError(f"config.method={method!r}: use {', '.join(known)}")
     return known[method]
 
 
-class Built(NamedTuple):
-    """A method's algorithm, without any data."""
-
-    algorithm: Algorithm
-    optimizer: Optimizer
-    critic: Critic | None = None
-
-
-def build(run: Run, longest_prompt: int | None = None) -> Built:
+def build(run: Run, longest_prompt: int | None = None) -> Algorithm:
     """The algorithm as the configuration says. The run's weights may be jax.ShapeDtypeStructs.
 
     Args:
@@ -150,14 +172,10 @@ def build(run: Run, longest_prompt: int | None = None) -> Built:
     return _chosen(run.config.method, builders)(run)
 
 
-def _template(built: Built, mesh) -> TrainState:
-    if built.critic is None:
-        return state_template(built.optimizer, mesh)
-    return ppo_template(built.optimizer, built.critic, mesh)
-
-
-def _section(run: Run, name: str, function: Callable) -> dict[str, Any]:
-    return configs.check_section(name, run.config[name], function)
+def _learner(run: Run, updates_a_step: int = 1) -> Learner:
+    optimizer = _optimizer(run, updates_a_step)
+    reference = run.params if needs_reference(run.config) else None
+    return Learner(run.model, optimizer, run.mesh, run.adapter, reference)
 
 
 def _optimizer(run: Run, updates_a_step: int = 1) -> Optimizer:
@@ -183,12 +201,13 @@ def _loader(run: Run, items: Any, batch_size: int, transform: Callable) -> Any:
     )
 
 
-def _method(run: Run, built: Built, loader: Any) -> Method:
-    mesh, adapter = run.mesh, run.adapter  # not the run: it holds the first model's weights
+def _method(run: Run, algorithm: Algorithm, loader: Any) -> Method:
+    # Not the run: it holds the first model's weights.
+    mesh, adapter, trained = run.mesh, run.adapter, run.trained
     return Method(
-        built.algorithm,
+        algorithm,
         loader,
-        lambda: _template(built, mesh),
+        lambda: state_shapes(algorithm.init, trained, mesh),
         lambda state: adapter.merge(evaluated(state.params, state.opt_state)),
     )
 
@@ -204,61 +223,57 @@ def _sft(run: Run) -> Method:
     return _method(run, build(run), _loader(run, items, data.batch_size, make))
 
 
-def _build_sft(run: Run) -> Built:
+def _build_sft(run: Run) -> Algorithm:
     data, model = _data(run, SftData), run.model
     if data.packing and model.attention == "cudnn":  # which knows one document a row
         model = dataclasses.replace(model, attention="plain")
-    section = _section(run, "sft", sft)
-    check_rows(data.batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
-    optimizer = _optimizer(run)
-    algorithm = sft(model, optimizer, run.mesh, run.adapter, seed=run.config.seed, **section)
-    return Built(algorithm, optimizer)
+    settings = method_settings(run.config)
+    check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
+    return sft(_learner(run._replace(model=model)), settings, seed=run.config.seed)
 
 
 def _dpo(run: Run) -> Method:
-    return _preferences(run, dpo, lambda pair: (pair.prompt, pair.chosen, pair.rejected))
+    return _preferences(run, lambda pair: (pair.prompt, pair.chosen, pair.rejected))
 
 
 def _kto(run: Run) -> Method:
-    return _preferences(run, kto, lambda item: (item.prompt, item.completion, item.other))
+    return _preferences(run, lambda item: (item.prompt, item.completion, item.other))
 
 
-def _preferences(run: Run, make: Callable, triple: Callable) -> Method:
+def _preferences(run: Run, triple: Callable) -> Method:
     """DPO or KTO. For a file the reference is computed here, and its weights are let go of."""
     data, name = _data(run, PreferenceData), run.config.method
-    section, seed, tokenizer = _section(run, name, make), run.config.seed + 1, run.tokenizer
+    seed, tokenizer = run.config.seed + 1, run.tokenizer
     source = problem_source(data, seed=seed) if data.path is None else data.path
     items, lines = preference_items(source, tokenizer, name == "dpo", data, seed=seed)
     for line in lines:
         processes.say(line)
-    reference, built = run.params, build(run)  # which checks sizes before the file is scored
+    algorithm = build(run)  # which checks sizes before the file is scored
     if callable(items):
         source = lambda index: (items(index), None)  # noqa: E731
     else:
         known = cached_reference(
             run.workdir / "reference.npz",
             list(map(triple, items)),
-            reference_scorer(run.model, reference, section["microbatches"], "data.batch_size"),
-            f"{weights_digest(reference)} {run.model.dtype}",
+            reference_scorer(
+                _learner(run), method_settings(run.config).microbatches, "data.batch_size"
+            ),
+            f"{weights_digest(run.params)} {run.model.dtype}",
             run.mesh, batch_size=data.batch_size, max_length=data.max_length,
             pad_id=tokenizer.pad_id,
         )  # fmt: skip
-        source, built = list(zip(items, known, strict=True)), build(run._replace(params=None))
-    return _method(run, built, _loader(run, source, data.batch_size, list))
+        source, algorithm = list(zip(items, known, strict=True)), build(run._replace(params=None))
+    return _method(run, algorithm, _loader(run, source, data.batch_size, list))
 
 
-def _build_preferences(run: Run, make: Callable) -> Built:
+def _build_preferences(run: Run, make: Callable) -> Algorithm:
     data, longest = _data(run, PreferenceData), run.model.config.max_position
     if data.max_length > longest:
         raise UserError(f"data.max_length={data.max_length}: the model takes {longest} tokens")
-    section = _section(run, run.config.method, make)
-    check_rows(data.batch_size, section["microbatches"], row_count(run.mesh), "data.batch_size")
-    optimizer = _optimizer(run)
-    algorithm = make(
-        run.model, optimizer, run.mesh, run.params, run.adapter,
-        max_length=data.max_length, pad_id=run.tokenizer.pad_id, **section,
-    )  # fmt: skip
-    return Built(algorithm, optimizer)
+    settings = method_settings(run.config)
+    check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
+    learner, pad_id = _learner(run), run.tokenizer.pad_id
+    return make(learner, settings, max_length=data.max_length, pad_id=pad_id)
 
 
 def _grpo(run: Run) -> Method:
@@ -272,42 +287,38 @@ def _prompted(run: Run, room: int) -> Method:
     return _method(run, build(run, width), loader)
 
 
-def _build_grpo(run: Run, width: int) -> Built:
-    section = _section(run, "grpo", grpo)
-    parts = section.get("num_minibatches", 1) * (section.get("microbatches") or 1)
-    size = run.config.data.batch_size * section.get("group_size", 8)
-    check_rows(size, parts, row_count(run.mesh), "data.batch_size x grpo.group_size")
-    optimizer = _optimizer(
-        run, section.get("num_iterations", 1) * section.get("num_minibatches", 1)
-    )
-    algorithm = grpo(
-        run.model, optimizer, run.mesh, run.tokenizer,
-        run.params if section.get("beta") else None, run.adapter,
-        seed=run.config.seed, max_prompt_length=width, sampler_mesh=run.sampler_mesh, **section,
+def _build_grpo(run: Run, width: int) -> Algorithm:
+    settings = method_settings(run.config)
+    learner, rollouts = _rollouts(run, settings, width)
+    return grpo(learner, settings, rollouts)
+
+
+def _rollouts(run: Run, settings: RolloutSettings, width: int) -> tuple[Learner, Rollouts]:
+    """What GRPO and PPO are built from.
+
+    Raises:
+      UserError: the mesh, minibatches and microbatches do not divide a step's rows.
+    """
+    size = run.config.data.batch_size * settings.group_size
+    parts = settings.num_minibatches * (settings.microbatches or 1)
+    what = f"data.batch_size x {settings.method}.group_size"
+    check_rows(size, parts, row_count(run.mesh), what)
+    learner = _learner(run, settings.updates)
+    rollouts = Rollouts(
+        learner, settings, run.tokenizer, max_prompt_length=width,
+        seed=run.config.seed, sampler_mesh=run.sampler_mesh,
     )  # fmt: skip
-    return Built(algorithm, optimizer)
+    return learner, rollouts
 
 
 def _ppo(run: Run) -> Method:
     return _prompted(run, run.config.ppo.max_completion_length)
 
 
-def _build_ppo(run: Run, width: int) -> Built:
-    section = run.config.ppo.to_dict()
-    starts_from = section.pop("critic", None)
-    section = configs.check_section("ppo", section, ppo)
-    parts = section.get("num_mini_batches", 1)
-    updates = section.get("num_ppo_epochs", 4) * parts
-    size = run.config.data.batch_size * section.get("group_size", 1)
-    parts *= section.get("microbatches") or 1
-    check_rows(size, parts, row_count(run.mesh), "data.batch_size x ppo.group_size")
-    optimizer, critic = _optimizer(run, updates), _critic(run, starts_from, updates)
-    algorithm = ppo(
-        run.model, optimizer, run.mesh, run.tokenizer, critic,
-        run.params if section.get("kl_coef") else None, run.adapter,
-        seed=run.config.seed, max_prompt_length=width, sampler_mesh=run.sampler_mesh, **section,
-    )  # fmt: skip
-    return Built(algorithm, optimizer, critic)
+def _build_ppo(run: Run, width: int) -> Algorithm:
+    settings = method_settings(run.config)
+    learner, rollouts = _rollouts(run, settings, width)
+    return ppo(learner, settings, rollouts, _critic(run, settings.critic, settings.updates))
 
 
 def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:

@@ -20,6 +20,7 @@ from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
+from caugym_jax.models.work import Work
 from caugym_jax.objectives.optim import schedule_free_average
 from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.folder import settings_of
@@ -147,7 +148,8 @@ def merging(
         lambda adapters, frozen: merge(adapters, frozen, lora.scale, dtype),
         "the model's size: a smaller preset, or more devices with mesh.fsdp",
         last=(frozen,),
-        out_shardings=shardings(layout(config), mesh),
+        places=shardings(layout(config), mesh),
+        work=lambda adapters: Work(config, 0, 0, 0),  # reads the weights once
     )
 
 

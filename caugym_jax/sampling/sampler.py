@@ -21,10 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.data.packing import width_for
-from caugym_jax.devices.mesh import constrain, fetch, put, replicated, row_count, rows, shardings
-from caugym_jax.devices.programs import Call, Program, described
+from caugym_jax.devices.mesh import (
+    constrain,
+    fetch,
+    move,
+    put,
+    replicated,
+    row_count,
+    rows,
+    shardings,
+)
+from caugym_jax.devices.programs import Program
+from caugym_jax.devices.shapes import computed
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params, cast, layout, unstack
+from caugym_jax.models.work import Work, forward
 from caugym_jax.sampling.picking import Settings, pick
 from caugym_jax.types import Rollout
 
@@ -156,7 +167,7 @@ class Sampler:
       max_prompt_length: longer prompts are refused; None: what the model's positions allow.
       batch_size: prompts per device call, rounded up to a multiple of the mesh's batch shards;
         None: all at once (and then their number is compiled in).
-      mesh: the devices, arranged for sampling (`sharding.sampling_mesh`); None: a single one.
+      mesh: the devices, arranged for sampling (`mesh.sampling_mesh`); None: a single one.
     """
 
     def __init__(
@@ -174,7 +185,7 @@ class Sampler:
             raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
         if not end_ids:
             raise UserError("no end token is known: sampling would never stop")
-        self._positions = model.config.max_position
+        self._model, self._positions = model, model.config.max_position
         if max_new_tokens >= self._positions:
             raise UserError(
                 f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's "
@@ -195,6 +206,7 @@ class Sampler:
                 generate, model, max_new_tokens=max_new_tokens, unstacked=_unstacked(mesh)
             ),
             remedy,
+            work=self._work,
         )
         self._places = None if mesh is None else shardings(layout(model.config), mesh)
         self._cast = jax.jit(lambda params: cast(params, model.dtype))
@@ -215,30 +227,14 @@ class Sampler:
         )
         if here:
             return params
-        if isinstance(jax.tree.leaves(params)[0], jax.ShapeDtypeStruct):  # for `calls`
-            return jax.tree.map(
-                lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
-                jax.eval_shape(self._cast, params),
-                self._places,
-            )
-        return jax.device_put(self._cast(params), self._places)
+        return move(computed(self._cast, params), self._places)
 
-    def calls(
-        self, params: Params, count: int, samples_per_prompt: int = 1, beside: Any = ()
-    ) -> tuple[Call, ...]:
-        """What `count` of the longest prompts take (see `Call`); params as shapes too."""
-        shards = 1 if self._mesh is None else row_count(self._mesh)
-        size = -(-(self._batch_size or count) // shards) * shards
-        batch = self._batch([[self._pad_id] * self._longest], [0], size)
-        prompts, lengths, limits, ids = described(batch, rows(self._mesh))
-        settings = Settings().arrays(), self._ends, np.int32(self._pad_id)
-        settings, ends, pad = described(settings, replicated(self._mesh))
-        number = jax.ShapeDtypeStruct((), np.uint32)
-        each = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
-        with jax.set_mesh(self._mesh):
-            keys = described(jax.eval_shape(each, number, number, ids), rows(self._mesh))
-        arguments = self.place(params), prompts, lengths, keys, settings, ends, pad, limits
-        return (Call("sample", self._program, arguments, -(-count // size), beside),)
+    def _work(self, params: Params, prompts: jax.Array, lengths: Any, keys: Any, *_: Any) -> Work:
+        return forward(
+            self._model, prompts.shape,
+            drawn=self._new, samples=keys.shape[0] // prompts.shape[0],
+            piece=piece_width(self._new),
+        )  # fmt: skip
 
     def __call__(
         self,
@@ -273,6 +269,7 @@ class Sampler:
         shards = 1 if self._mesh is None else row_count(self._mesh)
         size = -(-(self._batch_size or len(lengths)) // shards) * shards
         order = np.argsort(lengths, kind="stable")
+        draw_keys = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
         done = []
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             for start in range(0, len(order), size):
@@ -281,7 +278,7 @@ class Sampler:
                     [token_prompts[i] for i in chosen], [ids[i] for i in chosen], size
                 )
                 prompts, row_lengths, limits, row_ids = self._put_rows(batch)
-                keys = row_keys(*place, row_ids, samples_per_prompt=samples_per_prompt)
+                keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
                 rollout = self._program(
                     params, prompts, row_lengths, keys, settings, ends, pad, limits
                 )

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms import grpo as module
-from caugym_jax.algorithms.groups import Group, Prompt, lay_out, overlong_reward
-from caugym_jax.algorithms.grpo import grpo
+from caugym_jax.algorithms import rollouts as rollouts_module
+from caugym_jax.algorithms.grpo import Grpo, grpo
+from caugym_jax.algorithms.rollouts import Group, Prompt, Rollouts, lay_out, overlong_reward
+from caugym_jax.algorithms.step import Learner
 from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.devices.mesh import make_mesh
@@ -49,15 +51,14 @@ class Setup:
             optimizer = make_optimizer(trained, 50, Optim(peak=options.pop("peak", 1e-2)))
             options = {
                 "group_size": 4,
-                "max_prompt_length": 128,
                 "max_completion_length": 6,
                 "reward_weights": {"tests.algorithms.test_grpo:likes_mark": 1.0},
                 "dynamic_sampling": False,
             } | options
-            self.algorithm = grpo(
-                self.model, optimizer, self.mesh, self.tokenizer,
-                jax.tree.map(np.array, self.params), **options,
-            )  # fmt: skip
+            reference, settings = jax.tree.map(np.array, self.params), Grpo(**options)
+            learner = Learner(self.model, optimizer, self.mesh, reference=reference)
+            rollouts = Rollouts(learner, settings, self.tokenizer, max_prompt_length=128)
+            self.algorithm = grpo(learner, settings, rollouts)
             self.state = self.algorithm.init(self.params)
         self.index = 0
         self.problems = list(generate_problems(["ATE", "ETT"], 64, 0, adjusters=(0,)))
@@ -135,7 +136,7 @@ def test_t09_kl_is_zero_at_the_reference_and_grows(tiny_model):  # noqa: F811
     second = setup.update(experience)["kl"]
     assert abs(first) < 1e-6 and second > first
     with pytest.raises(UserError, match="needs reference"):
-        grpo(setup.model, None, setup.mesh, setup.tokenizer, None, beta=0.1)
+        grpo(Learner(setup.model, None, setup.mesh), Grpo(beta=0.1), None)
 
 
 def test_t03_equal_rewards_give_no_gradient(tiny_model):  # noqa: F811
@@ -171,7 +172,7 @@ class Scripted:
 
 def scripted(monkeypatch, folder, script, **options):
     sampler = Scripted(script)
-    monkeypatch.setattr(module, "Sampler", lambda *_, **__: sampler)
+    monkeypatch.setattr(rollouts_module, "Sampler", lambda *_, **__: sampler)
     return Setup(folder, dynamic_sampling=True, **options), sampler
 
 
@@ -321,8 +322,6 @@ def test_the_cost_of_length_is_a_part_of_the_reward(tiny_model, monkeypatch):  #
     np.testing.assert_allclose(metrics["rewards/overlong/mean"], -1 / 6, rtol=1e-6)
     np.testing.assert_allclose(metrics["reward"], 0.5 - 1 / 6, rtol=1e-6)
     np.testing.assert_allclose(samples[0]["rewards/overlong"], -1 / 6, rtol=1e-6)
-    with pytest.raises(UserError, match="grpo.overlong_buffer=7: between 0 and max_completion"):
-        Setup(tiny_model, overlong_buffer=7)
 
 
 def test_kl_in_the_reward_is_taken_off_before_the_group_s_mean(tiny_model, monkeypatch):  # noqa: F811
@@ -356,26 +355,41 @@ def test_learning_rate_follows_the_updates_done(tiny_model):  # noqa: F811
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"kl_in_reward": True}, "set grpo.beta"),
-        ({"delta": 1.2}, "above 1 \\+ epsilon_high = 1.28 is wanted"),
-        ({"importance_sampling_cap": 0.0}, "above 0 is wanted"),
-        ({"baseline": "mean"}, "use group, leave_one_out, none"),
-        ({"importance_sampling_correction": "yes"}, "use none, token, sequence"),
-        ({"on_reward_error": "ignore"}, "use stop, skip"),
+        ({"kl_in_reward": True}, "set beta"),
+        ({"delta": 1.2}, "delta=1.2: must be above 1.28, which is 1 \\+ epsilon_high"),
+        ({"importance_sampling_cap": 0.0}, "importance_sampling_cap=0.0: must be above 0"),
+        ({"baseline": "mean"}, "must be one of group, leave_one_out, none"),
+        ({"importance_sampling_correction": "yes"}, "must be one of none, token, sequence"),
+        ({"on_reward_error": "ignore"}, "must be one of stop, skip"),
+        ({"overlong_buffer": 513}, "must be at least 0 and at most 512, which is max_completion"),
+        ({"epsilon": -0.1}, "epsilon=-0.1: must be at least 0"),
+        ({"epsilon_high": -0.1}, "epsilon_high=-0.1: must be at least 0"),
+        ({"beta": -1.0}, "beta=-1.0: must be at least 0"),
+        ({"num_iterations": 0}, "num_iterations=0: must be at least 1"),
+        ({"num_minibatches": 0}, "num_minibatches=0: must be at least 1"),
+        ({"microbatches": 0}, "microbatches=0: must be at least 1"),
+        ({"sample_batch_size": 0}, "sample_batch_size=0: must be at least 1"),
+        ({"temperature": 0.0}, "temperature=0.0: must be above 0"),
+        ({"top_p": 0.0}, "top_p=0.0: must be above 0 and at most 1"),
+        ({"top_k": -1}, "top_k=-1: must be at least 0"),
+        ({"min_p": 1.5}, "min_p=1.5: must be at least 0 and at most 1"),
+        ({"max_refills": -1}, "max_refills=-1: must be at least 0"),
+        ({"reward_timeout": 0.0}, "reward_timeout=0.0: must be above 0"),
+        ({"max_completion_length": 0}, "max_completion_length=0: must be at least 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(options, told):
     with pytest.raises(UserError, match=told):
-        grpo(None, None, None, None, **options)
+        Grpo(**options)
 
 
 def test_samples_may_be_alone_without_a_baseline(tiny_model, monkeypatch):  # noqa: F811
     """REINFORCE++ with one sample a prompt: advantages are whitened over the batch."""
     settings = dict(baseline="none", scale_rewards="none", normalize_advantages=True, group_size=1)
     with pytest.raises(UserError, match="a group needs at least 2 samples"):
-        grpo(None, None, None, None, **settings)
+        Grpo(**settings)
     sampler = Scripted([[1, 0, 0, 1]])
-    monkeypatch.setattr(module, "Sampler", lambda *_, **__: sampler)
+    monkeypatch.setattr(rollouts_module, "Sampler", lambda *_, **__: sampler)
     setup = Setup(tiny_model, **settings)
     experience, metrics, _ = setup.prepare()
     unit = 0.5 / (3**-0.5 + 1e-4)

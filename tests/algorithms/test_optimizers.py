@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from caugym_jax.algorithms.step import init_state, make_step, state_template
+from caugym_jax.algorithms.step import init_state, make_step, state_shapes
 from caugym_jax.devices.mesh import Layout, make_mesh, put, rows, shardings
 from caugym_jax.objectives.optim import Optim, make_optimizer
 from caugym_jax.runs.checkpoints import Checkpoints
@@ -97,7 +97,8 @@ def test_resumed_bit_for_bit_on_a_mesh(name, tmp_path):
                 checkpoints.save(state, {})
                 checkpoints.wait()
         np.testing.assert_allclose(rates, [optimizer.schedule(i) for i in range(4)], rtol=1e-6)
-        restored, _ = checkpoints.restore(state_template(optimizer, MESH))
+        shapes = state_shapes(lambda x: init_state(x, optimizer, MESH), optimizer.layout, MESH)
+        restored, _ = checkpoints.restore(shapes)
         checkpoints.close()
         for batch in batches(2):
             restored, _ = step(restored, batch)

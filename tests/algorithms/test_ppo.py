@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms import ppo as module
-from caugym_jax.algorithms.groups import Prompt, Verdicts, penalise_missing_end
-from caugym_jax.algorithms.ppo import Critic, ppo, ppo_template
-from caugym_jax.algorithms.step import gradients
+from caugym_jax.algorithms.ppo import Critic, Ppo, ppo
+from caugym_jax.algorithms.rollouts import Prompt, Rollouts, Verdicts, with_part
+from caugym_jax.algorithms.step import Learner, gradients, state_shapes
 from caugym_jax.devices.mesh import fetch, make_mesh, put, rows, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
@@ -25,8 +25,8 @@ from tests.algorithms.test_step import CONFIG, MODEL, PARAMS
 
 MARK, WIDTH, VALUE = 40, 6, ValueModel(MODEL)
 OPTIONS = dict(
-    group_size=8, max_prompt_length=16, max_completion_length=WIDTH, kl_coef=0.1, kl_target=0.05,
-    kl_horizon=100.0, lam=0.9, num_ppo_epochs=2, num_mini_batches=2, delta=3.0, entropy_coef=0.01,
+    group_size=8, max_completion_length=WIDTH, beta=0.1, kl_target=0.05, kl_horizon=100.0, lam=0.9,
+    num_iterations=2, num_minibatches=2, delta=3.0, entropy_coef=0.01,
     reward_weights={"tests.algorithms.test_ppo:marks": 1.0},
 )  # fmt: skip
 
@@ -92,9 +92,10 @@ def make(monkeypatch, mesh=None, **options) -> Made:
     mesh = mesh or make_mesh(devices=jax.devices()[:1])
     optimizer = make_optimizer(layout(CONFIG), 100, Optim(peak=1e-2))
     critic = Critic(VALUE, make_optimizer(VALUE.layout, 100, Optim(peak=1e-2)))
-    algorithm = ppo(
-        MODEL, optimizer, mesh, Words(), critic, jax.device_put(PARAMS), **(OPTIONS | options)
-    )
+    settings = Ppo(**(OPTIONS | options))
+    learner = Learner(MODEL, optimizer, mesh, reference=jax.device_put(PARAMS))
+    rollouts = Rollouts(learner, settings, Words(), max_prompt_length=16)
+    algorithm = ppo(learner, settings, rollouts, critic)
     return Made(algorithm, mesh, losses, seen, (optimizer, critic.optimizer), critic)
 
 
@@ -172,22 +173,28 @@ def test_a_missing_end_costs():
         np.array([1, 0.5], np.float32), ("a",), np.array([[1], [0.5]], np.float32),
         np.array([3, 6]), 9, np.array([True, False]), [{"reward": 1.0}, {"reward": 0.5}],
     )  # fmt: skip
-    found = penalise_missing_end(judged, 2.0)
+    name, part = Ppo(missing_eos_penalty=2.0).part
+    found = with_part(judged, name, part(judged))
     np.testing.assert_allclose(found.total, [1, -1.5])
     np.testing.assert_allclose(found.values, [[1, 0], [0.5, -2]])
     assert found.names == ("a", "missing_eos")
     assert [row["reward"] for row in found.rows] == [1, -1.5]
 
 
-def test_what_cannot_be_is_refused(monkeypatch):
+def test_what_cannot_be_is_refused():
     for options, words in (
-        ({"loss_type": "mean"}, "ppo.loss_type='mean': use dapo, grpo, dr_grpo"),
-        ({"kl_coef": 0.0}, "ppo.kl_target"),
+        ({"loss_type": "mean"}, "loss_type='mean': must be one of dapo, grpo, dr_grpo"),
+        ({"beta": 0.0, "kl_target": 1.0}, "kl_target=1.0 adapts beta, which is 0"),
+        ({"gamma": 1.5}, "gamma=1.5: must be at least 0 and at most 1"),
+        ({"lam": -0.1}, "lam=-0.1: must be at least 0 and at most 1"),
+        ({"epsilon": -0.1}, "epsilon=-0.1: must be at least 0"),
+        ({"cliprange_value": 0.0}, "cliprange_value=0.0: must be above 0"),
+        ({"num_iterations": 0}, "num_iterations=0: must be at least 1"),
     ):
         with pytest.raises(UserError, match=words):
-            make(monkeypatch, **options)
+            Ppo(**options)
     with pytest.raises(UserError, match="needs reference"):
-        ppo(MODEL, None, None, Words(), None, None, kl_coef=0.1)
+        ppo(Learner(MODEL, None, None), Ppo(beta=0.1), None, None)
 
 
 # --- update ------------------------------------------------------------------------------------
@@ -315,14 +322,16 @@ def test_t18_killed_between_the_updates_of_a_rollout(made, tmp_path, monkeypatch
     assert len(set(coefs)) == 3, "the coefficient must move"
     want = fetch(state)
 
+    shapes = state_shapes(made.algorithm.init, layout(CONFIG), made.mesh)
+
     def restored():
-        return checkpoints.restore(ppo_template(made.optimizers[0], made.critic, made.mesh))[0]
+        return checkpoints.restore(shapes)[0]
 
     state = restored()
     calls, real = itertools.count(1), module.Program.__call__
 
     def dying(self, *arguments):
-        if self.name == "update" and next(calls) == 4:  # the critic's second of four
+        if self.name == "critic update" and next(calls) == 2:  # of four
             raise Killed
         return real(self, *arguments)
 
@@ -337,8 +346,7 @@ def test_t18_killed_between_the_updates_of_a_rollout(made, tmp_path, monkeypatch
     jax.tree.map(np.testing.assert_array_equal, fetch(state), want)
     assert int(state.step) == 3 and int(state.critic.skipped) == 0
 
-    abstract = ppo_template(made.optimizers[0], made.critic, made.mesh).params
-    alone = checkpoints.restore_params(abstract)  # to evaluate and export, without the critic
+    alone = checkpoints.restore_params(shapes.params)  # to evaluate and export, without the critic
     checkpoints.close()
     assert jax.tree.structure(alone) == jax.tree.structure(PARAMS)
 

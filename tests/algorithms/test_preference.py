@@ -17,7 +17,7 @@ from caugym_jax.algorithms.preference import (
     weights_digest,
 )
 from caugym_jax.algorithms.sft import Targets
-from caugym_jax.algorithms.step import gradients
+from caugym_jax.algorithms.step import Learner, gradients
 from caugym_jax.devices.mesh import make_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
@@ -99,13 +99,19 @@ def test_t08_padding_on_either_side_changes_nothing(left, right):
 
 EVERY = dict(
     loss_type=LOSS_TYPES,
-    loss_weights=[1.0, 0.7, 0.01, 0.5, 0.9, 0.3],
+    loss_weights=(1.0, 0.7, 0.01, 0.5, 0.9, 0.3),
     label_smoothing=0.1,
     beta=0.3,
 )
 METHODS = {
-    "dpo": (dpo_module, dpo_module.dpo, pairs, EVERY),
-    "kto": (kto_module, kto_module.kto, judged, dict(beta=0.3, undesirable_weight=1.5)),
+    "dpo": (dpo_module, dpo_module.dpo, dpo_module.Dpo, pairs, EVERY),
+    "kto": (
+        kto_module,
+        kto_module.kto,
+        kto_module.Kto,
+        judged,
+        dict(beta=0.3, undesirable_weight=1.5),
+    ),
 }
 
 
@@ -116,7 +122,7 @@ class Wired:
     """A method with its loss laid bare."""
 
     def __init__(self, method, mesh=ONE, known=True, microbatches=1, params=PARAMS, **options):
-        module, make, items, defaults = METHODS[method]
+        module, make, settings, items, defaults = METHODS[method]
         self.mesh, self.microbatches = mesh, microbatches
         original = module.make_step
 
@@ -128,11 +134,13 @@ class Wired:
         try:
             with jax.set_mesh(mesh):
                 params = jax.device_put(params, shardings(layout(CONFIG), mesh))
+                reference = None if known else jax.device_put(REFERENCE)
+                optimizer = make_optimizer(layout(CONFIG), 100, Optim(peak=3e-2))
                 self.algorithm = make(
-                    MODEL, make_optimizer(layout(CONFIG), 100, Optim(peak=3e-2)), mesh,
-                    None if known else jax.device_put(REFERENCE),
-                    max_length=32, microbatches=microbatches, **{**defaults, **options},
-                )  # fmt: skip
+                    Learner(MODEL, optimizer, mesh, reference=reference),
+                    settings(microbatches=microbatches, **{**defaults, **options}),
+                    max_length=32,
+                )
         finally:
             module.make_step = original
         self.state = TrainState(0, params, None, 0)  # as far as `prepare` reads it
@@ -236,7 +244,10 @@ class Counting:
     """A scorer that counts its batches."""
 
     def __init__(self, params=REFERENCE):
-        self.score, self.calls = reference_scorer(MODEL, params, 2, "it"), 0
+        self.score, self.calls = (
+            reference_scorer(Learner(MODEL, None, ONE, reference=params), 2, "it"),
+            0,
+        )
 
     def __call__(self, targets):
         self.calls += 1

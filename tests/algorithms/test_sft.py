@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax.algorithms.sft import find_targets, noise_for, score_targets, sft
-from caugym_jax.algorithms.step import gradients
+from caugym_jax.algorithms.sft import Sft, find_targets, noise_for, score_targets, sft
+from caugym_jax.algorithms.step import Learner, gradients
 from caugym_jax.data.packing import pack, pad
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.models.transformer import layout
@@ -34,7 +34,7 @@ def test_loss_and_gradient_are_those_over_all_places():
     original, module = sft.__globals__["make_step"], sft.__globals__
     module["make_step"] = spy
     try:
-        sft(MODEL, make_optimizer(layout(CONFIG), 1), mesh)
+        sft(Learner(MODEL, make_optimizer(layout(CONFIG), 1), mesh))
     finally:
         module["make_step"] = original
     batch = sft_batch()
@@ -51,9 +51,8 @@ def test_loss_and_gradient_are_those_over_all_places():
 def test_training_lowers_the_loss():
     mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
-        algorithm = sft(
-            MODEL, make_optimizer(layout(CONFIG), 20, Optim(peak=1e-2)), mesh, microbatches=2
-        )
+        optimizer = make_optimizer(layout(CONFIG), 20, Optim(peak=1e-2))
+        algorithm = sft(Learner(MODEL, optimizer, mesh), Sft(microbatches=2))
         state = algorithm.init(jax.device_put(PARAMS))
         losses = []
         for _ in range(20):
@@ -113,10 +112,9 @@ def test_noise_is_the_same_for_every_split(alpha):
     losses = []
     for microbatches in (1, 4):
         with jax.set_mesh(mesh):
-            algorithm = sft(
-                MODEL, make_optimizer(layout(CONFIG), 2), mesh,
-                neftune_noise_alpha=alpha, microbatches=microbatches,
-            )  # fmt: skip
+            learner = Learner(MODEL, make_optimizer(layout(CONFIG), 2), mesh)
+            settings = Sft(neftune_noise_alpha=alpha, microbatches=microbatches)
+            algorithm = sft(learner, settings)
             state = algorithm.init(jax.device_put(PARAMS))
             targets, _, _ = algorithm.prepare(state, sft_batch)
             _, report = algorithm.update(state, targets)

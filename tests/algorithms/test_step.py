@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from caugym_jax.algorithms.groups import Group, lay_out
+from caugym_jax.algorithms.rollouts import Group, lay_out
 from caugym_jax.algorithms.step import check_rows, gradients, init_state, make_step
 from caugym_jax.devices.mesh import make_mesh, put, rows, shardings
 from caugym_jax.errors import UserError

@@ -36,6 +36,6 @@ def get_config(arg: str | None = None):
     if arg == "grpo":
         config.grpo.max_refills = 0
     if arg == "ppo":  # eight programs a step
-        config.ppo.update(num_ppo_epochs=2, num_mini_batches=2, kl_target=0.05)
+        config.ppo.update(num_iterations=2, num_minibatches=2, kl_target=0.05)
         config.critic_optim.update(config.optim)
     return config

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.objectives.policy import (
+    PolicyLoss,
     aggregate,
     clipped_surrogate,
     importance_weights,
@@ -46,10 +47,11 @@ def test_losses_and_gradients_equal_recorded_numbers(oracle, loss, level, beta, 
     e = Experience(ids, None, None, mask, advantages, old, old, ref if beta else None)
 
     def objective(W):
-        (total, weight), sums = policy_loss(
-            *scores(W, ids), e, loss_type=loss, importance_sampling_level=level, epsilon=0.2,
-            epsilon_high=high, delta=delta, beta=beta,
+        settings = PolicyLoss(
+            loss_type=loss, importance_sampling_level=level, epsilon=0.2, epsilon_high=high,
+            delta=delta, beta=beta,
         )  # fmt: skip
+        (total, weight), sums = policy_loss(*scores(W, ids), e, settings)
         return total / weight, sums
 
     want = oracle["grpo"][f"{loss}/{level}/beta{beta}/eh{high}/delta{delta}"]
@@ -220,7 +222,7 @@ def test_t05_masked_rows_leave_the_denominators(loss_type):
 
     @jax.jit
     def totals(e):
-        return policy_loss(*scores(jnp.asarray(table()), e.tokens), e, **options)[0]
+        return policy_loss(*scores(jnp.asarray(table()), e.tokens), e, PolicyLoss(**options))[0]
 
     with_rows, without = totals(e), totals(few)
     assert len(few.tokens) < len(e.tokens)
@@ -231,8 +233,8 @@ def test_t09_padding_counts_in_no_reported_mean():
     """Whatever stands beyond a completion's end changes neither loss nor what is reported."""
     e = experience()
     logprobs, entropy = scores(jnp.asarray(table()), e.tokens)
-    options = dict(beta=0.1, entropy_coef=0.1, importance_sampling_correction="token")
-    loss = jax.jit(functools.partial(policy_loss, **options))
+    settings = PolicyLoss(beta=0.1, entropy_coef=0.1, importance_sampling_correction="token")
+    loss = jax.jit(functools.partial(policy_loss, settings=settings))
     found = loss(logprobs, entropy, e)
     beyond = jnp.where(e.mask > 0, 0.0, 7.0)
     shifted = e._replace(

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax.algorithms.groups import Prompt
+from caugym_jax.algorithms.rollouts import Prompt
 from caugym_jax.cli import config as configs
 from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError
 from caugym_jax.planning import abstract
-from caugym_jax.planning.compiling import local_bytes, work_of
+from caugym_jax.planning.compiling import local_bytes
 from caugym_jax.planning.roofline import operations
 from caugym_jax.runs.methods import open_method, open_run
 from caugym_jax.types import Example, Judged, Preference, Problem
@@ -69,7 +69,7 @@ def test_a_step_calls_what_was_planned(method, tiny_model, monkeypatch, tmp_path
     made: list = []
     monkeypatch.setattr(
         Program, "__call__", lambda self, *args, call=Program.__call__: (
-            made.append((self.name, jax.tree.map(_description, args))), call(self, *args)
+            made.append((self.name, jax.tree.map(_description, args), self)), call(self, *args)
         )[1],
     )  # fmt: skip
     with jax.set_mesh(plan.mesh):
@@ -80,22 +80,16 @@ def test_a_step_calls_what_was_planned(method, tiny_model, monkeypatch, tmp_path
         experience, _, _ = algorithm.prepare(state, lambda: longest(config))
         algorithm.update(state, experience)
     assert sum(call.times for call in plan.calls) == len(made)
-    wanted = [call for call in plan.calls for _ in range(call.times)]
-
-    def by_name(pairs):  # policy's and critic's updates share theirs
-        return sorted(pairs, key=lambda pair: (pair[0], str(jax.tree.structure(pair[1]))))
-
-    wanted = by_name([(call.program.name, call.arguments) for call in wanted])
-    for (name, described), (called, arrays) in zip(wanted, by_name(made), strict=True):
+    wanted = [(c.name, c.arguments, c.program) for c in plan.calls for _ in range(c.times)]
+    wanted, made = (sorted(calls, key=lambda call: call[0]) for calls in (wanted, made))
+    for (name, described, _), (called, arrays, _) in zip(wanted, made, strict=True):
         assert name == called
         same(described, arrays)
-
-    update = next(call for call in plan.calls if call.name == "update")
-    real = next(c for c in algorithm.calls(longest(config)) if c.name == "update")
     found = []
     with jax.set_mesh(plan.mesh):
-        for call in (update, real):
-            found.append(call.program.lower(*call.arguments).compile().memory_analysis())
+        for calls in (wanted, made):
+            _, arguments, program = next(call for call in calls if call[0] == "update")
+            found.append(program.lower(*arguments).compile().memory_analysis())
     for part in ("argument", "output", "temp", "alias"):
         sizes = {getattr(memory, f"{part}_size_in_bytes") for memory in found}
         assert len(sizes) == 1 and sizes != {0}
@@ -109,8 +103,8 @@ def test_adapters_are_planned_on_a_frozen_base(tiny_model):  # noqa: F811
     _, plan = planned("sft", tiny_model, "lora.rank=2", "lora.base_dtype=int8")
     (update,) = plan.calls
     state, _ = update.arguments
-    assert plan.adapters == sum(x.size for x in jax.tree.leaves(state.params))
-    assert {x.dtype for x in jax.tree.leaves(update.program._last)} > {np.dtype(np.int8)}
+    assert update.work.adapters == sum(x.size for x in jax.tree.leaves(state.params))
+    assert {x.dtype for x in jax.tree.leaves(update.program.last)} > {np.dtype(np.int8)}
     with jax.set_mesh(plan.mesh):
         update.program.lower(*update.arguments)
 
@@ -135,15 +129,14 @@ def test_another_model_as_critic_is_described(tiny_model, tmp_path):  # noqa: F8
     shape = json.loads((tiny_model / "config.json").read_text())
     shape |= {"hidden_size": shape["hidden_size"] // 2, "head_dim": shape["hidden_size"] // 4}
     (smaller / "config.json").write_text(json.dumps(shape))
-    config, plan = planned("ppo", tiny_model)
+    _, plan = planned("ppo", tiny_model)
     _, other = planned("ppo", tiny_model, f"ppo.critic={smaller}")
-    assert other.critic.d_model == plan.critic.d_model // 2
     for one, two in zip(plan.calls, other.calls, strict=True):
         less = one.name in ("value", "critic update")
         first, second = local_bytes(one.arguments), local_bytes(two.arguments)
         assert (second < first) == less and (second == first) == (not less)
-        first, second = (operations(work_of(c, p, config)) for c, p in ((one, plan), (two, other)))
-        assert (second.matmul < first.matmul) == less
+        assert two.work.model.d_model == one.work.model.d_model // (2 if less else 1)
+        assert (operations(two.work).matmul < operations(one.work).matmul) == less
     with jax.set_mesh(other.mesh):
         for call in other.calls[1:]:  # all but the sampler's
             call.program.lower(*call.arguments)

@@ -10,7 +10,7 @@ from caugym_jax.devices.chips import CHIPS
 from caugym_jax.errors import UserError
 from caugym_jax.planning import machine, search
 from caugym_jax.planning.abstract import plan
-from caugym_jax.planning.compiling import compile_call, work_of
+from caugym_jax.planning.compiling import compile_call
 from caugym_jax.planning.roofline import TPU
 from caugym_jax.planning.topology import Slice, slices_of
 from tests.tiny_model import tiny_model  # noqa: F401
@@ -88,9 +88,9 @@ def test_the_estimate_is_near_what_the_compiler_says(tiny_model):  # noqa: F811
     (update,) = planned.calls
     compiled, _, _ = compile_call(update)
     sizes = compiled.memory_analysis()
-    fixed = search.local_bytes((update.arguments, update.program._last))
+    fixed = search.local_bytes((update.arguments, update.program.last))
     assert fixed == pytest.approx(sizes.argument_size_in_bytes, rel=0.01)
-    work = work_of(update, planned, config)
+    work = update.work
     assert (work.rows, work.train, work.remat) == (8, True, "full")
     whole = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
-    assert 0.5 < search.estimated_bytes(update, planned, config) / whole < 2
+    assert 0.5 < search.estimated_bytes(update) / whole < 2

@@ -1,0 +1,514 @@
+"""What GRPO and PPO share: sampling, rewards, groups, and their rectangle.
+
+`Rollouts` places the weights for the sampler, samples, judges, collects groups with a signal and
+lays them out as an `Experience`; its programs score the rows as the updates will see them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from caugym_jax.algorithms.step import Learner, check_rows, in_parts, microbatch_count
+from caugym_jax.data.packing import width_for
+from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices import processes
+from caugym_jax.devices.mesh import fetch, row_count, rows, sampling_mesh
+from caugym_jax.devices.programs import Program
+from caugym_jax.devices.shapes import on_shapes
+from caugym_jax.errors import require
+from caugym_jax.models.transformer import Params
+from caugym_jax.models.work import Work, forward
+from caugym_jax.objectives.advantages import informative_groups
+from caugym_jax.objectives.logprobs import Scores, score
+from caugym_jax.rewards.score import ON_ERROR, parse_weights
+from caugym_jax.rewards.score import score as reward_score
+from caugym_jax.sampling.sampler import Sampler
+from caugym_jax.types import Experience, Problem, Rollout, TrainState
+
+PRINTED = 3  # failures of reward functions printed of a rollout
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutSettings:
+    """How completions are sampled and judged, and how often a rollout is trained on.
+
+    Attributes:
+      group_size: samples of each prompt.
+      max_completion_length: in tokens.
+      temperature, top_k, top_p, min_p: of sampling; 0, 1 and 0 switch the last three off.
+      reward_weights: reward functions by name or "package.module:function", with weights: text like
+        "answer=1,form=0.1", or a mapping.
+      on_reward_error: where a reward function raises or returns what is no number: "stop" the run,
+        naming function and item, or "skip" it as if it had returned None.
+      reward_timeout: seconds after which a reward function has failed; None: never.
+      sample_batch_size: prompts sampled at a time; None: all at once.
+      num_iterations: passes over one rollout; old log-probs stay those before the first.
+      num_minibatches: optimiser steps per pass.
+      microbatches: parts into which each optimiser step is cut to save memory; None: one row to
+        each device at a time. No result changes.
+    """
+
+    method: ClassVar[str]  # the section of the configuration
+
+    group_size: int = 8
+    max_completion_length: int = 512
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    reward_weights: str | Mapping[str, float] = "answer=1,form=0.1"
+    on_reward_error: str = "stop"
+    reward_timeout: float | None = 600.0
+    sample_batch_size: int | None = None
+    num_iterations: int = 1
+    num_minibatches: int = 1
+    microbatches: int | None = 1
+
+    def __post_init__(self):
+        counts = ("group_size", "max_completion_length", "num_iterations", "num_minibatches")
+        require(self, *counts, "sample_batch_size", "microbatches", at_least=1)
+        require(self, "temperature", above=0, hint="or all samples of a prompt would be the same")
+        require(self, "top_k", at_least=0)
+        require(self, "top_p", above=0, at_most=1)
+        require(self, "min_p", at_least=0, at_most=1)
+        require(self, "on_reward_error", among=ON_ERROR)
+        require(self, "reward_timeout", above=0)
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps on one rollout."""
+        return self.num_iterations * self.num_minibatches
+
+    @property
+    def part(self) -> Part | None:
+        """What is added to the rewards besides the reward functions."""
+        return None
+
+    @property
+    def remedy(self) -> str:
+        """What to lower where a program does not fit."""
+        return f"{self.method}.group_size, data.batch_size or {self.method}.max_completion_length"
+
+
+class Prompt(NamedTuple):
+    """A problem and the tokens it is asked with."""
+
+    problem: Problem
+    tokens: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The samples of one prompt that carry a signal."""
+
+    prompt: list[int]
+    completions: list[np.ndarray]  # G arrays of token ids, end token included
+    logprobs: list[np.ndarray]  # G arrays, the sampler's
+    counted: np.ndarray  # [G] bool: False where a truncated sample is masked
+    rewards: np.ndarray  # [G] float32; NaN = not judged
+
+
+def lay_out(
+    groups: list[Group], advantages: np.ndarray, rows_wanted: int, max_prompt: int, max_new: int
+) -> Experience:
+    """Groups as one rectangular Experience (NumPy); missing rows are all padding.
+
+    Args:
+      advantages: [rows of the groups] float32.
+    """
+    completions = [c for g in groups for c in g.completions]
+    P = width_for(max(len(g.prompt) for g in groups), max_prompt)
+    C = width_for(max(len(c) for c in completions), max_new)
+    tokens = np.zeros((rows_wanted, P + C), np.int32)
+    positions = np.zeros_like(tokens)
+    segments = np.zeros_like(tokens)
+    mask = np.zeros((rows_wanted, C), np.float32)
+    logprobs = np.zeros((rows_wanted, C), np.float32)
+    advantages = np.pad(advantages, (0, rows_wanted - len(advantages)))
+    row = 0
+    for group in groups:
+        for i, completion in enumerate(group.completions):
+            first, last = P - len(group.prompt), P + len(completion)
+            tokens[row, first:P] = group.prompt
+            tokens[row, P:last] = completion
+            positions[row, first:last] = np.arange(last - first)
+            segments[row, first:last] = 1
+            mask[row, : len(completion)] = group.counted[i]
+            logprobs[row, : len(completion)] = group.logprobs[i]
+            row += 1
+    return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
+
+
+class Verdicts(NamedTuple):
+    """A rollout's rewards and what is logged about it."""
+
+    total: np.ndarray  # [B] float32; NaN = not judged
+    names: tuple[str, ...]  # R, of the parts
+    values: np.ndarray  # [B, R]
+    lengths: np.ndarray  # [B] of completions
+    prompt_tokens: int  # of all rows
+    ended: np.ndarray  # [B] bool
+    rows: list[dict[str, Any]]  # prompt, completion, reward parts: the sample table
+    failures: int = 0  # values that reward functions failed to give, each taken as None
+
+
+def judge(
+    prompts: list[Prompt], rollout: Rollout, tokenizer: Tokenizer, settings: RolloutSettings
+) -> Verdicts:
+    """Decodes completions and applies the reward functions; what is skipped is printed on
+    stderr."""
+    P = rollout.prompt_width
+    tokens, lengths, ended = map(
+        np.asarray, (rollout.tokens, rollout.completion_length, rollout.ended)
+    )
+    texts = [
+        tokenizer.decode_completion(row[P : P + n]) for row, n in zip(tokens, lengths, strict=True)
+    ]
+    problems = [p.problem for p in prompts for _ in range(settings.group_size)]
+    weights = parse_weights(settings.reward_weights)
+    scores = reward_score(
+        texts, problems, list(~ended), weights, settings.on_reward_error, settings.reward_timeout
+    )
+    for failure in scores.failures[:PRINTED]:
+        print(failure, file=sys.stderr)
+    table = [
+        {
+            "prompt": problem.prompt or problem.text,
+            "completion": text,
+            "answer": problem.answer,
+            "reward": float(total),
+            **{f"rewards/{n}": float(v) for n, v in zip(scores.names, values, strict=True)},
+        }
+        for problem, text, total, values in zip(
+            problems, texts, scores.total, scores.values, strict=True
+        )
+    ]
+    prompt_tokens = int(np.sum(rollout.prompt_length))
+    failures = len(scores.failures)
+    return Verdicts(
+        scores.total, scores.names, scores.values, lengths, prompt_tokens, ended, table, failures
+    )
+
+
+def with_part(judged: Verdicts, name: str, part: np.ndarray) -> Verdicts:
+    """The rewards plus `part` [B], which is a part of the reward under that name."""
+    part = part.astype(np.float32)
+    total = judged.total + part
+    table = [
+        row | {"reward": float(reward), f"rewards/{name}": float(one)}
+        for row, reward, one in zip(judged.rows, total, part, strict=True)
+    ]
+    return judged._replace(
+        total=total,
+        names=(*judged.names, name),
+        values=np.concatenate([judged.values, part[:, None]], axis=1),
+        rows=table,
+    )
+
+
+def longest(rollout: Rollout, group_size: int) -> Verdicts:
+    """The verdicts of a step on shapes: completions as long as may be, a signal in every group."""
+    rows, width = rollout.logprobs.shape
+    total = (np.arange(rows) % group_size == 0).astype(np.float32)
+    return Verdicts(
+        total, (), np.zeros((rows, 0), np.float32), np.full(rows, width), 0,
+        np.ones(rows, bool), [],
+    )  # fmt: skip
+
+
+def judge_by_share(
+    judge: Callable[[list[Prompt], Rollout], Verdicts],
+    prompts: list[Prompt],
+    rollout: Rollout,
+    group_size: int,
+) -> Verdicts:
+    """`judge` where every process takes its share of the prompts (`processes.share_of`), as
+    rewards may take long, and all get all verdicts."""
+    if processes.count() == 1:
+        return judge(prompts, rollout)
+    rows = np.arange(len(prompts) * group_size).reshape(-1, group_size)
+    own = Rollout(*(np.asarray(x)[processes.share_of(rows).reshape(-1)] for x in rollout))
+    parts = processes.together(lambda: judge(list(processes.share_of(prompts)), own))
+
+    def merged(name: str) -> list:
+        """A field of all rows: what was one process's is a group at a time."""
+        fields = [getattr(part, name) for part in parts]
+        groups = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
+        return [row for group in processes.interleaved(groups) for row in group]
+
+    return Verdicts(
+        names=parts[0].names,
+        prompt_tokens=sum(part.prompt_tokens for part in parts),
+        failures=sum(part.failures for part in parts),
+        rows=merged("rows"),
+        **{name: np.stack(merged(name)) for name in ("total", "values", "lengths", "ended")},
+    )
+
+
+def overlong_reward(
+    lengths: np.ndarray, limit: int, buffer: int, penalty: float = 1.0
+) -> np.ndarray:
+    """DAPO's soft punishment of long completions: 0 up to limit - buffer tokens, then linearly down
+    to -penalty at the limit (Yu et al. 2025, eq. 13).
+
+    By hand: limit 100, buffer 20: lengths 80, 85, 100 give 0, -0.25, -1.
+    """
+    excess = np.asarray(lengths, np.float64) - (limit - buffer)
+    return -penalty * np.clip(excess / buffer, 0.0, 1.0)
+
+
+def make_groups(
+    prompts: list[Prompt],
+    rollout: Rollout,
+    judged: Verdicts,
+    group_size: int,
+    only_informative: bool,
+    mask_truncated: bool,
+) -> list[Group]:
+    """The groups of a rollout, in order; only those with a signal if asked."""
+    P, G = rollout.prompt_width, group_size
+    tokens, logprobs = np.asarray(rollout.tokens), np.asarray(rollout.logprobs)
+    wanted = informative_groups(judged.total, G)
+    counted = np.isfinite(judged.total) & (judged.ended | (not mask_truncated))
+    groups = []
+    for g, prompt in enumerate(prompts):
+        if only_informative and not wanted[g]:
+            continue
+        members = range(g * G, (g + 1) * G)
+        groups.append(
+            Group(
+                prompt.tokens,
+                [tokens[i, P : P + judged.lengths[i]] for i in members],
+                [logprobs[i, : judged.lengths[i]] for i in members],
+                counted[g * G : (g + 1) * G],
+                judged.total[g * G : (g + 1) * G],
+            )
+        )
+    return groups
+
+
+class Collected(NamedTuple):
+    """What a step is trained on, and what is reported about all that was sampled for it."""
+
+    groups: list[Group]  # at most `wanted`
+    wanted: int  # prompts of a full step
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """[rows of the groups] float32."""
+        return np.concatenate([group.rewards for group in self.groups])
+
+
+# A part of the reward that follows from how completions end: its name, and its values [B].
+Part = tuple[str, Callable[[Verdicts], np.ndarray]]
+
+
+class Rollouts:
+    """Samples, judges and lays out what a step is trained on.
+
+    Args:
+      max_prompt_length: in tokens; longer prompts are refused.
+      sampler_mesh: the devices arranged for sampling; None: `sampling_mesh` of the learner's.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        settings: RolloutSettings,
+        tokenizer: Tokenizer,
+        *,
+        max_prompt_length: int = 512,
+        seed: int = 0,
+        sampler_mesh: jax.sharding.Mesh | None = None,
+    ):
+        parse_weights(settings.reward_weights)  # an unknown function is refused here
+        self.settings, self.seed = settings, seed
+        self._learner, self._tokenizer = learner, tokenizer
+        self._longest = max_prompt_length, settings.max_completion_length
+        self._sampler = Sampler(
+            learner.model,
+            end_ids=tokenizer.end_ids,
+            pad_id=tokenizer.pad_id,
+            max_new_tokens=settings.max_completion_length,
+            max_prompt_length=max_prompt_length,
+            batch_size=settings.sample_batch_size,
+            mesh=sampler_mesh or sampling_mesh(learner.mesh),
+        )
+
+    def score(self, weights: Params, e: Experience) -> Scores:
+        """The completions' teacher-forced scores, [B, C], at the temperature they were sampled
+        at."""
+        return score(
+            self._learner.model, weights, e.tokens, e.positions, e.segment_ids,
+            start=e.prompt_width, temperature=self.settings.temperature,
+        )  # fmt: skip
+
+    def work(self, e: Experience) -> Work:
+        """Of `score`."""
+        return forward(self._learner.model, e.tokens.shape, e.mask.shape[-1])
+
+    def scorer(self, name: str, *, own: bool) -> Program:
+        """The program (weights, experience) -> log-probs [B, C] as the updates will see them.
+
+        Args:
+          own: the weights are the trained ones, below which an adapter's frozen ones may lie; else
+            a plain model's.
+        """
+        apply, frozen = self._learner.adapter.apply, self._learner.adapter.frozen
+        return self.program(
+            name,
+            lambda weights, e: self.score(weights, e).logprobs,
+            self.work,
+            apply=apply if own else None,
+            last=(frozen,) if own else (),
+        )
+
+    def program(
+        self,
+        name: str,
+        function: Callable[[Params, Experience], jax.Array],
+        work: Callable[[Experience], Work],
+        *,
+        apply: Callable[..., Params] | None = None,
+        last: tuple = (),
+    ) -> Program:
+        """The program (weights, experience) -> function(weights, rows) of all rows [B, C], taken
+        together as the updates will take them."""
+        settings = self.settings
+        updates, microbatches = settings.num_minibatches, settings.microbatches
+
+        def run(weights, e, *frozen):
+            weights = weights if apply is None else apply(weights, *frozen)
+            return in_parts(lambda part: function(weights, part), e, updates, microbatches)
+
+        def working(_, e):
+            count = len(e.tokens) // updates
+            one = jax.ShapeDtypeStruct((count,), np.int32)
+            return work(e)._replace(parts=updates * microbatch_count(one, microbatches))
+
+        return Program(
+            name, run, f"{settings.remedy}, or raise microbatches",
+            last=last, places=rows(self._learner.mesh), work=working,
+        )  # fmt: skip
+
+    def collect(
+        self,
+        state: TrainState,
+        draw: Callable[[], list[Prompt]],
+        *,
+        only_informative: bool = False,
+        mask_truncated: bool = False,
+        max_refills: int = 4,
+    ) -> Collected:
+        """Samples and judges prompts until a step is full of groups with a signal (DAPO's dynamic
+        sampling), at most `max_refills` more times; the surplus is dropped.
+
+        Of several processes each judges a share, and all have the same prompts, rollout and
+        verdicts: so all come to the same decisions and groups as one process does.
+
+        Args:
+          only_informative: drop groups whose rewards agree; False: one draw, all of it.
+          mask_truncated: leave samples that did not end out of the loss.
+        """
+        group_size, step = self.settings.group_size, int(fetch(state.step))
+        start = time.perf_counter()
+        weights = self._sampler.place(self._learner.adapter.merge(state.params))
+        jax.block_until_ready(weights)
+        spent = {"time/sampling": 0.0, "time/rewards": 0.0}
+        placed = time.perf_counter() - start
+        drawn, groups, samples, prompts_drawn, wanted = [], [], [], 0, 0
+        while True:
+            prompts = draw()
+            wanted = wanted or len(prompts)
+            ids = list(range(prompts_drawn, prompts_drawn + len(prompts)))
+            prompts_drawn += len(prompts)
+            start = time.perf_counter()
+            rollout = self._sample(weights, prompts, ids, step)
+            sampled = time.perf_counter()
+            judged = judge_by_share(self._judge, prompts, rollout, group_size)
+            spent["time/sampling"] += sampled - start
+            spent["time/rewards"] += time.perf_counter() - sampled
+            drawn.append(judged)
+            samples += judged.rows
+            groups += make_groups(
+                prompts, rollout, judged, group_size, only_informative, mask_truncated
+            )
+            if not only_informative or len(groups) >= wanted or len(drawn) > max_refills:
+                break
+        metrics = rollout_metrics(drawn, group_size) | {"sampling/refills": len(drawn) - 1}
+        metrics |= spent | {"time/place": placed}
+        return Collected(groups[:wanted], wanted, metrics, samples)
+
+    def _sample(self, weights: Params, prompts: list[Prompt], ids: list[int], step: int) -> Rollout:
+        s = self.settings
+        return self._sampler(
+            weights, [p.tokens for p in prompts], ids=ids,
+            seed=self.seed, step=step, samples_per_prompt=s.group_size,
+            temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p,
+        )  # fmt: skip
+
+    def _judge(self, prompts: list[Prompt], rollout: Rollout) -> Verdicts:
+        if on_shapes():
+            return longest(rollout, self.settings.group_size)
+        judged = judge(prompts, rollout, self._tokenizer, self.settings)
+        if self.settings.part is None:
+            return judged
+        name, part = self.settings.part
+        return with_part(judged, name, part(judged))
+
+    def lay_out(self, collected: Collected, advantages: np.ndarray) -> Experience:
+        """`lay_out` of a full step's rows.
+
+        Raises:
+          UserError: the mesh, minibatches and microbatches do not divide them.
+        """
+        settings = self.settings
+        size = collected.wanted * settings.group_size
+        parts = settings.num_minibatches * (settings.microbatches or 1)
+        check_rows(size, parts, row_count(self._learner.mesh), "prompts x group_size")
+        return lay_out(collected.groups, advantages, size, *self._longest)
+
+
+def rollout_metrics(drawn: list[Verdicts], group_size: int) -> dict[str, float]:
+    """TRL's metrics, over everything that was sampled in the step (refills included)."""
+    total = np.concatenate([j.total for j in drawn])
+    values = np.concatenate([j.values for j in drawn])
+    lengths = np.concatenate([j.lengths for j in drawn])
+    ended = np.concatenate([j.ended for j in drawn])
+    groups = total.reshape(-1, group_size)
+    finished = lengths[ended] if ended.any() else np.zeros(1)
+
+    def known(x):  # NaN only where nothing was judged
+        return x[np.isfinite(x)] if np.isfinite(x).any() else np.full(1, np.nan)
+
+    metrics = {
+        "reward": float(known(total).mean()),
+        "completions/mean_length": float(lengths.mean()),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/mean_terminated_length": float(finished.mean()),
+        "completions/min_terminated_length": float(finished.min()),
+        "completions/max_terminated_length": float(finished.max()),
+        "completions/clipped_ratio": float(1 - ended.mean()),
+        "tokens": int(lengths.sum()) + sum(j.prompt_tokens for j in drawn),
+    }
+    if group_size > 1:
+        spread = [known(g).std(ddof=1) if known(g).size > 1 else 0.0 for g in groups]
+        metrics["reward_std"] = float(np.mean(spread))
+        informative = informative_groups(total, group_size)
+        metrics["frac_reward_zero_std"] = float(1 - informative.mean())
+    if any(j.failures for j in drawn):
+        metrics["rewards/failures"] = sum(j.failures for j in drawn)
+    for name, column in zip(drawn[0].names, values.T, strict=True):
+        metrics[f"rewards/{name}/mean"] = float(known(column).mean())
+        metrics[f"rewards/{name}/std"] = float(known(column).std())
+    return metrics

@@ -1,0 +1,57 @@
+"""What one call of a program computes, from the shapes that it gets; see planning/roofline.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.transformer import Model
+
+
+class Work(NamedTuple):
+    """What one call of a program computes, over all devices.
+
+    Attributes:
+      rows, width: [rows, width] tokens go through the layers.
+      scored: places of each row whose logits are made (0: a critic, or prefill).
+      train: a backward pass and an optimiser step follow.
+      parts: microbatches (each reads all weights again).
+      remat, kernel: see `Model`.
+      again: which part of the layers' products and of attention a backward pass makes again; None:
+        what `remat` says.
+      adapters: parameters trained in place of all; None: all are.
+      drawn: tokens that a sampler draws for each of rows x samples; `pieces` of cache hold them.
+      itemsize: bytes of a number in the compute type.
+    """
+
+    model: ModelConfig
+    rows: int
+    width: int
+    scored: int
+    train: bool = False
+    parts: int = 1
+    remat: str = "none"
+    kernel: str = "plain"
+    adapters: int | None = None
+    drawn: int = 0
+    samples: int = 1
+    piece: int = 1
+    itemsize: int = 2
+    again: tuple[float, float] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the call reads or draws."""
+        return self.rows * (self.width + self.samples * self.drawn)
+
+
+def forward(model: Model, shape: Sequence[int], scored: int = 0, **more: Any) -> Work:
+    """A pass of tokens of this shape [..., T] through a model; see `Work` for the rest."""
+    *rows, width = shape
+    size = 2 if model.dtype == "bfloat16" else 4
+    return Work(
+        model.config, math.prod(rows), width, scored,
+        remat=model.remat, kernel=model.attention, itemsize=size, **more,
+    )  # fmt: skip
