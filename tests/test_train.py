@@ -106,8 +106,11 @@ def test_settings_that_cannot_work(refused, options, told):
         (["--config.grpo.microbatches=2"], "= 2 x 8"),
         (["--config.grpo.max_completion_length=600"], "tokens"),
         (["--config.grpo.temprature=1"], "did you mean 'temperature'?"),
-        (["--config.grpo.loss_type=gspo"], "use grpo, bnpo, dapo, dr_grpo, cispo"),
-        (["--config.grpo.scale_rewards=goup"], "use group, batch, none"),
+        (["--config.grpo.loss_type=gspo"], "must be one of grpo, bnpo, dapo, dr_grpo, cispo"),
+        (
+            ["--config.grpo.scale_rewards=goup"],
+            "config.grpo.scale_rewards='goup': must be one of group, batch, none",
+        ),
         (["--config.grpo.temperature=-1"], "temperature"),
         (["--config.grpo.top_p=0"], "top_p"),
     ],

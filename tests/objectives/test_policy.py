@@ -218,11 +218,11 @@ def test_t05_masked_rows_leave_the_denominators(loss_type):
     """A batch with masked rows (truncated samples, a short step) is the batch without them."""
     e = experience()
     few = jax.tree.map(lambda x: x[np.asarray(e.mask).sum(axis=1) > 0], e)
-    options = dict(loss_type=loss_type, beta=0.1, horizon=9)
+    settings = PolicyLoss(loss_type=loss_type, beta=0.1)
 
     @jax.jit
     def totals(e):
-        return policy_loss(*scores(jnp.asarray(table()), e.tokens), e, PolicyLoss(**options))[0]
+        return policy_loss(*scores(jnp.asarray(table()), e.tokens), e, settings, horizon=9)[0]
 
     with_rows, without = totals(e), totals(few)
     assert len(few.tokens) < len(e.tokens)
