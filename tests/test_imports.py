@@ -14,6 +14,7 @@ LAYERS = [
     ("cli", "devices.chips"),
     ("causal.text",),
     ("causal.engine",),
+    ("devices.shapes",),
     ("devices.mesh", "models.config"),
     ("devices.programs",),
     ("models",),
