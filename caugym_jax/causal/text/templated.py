@@ -91,8 +91,9 @@ def _edges(text: str) -> tuple[list[str], tuple[tuple[int, int], ...]]:
         names.setdefault(key(name), " ".join(name.split()))
     for effect in effects:  # causes start with a capital letter that may not be theirs
         names[key(effect)] = " ".join(effect.split())
+    caused = set(map(key, effects))
     for cause in causes:
-        if names[key(cause)] == " ".join(cause.split()) and key(cause) not in map(key, effects):
+        if names[key(cause)] == " ".join(cause.split()) and key(cause) not in caused:
             names[key(cause)] = decapitalized(names[key(cause)])
     check_spellings(names.values())
     index = {name: node for node, name in enumerate(names)}

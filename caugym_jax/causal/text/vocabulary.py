@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import graphlib
 import itertools
 import re
@@ -218,6 +219,7 @@ def _place(code: str) -> int:
 _SEPARATOR = re.compile(r", (?:and )?| and ")
 
 
+@functools.lru_cache(maxsize=4096)
 def key(text: str) -> str:
     """What two spellings of one name share: case and white space do not matter."""
     return " ".join(text.split()).casefold()

@@ -6,7 +6,6 @@ from decimal import Decimal
 
 import pytest
 
-from caugym_jax.causal.engine.answers import four_decimals
 from caugym_jax.causal.engine.generating import (
     GENERATED_VARIANTS,
     generate_problem,
@@ -152,13 +151,6 @@ def test_insufficient_problems_lack():
         assert problem.answer == LACK and problem.lacks
         assert list(steps_of(problem).values())[-1].endswith("so the answer is LACK_CONDITION.")
         assert not problem.text.split("\nInstruction")[0].endswith(". ")
-
-
-def test_number_format():
-    assert four_decimals(Decimal("-0.06")) == "-0.06"
-    assert four_decimals(Decimal("0.18258800")) == "0.1826"
-    assert four_decimals(Decimal(0)) == four_decimals(Decimal("-0.00001")) == "0"
-    assert four_decimals(Decimal(1)) == "1"
 
 
 def test_words_keep_texts_readable():
