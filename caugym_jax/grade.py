@@ -8,10 +8,10 @@ Each line of ANSWERS.jsonl is an item of an official test file (problem, answer,
 Prints a table and writes results.json, one entry per file, named by the file's name without its
 ending.
 
-What kind of set a file holds goes by the items' `variant` field, else by the file's name
-(base, rephrased, omitted, deconfounding, redundant, insufficient, hard; rephrased_dataset.jsonl),
-else it is base. It decides only whether verdicts are checked: not on rephrased and omitted items.
-Whether an item lacks a condition goes by its own `answer`.
+Whether an item lacks a condition goes by its own `answer`, its verdict by its problem's text. Items
+of the rephrased and omitted sets go by the text of the base item that they rewrite: their column
+`original_problem` (which `evaluate` writes), else the base file beside theirs. Where there is none
+they are unread, and their number alone is scored; the table says how many are.
 
 Unlike the released scripts, which skip them, items without any answer count as wrong. Needs no
 accelerator and no model.

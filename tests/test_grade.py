@@ -41,13 +41,15 @@ def test_figures_of_a_file(tmp_path, capsys):
     assert "base_dataset" in printed and "strict" in printed and "33.3" in printed
 
 
-def test_verdicts_count_where_the_problem_can_be_read(tmp_path):
+def test_verdicts_count_where_the_problem_can_be_read(tmp_path, capsys):
     wrong = ITEM | {"all_generated_answers": [RIGHT.replace("Yes", "No")]}
     words = wrong | {"problem": "Dose works on height. Does a high dose make it taller?"}
     readable = graded(write(tmp_path / "base.jsonl", wrong), tmp_path / "r")["strict"]
     unread = graded(write(tmp_path / "omitted_dataset.jsonl", words), tmp_path / "r")["strict"]
     assert (readable["all"], readable["n_verdict"], readable["n_unread"]) == (0, 1, 0)
     assert (unread["all"], unread["n_verdict"], unread["n_unread"]) == (1, 0, 1)
+    printed = capsys.readouterr().out
+    assert "omitted_dataset: 1 of 1 items unread" in printed and "base: " not in printed
 
 
 def test_two_files_in_one_go(tmp_path):

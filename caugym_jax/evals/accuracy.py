@@ -179,7 +179,13 @@ def table(sets: Mapping[str, dict[str, Any]]) -> str:
         tokens = entry["mean_tokens"]
         figures = [_percent(entry[key]) for key in extra[2:-1]]
         others.append([name, str(entry["n"]), *figures, "-" if tokens is None else f"{tokens:.0f}"])
-    return _aligned(rows) + "\n\n" + _aligned(others)
+    unread = [
+        f"{name}: {entry['strict']['n_unread']} of {entry['n']} items unread: "
+        "strict scores their number alone"
+        for name, entry in sets.items()
+        if entry["strict"].get("n_unread")
+    ]
+    return "\n\n".join(filter(None, [_aligned(rows), _aligned(others), "\n".join(unread)]))
 
 
 def _percent(value: float | None) -> str:
