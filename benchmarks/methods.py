@@ -80,14 +80,14 @@ def one_run(out: Path, method: str, seed: int, settings: list[str]) -> dict:
 
 def held_out(method: str, settings: list[str]) -> np.ndarray:
     """[n] bool: which of a run's held-out problems have an answer that is not zero."""
-    from caugym_jax.cli import config as configs
     from caugym_jax.data.sources import problem_source
-    from caugym_jax.evals.probe import Evaluation, nonzero
+    from caugym_jax.evals.held_out import STREAM
+    from caugym_jax.evals.probe import nonzero
+    from caugym_jax.runs.settings import load
 
-    config = configs.load(f"{method}.py", settings)
-    settings = configs.build(Evaluation, config.evaluation)
-    source = problem_source(settings, seed=config.seed + 1_000_003)
-    return nonzero([source(i) for i in range(settings.n)])
+    config = load(f"{method}.py", settings)
+    source = problem_source(config.evaluation, seed=config.seed + STREAM)
+    return nonzero([source(i) for i in range(config.evaluation.n)])
 
 
 def table(rows: list[dict]) -> str:

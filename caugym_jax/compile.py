@@ -14,12 +14,14 @@ informative; rewards, evaluation and saving are not counted). Exit status 1 if o
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from caugym_jax.cli import commands
+from caugym_jax.cli.config import parse
 from caugym_jax.errors import UserError
 from caugym_jax.planning import topology
 
@@ -39,19 +41,15 @@ def main(argv: Sequence[str]) -> None:
         "--search", action="store_true",
         help="rank mesh shapes by estimate, compile the best, and name the smallest slice",
     )  # fmt: skip
-    options, rest = parser.parse_known_args(argv)
-    strange = [a for a in rest if not (a.startswith("--config.") and "=" in a)]
-    if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)} (write --config.KEY=VALUE)")
+    options, overrides = parse(parser, argv)
     if options.json is not None and not options.json.absolute().parent.is_dir():
         raise UserError(f"--json={options.json}: there is no folder {options.json.parent}")
     topology.check_name(options.topology)
     topology.prepare(options.topology)
 
-    from caugym_jax.cli import config as configs
+    from caugym_jax.runs.settings import load
 
-    overrides = [a.removeprefix("--config.") for a in rest]
-    config = configs.load(options.config, overrides)
+    config = load(options.config, overrides)
     chosen = options.programs.split(",") if options.programs else None
     if options.search:
         report = _search(config, options.topology, chosen)
@@ -151,9 +149,12 @@ def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, A
     if smallest := smallest_slice(config, topology.slices_of(name)):
         print(f"smallest slice by estimate, which may be a fifth too low: {smallest}")
     for one in ranked[:TRIED]:
-        config.mesh.update(one.mesh)
-        config.model.remat = one.remat
-        report = report_on(config, name, chosen)
+        settings = dataclasses.replace(
+            config,
+            mesh=dataclasses.replace(config.mesh, **one.mesh),
+            model=dataclasses.replace(config.model, remat=one.remat),
+        )
+        report = report_on(settings, name, chosen)
         if all(p["fits"] for p in report["programs"]):
             flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in one.mesh.items())
             print(f"use {flags} --config.model.remat={one.remat}")

@@ -26,8 +26,8 @@ def require(
 ) -> None:
     """Checks fields of a settings dataclass; for use in its `__post_init__`.
 
-    A field that is None passes (the annotation says whether it may be None), each element of a
-    tuple is checked, and a number must be finite.
+    A field that is None passes (the annotation says whether it may be None). Each element of a
+    tuple is checked, and there must be one. A number must be finite.
 
     Args:
       names: the fields.
@@ -45,6 +45,8 @@ def require(
     rule = " and ".join(words) or "finite"
     for name in names:
         value = getattr(settings, name)
+        if value in ((), []):
+            raise UserError(f"{name}={value!r}: must be at least one value")
         for part in value if isinstance(value, tuple | list) else (value,):
             if part is None or (
                 (not isinstance(part, float) or math.isfinite(part))

@@ -1,4 +1,6 @@
-"""Trains a model: --config=NAME.py[:ARG] [--workdir=DIR] [--config.key=value ...]
+"""Trains a model: --config=NAME[:ARG] [--workdir=DIR] [--config.key=value ...]
+
+`--config=NAME --help` prints every key with its default and meaning (docs/settings.md).
 
 Resumes by itself where WORKDIR holds a checkpoint; a finished run reprints its summary. The bare
 names grpo.py and sft.py run on any machine in minutes, without a download. ARG names a model.
@@ -15,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caugym_jax.cli import commands
+from caugym_jax.cli.config import parse
 from caugym_jax.devices import processes
 
 
@@ -22,17 +25,14 @@ def main(argv: Sequence[str]) -> None:
     parser = commands.parser("caugym_jax.train", __doc__)
     parser.add_argument("--config", required=True, metavar="NAME.py[:ARG]")
     parser.add_argument("--workdir", type=Path, help="default: runs/<config>")
-    options, rest = parser.parse_known_args(argv)
-    strange = [a for a in rest if not (a.startswith("--config.") and "=" in a)]
-    if strange:
-        parser.error(f"unrecognized arguments: {' '.join(strange)} (write --config.KEY=VALUE)")
+    options, overrides = parse(parser, argv)
 
     from absl import logging
 
-    from caugym_jax.cli import config as configs
+    from caugym_jax.runs.settings import load
 
     logging.set_verbosity(logging.FATAL)  # Orbax logs what it also raises, with a traceback
-    config = configs.load(options.config, [a.removeprefix("--config.") for a in rest])
+    config = load(options.config, overrides)
     with processes.connected():
         from caugym_jax.runs.folder import default_workdir
         from caugym_jax.runs.loop import train

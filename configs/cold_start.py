@@ -15,11 +15,10 @@ from caugym_jax.configs import sft
 
 def get_config(arg: str | None = None):
     config = sft.get_config(arg)
-    config.model.update(name="runs/from_scratch", init="pretrained")
+    config.model.name = "runs/from_scratch"
     config.steps = 180
-    with config.ignore_type():
-        config.data.direct_fraction = dict(ATE=0.2, CDE=0.3, ETT=0.65, NDE=0.65)
-    config.optim.update(peak=1.5e-3, warmup=10)
+    config.data.direct_fraction = dict(ATE=0.2, CDE=0.3, ETT=0.65, NDE=0.65)
+    config.optim.peak = 1.5e-3
     config.evaluation.every = 60
     config.checkpoint.every = 60
     return config

@@ -13,50 +13,24 @@ The reference is the model that training starts from. For a file its log-probabi
 once and kept in the workdir.
 """
 
-import ml_collections
-
 from caugym_jax.configs.common import base
 from caugym_jax.configs.models import pretrained
 
 
 def get_config(arg: str | None = None):
     config = base("dpo")
-    config.steps = 40
-    config.dpo = dict(
-        beta=0.1,
-        loss_type=("sigmoid",),  # also robust, ipo, hinge, sigmoid_norm, sft; several: sigmoid,sft
-        loss_weights=ml_collections.config_dict.placeholder(tuple),  # None: 1 each
-        label_smoothing=0.0,
-        microbatches=ml_collections.config_dict.placeholder(int),  # None: a pair a device at a time
-    )
-    config.dpo.microbatches = 1
-    config.optim.update(peak=1e-4, warmup=5, decay="linear", final_ratio=0.1, b2=0.98)
-    preferences(config, solutions="worked" if arg is None else "steps")
-    config.data.batch_size = 32  # pairs
-    config.evaluation.every = 20
     config.log.show = ("loss", "rewards/accuracies", "rewards/margins")
-    if arg is not None:
-        pretrained(config, arg)
-        config.steps = 300
-        config.data.max_length = 2048
-        config.dpo.microbatches = None
-        config.optim.update(peak=1e-6, warmup=10, decay="constant", b2=0.999)
+    preferences(config, arg)
     return config
 
 
-def preferences(config, solutions: str) -> None:
-    """The data section's part about preferences (preference_sources.preference_items)."""
-    config.data.update(
-        max_length=176,  # of a prompt with a completion, in tokens
-        too_long="drop",  # a file's longer rows; "refuse" ends the run
-        unusable="drop",  # a file's identical pairs and empty completions
-        solutions=solutions,  # of generated problems: worked, or steps (all tasks)
-        rejected=None,
-    )
-    if (
-        solutions == "worked"
-    ):  # the share of each kind of wrong solution (data/texts/mistakes/worked.py)
-        config.data.rejected = dict(
+def preferences(config, arg: str | None) -> None:
+    """What DPO and KTO have in common."""
+    config.evaluation.every = 20
+    if arg is None:
+        config.steps = 40
+        config.data.update(max_length=176, solutions="worked")
+        config.data.rejected = dict(  # the share of each kind of wrong solution
             no_work=1.0,
             sign_flip=1.0,
             arithmetic_slip=1.0,
@@ -65,3 +39,9 @@ def preferences(config, solutions: str) -> None:
             false_zero=1.0,
             invented_number=1.0,
         )
+        config.optim.update(peak=1e-4, warmup=5, decay="linear", final_ratio=0.1, b2=0.98)
+        return
+    pretrained(config, arg)
+    config.steps = 300
+    config[config.method].microbatches = None
+    config.optim.update(peak=1e-6, warmup=10)

@@ -25,70 +25,34 @@ Relatives are the same method with other options (`--config.grpo.KEY=VALUE`):
 size, batch, learning rate, lengths) the values are ours.
 """
 
-import ml_collections
-
 from caugym_jax.configs.common import base
 from caugym_jax.configs.models import pretrained
 
 
 def get_config(arg: str | None = None):
     config = base("grpo")
-    config.steps = 25
-    config.data.batch_size = 16  # prompts a step
-    config.grpo = dict(
-        group_size=8,
-        max_completion_length=40,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        min_p=0.0,
-        reward_weights="answer=1,form=0.1",  # also "package.module:function=WEIGHT"
-        on_reward_error="stop",  # or "skip"
-        reward_timeout=600.0,  # seconds for a rollout's rewards by one function
-        overlong_buffer=0,  # tokens before the limit that cost up to overlong_penalty
-        overlong_penalty=1.0,
-        baseline="group",
-        scale_rewards="group",
-        normalize_advantages=False,
-        dynamic_sampling=True,
-        max_refills=4,
-        mask_truncated_completions=False,
-        loss_type="grpo",
-        importance_sampling_level="token",
-        epsilon=0.2,
-        epsilon_high=0.28,
-        delta=ml_collections.config_dict.placeholder(float),  # None: one-sided clipping
-        beta=0.0,
-        kl_in_reward=False,
-        kl_estimator="k3",
-        use_bias_correction_kl=False,
-        entropy_coef=0.0,
-        importance_sampling_correction="none",
-        importance_sampling_cap=3.0,
-        num_iterations=1,
-        num_minibatches=1,
-        microbatches=ml_collections.config_dict.placeholder(int),  # None: a row a device at a time
-        sample_batch_size=ml_collections.config_dict.placeholder(int),  # prompts; None: all at once
+    config.log.update(
+        every=5,
+        show=("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio"),
     )
-    config.grpo.microbatches = 1
-    config.optim.update(peak=3e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
     config.evaluation.every = 25
     config.checkpoint.every = 10
-    config.data.max_prompt_length = 512
-    config.data.too_long = "drop"  # a file's longer prompts; "refuse" ends the run at the first
-    config.log.every = 5
-    config.log.show = ("reward", "frac_reward_zero_std", "entropy", "completions/clipped_ratio")
-    if arg is not None:
-        thinks = pretrained(config, arg)
-        config.steps = 300
-        config.data.max_prompt_length = 1024
-        config.grpo.update(
-            max_completion_length=config.evaluation.max_new_tokens,
-            microbatches=None,
-            sample_batch_size=4,
-        )
-        if thinks:
-            config.grpo.reward_weights = "answer=1,thinking_form=0.1"
-            config.data.update(batch_size=128, max_prompt_length=2048)
-        config.optim.update(peak=1e-6, warmup=10, decay="constant", b2=0.999)
+    config.data.batch_size = 16  # prompts a step
+    if arg is None:
+        config.steps = 25
+        config.grpo.max_completion_length = 40
+        config.optim.update(peak=3e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
+        return config
+    thinks = pretrained(config, arg)
+    config.steps = 300
+    config.data.max_prompt_length = 1024
+    config.grpo.update(
+        max_completion_length=config.evaluation.max_new_tokens,
+        microbatches=None,
+        sample_batch_size=4,
+    )
+    if thinks:
+        config.grpo.reward_weights = "answer=1,thinking_form=0.1"
+        config.data.update(batch_size=128, max_prompt_length=2048)
+    config.optim.update(peak=1e-6, warmup=10)
     return config

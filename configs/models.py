@@ -8,32 +8,28 @@ points for one machine's memory; every one can be set.
 from caugym_jax.models.presets import parameter_count, preset
 
 SPREAD = 1e9  # parameters from which a model is split over all devices, not copied to each
+ZERO_FRACTION = 1 / 7
+ALL_TASKS = dict(
+    tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),
+    adjusters=(0, 1),
+    max_mediators=1,
+    zero_fraction=ZERO_FRACTION,
+)
 
 
 def pretrained(config, name: str, max_completion_length: int | None = None) -> bool:
-    """Sets `config` up for the pretrained model `name`; says whether it is a reasoning model.
+    """Sets `config` up for the pretrained model `name`, on all tasks; returns whether it is a
+    reasoning model.
 
     A reasoning model (the R1 distillations) thinks before it answers and gets room for that.
     """
     found = None if "/" in name or name.endswith(".gguf") else preset(name)
     thinks = found is not None and found.thinks
     room = max_completion_length or (8192 if thinks else 512)
-    config.model.update(name=name, init="pretrained", remat="full")
+    config.model.update(name=name, remat="full")
     config.lora.base_dtype = "bfloat16"  # what they are published in
-    config.data.update(
-        tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),
-        adjusters=(0, 1),
-        max_mediators=1,
-        zero_fraction=1 / 7,
-    )
-    config.evaluation.update(
-        tasks=config.data.tasks,
-        adjusters=(0, 1),
-        max_mediators=1,
-        zero_fraction=1 / 7,
-        n=128 if thinks else 16,
-        max_new_tokens=room,
-    )
+    config.data.update(ALL_TASKS)
+    config.evaluation.update(ALL_TASKS, n=128 if thinks else 16, max_new_tokens=room)
     if found is not None and parameter_count(found.config) >= SPREAD:
         config.mesh.update(data=1, fsdp=-1)
     return thinks

@@ -100,11 +100,11 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large(tiny_model):  # n
     """libtpu refuses by itself; its words as of libtpu 0.0.42."""
     import jax
 
-    from caugym_jax.cli import config as configs
     from caugym_jax.planning.abstract import plan
     from caugym_jax.planning.compiling import _refused, local_bytes
+    from caugym_jax.runs.settings import load
 
-    config = configs.load(f"{TINY}:sft", [f"model.name={tiny_model}"])
+    config = load(f"{TINY}:sft", [f"model.name={tiny_model}"])
     (update,) = plan(config, jax.devices()[:1]).calls
     said = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "

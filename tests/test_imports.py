@@ -25,7 +25,7 @@ LAYERS = [
     ("runs.folder",),
     ("runs.opening",),
     ("algorithms",),
-    ("evals", "runs.methods"),
+    ("evals", "runs.settings", "runs.methods"),
     ("runs.journal", "runs.stopping", "runs.exporting"),
     ("runs.session",),
     ("runs.loop",),

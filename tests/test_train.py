@@ -12,10 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from caugym_jax import generate
 from caugym_jax.cli import commands
-from caugym_jax.cli import config as configs
 from caugym_jax.devices import programs
 from caugym_jax.errors import UserError
 from caugym_jax.runs.folder import claim_workdir
+from caugym_jax.runs.settings import flat, load
 from caugym_jax.train import main as train
 from tests.algorithms.test_grpo import SPREAD, Setup
 from tests.end_to_end.runs import command
@@ -55,7 +55,7 @@ def test_wrong_usage_exits_with_2(capsys):
         [],
         ["--config"],
         ["--config=sft.py", "--stesp=3"],
-        ["--config=sft.py", "--config.steps", "5"],
+        ["--config=sft.py", "--config.steps"],
         ["--config=sft.py", "extra"],
     ):
         with pytest.raises(SystemExit) as stop:
@@ -69,19 +69,19 @@ def test_wrong_usage_exits_with_2(capsys):
     [
         (["--config.stesp=3"], "config has no key 'stesp': did you mean 'steps'?"),
         (["--config.optim.peek=1"], "config.optim has no key 'peek': did you mean 'peak'?"),
-        (["--config.steps=many"], "--config.steps=many is of type str: int like 6 is wanted"),
-        (["--config.steps=0"], "config.steps=0: a whole number of at least 1 is wanted"),
-        (["--config.evaluation.every=0"], "config.evaluation.every=0: a whole number"),
-        (["--config.data.batch_size=none"], "config.data.batch_size=None: a whole number"),
-        (["--config.optim.peak=none"], "config.optim.peak may not be None"),
-        (["--config.data.nodes=3..5"], "--config.data.nodes=3..5"),
+        (["--config.steps=many"], "config.steps=many: must be a whole number"),
+        (["--config.steps=0"], "config.steps=0: must be at least 1"),
+        (["--config.evaluation.every=0"], "config.evaluation.every=0: must be at least 1"),
+        (["--config.data.batch_size=none"], "config.data.batch_size=none: must be a whole number"),
+        (["--config.optim.peak=none"], "config.optim.peak=none: must be a number"),
+        (["--config.data.nodes=3..5"], "config.data.nodes=3..5: must be 2 whole numbers"),
         (["--config.data.tasks=ATE,XYZ"], "XYZ"),
         (["--config.mesh.data=3"], "this machine has 8: change config.mesh"),
         (["--config.data.batch_size=3"], "are not a multiple of microbatches x batch shards"),
         (["--config.sft.microbatches=3"], "= 3 x 8: change data.batch_size, microbatches"),
-        (["--config.optim.name=sgd"], "use adamw, lion, adafactor, muon or schedule_free"),
-        (["--config.model.init=zeros"], "use pretrained or random"),
-        (["--config.model.dtype=float8"], "use float32 or bfloat16"),
+        (["--config.optim.name=sgd"], "must be one of adamw, lion, adafactor, muon, schedule_free"),
+        (["--config.model.init=zeros"], "must be one of pretrained, random"),
+        (["--config.model.dtype=float8"], "must be one of float32, bfloat16"),
         (["--config.data.path=absent.jsonl"], "cannot read absent.jsonl: No such file"),
         (["--config.data.max_length=40"], "40"),
         (["--config.data.packing=true"], "set data.path"),
@@ -204,7 +204,7 @@ def test_a_program_that_does_not_fit_says_what_to_lower(refused, monkeypatch):
 def test_another_run_s_workdir_is_left_alone(refused, tmp_path):
     workdir = tmp_path / "run"
     (workdir / "checkpoints" / "2").mkdir(parents=True)
-    config = configs.flat(configs.load(str(ROOT / "tests/end_to_end/tiny_config.py"), ["seed=7"]))
+    config = flat(load(str(ROOT / "tests/end_to_end/tiny_config.py"), ["seed=7"]))
     (workdir / "config.json").write_text(json.dumps(config | {"optim.b1": 0.5}))
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     told = refused("grpo")

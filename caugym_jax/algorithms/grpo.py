@@ -37,14 +37,18 @@ class Grpo(PolicyLoss, RolloutSettings):
     groups whose rewards all agree resampled.
 
     Attributes:
-      overlong_buffer, overlong_penalty: the last so many tokens before max_completion_length cost
-        up to this much reward (`rollouts.overlong_reward`); 0: off.
-      baseline, scale_rewards, normalize_advantages: see `group_advantages`; configs/grpo.py lists
-        what GRPO's relatives set.
+      overlong_buffer: the last so many tokens before max_completion_length cost reward
+        (`rollouts.overlong_reward`); 0: off.
+      overlong_penalty: the reward that they cost together.
+      baseline: what is subtracted from a reward: the mean of its "group", of the group's others
+        ("leave_one_out"), or "none". configs/grpo.py lists what GRPO's relatives set.
+      scale_rewards: what the difference is divided by: the standard deviation of the "group", of
+        the "batch", or "none".
+      normalize_advantages: in the end, centre and scale the advantages over the whole batch.
       dynamic_sampling: drop groups without a signal and draw more prompts, at most `max_refills`
         times, until the step is full; surplus groups are dropped. If it stays short, the step is
         taken on the groups there are; with none it is skipped and counted.
-      max_refills: see there.
+      max_refills: how often more prompts are drawn in a step, at most.
       mask_truncated_completions: leave samples that did not end out of the loss.
       kl_in_reward: take beta times the sample's summed log p / p_ref (k1) off its reward, before
         baseline and scale, instead of adding a KL term to the loss (RLOO, REINFORCE++); this one

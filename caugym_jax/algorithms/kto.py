@@ -50,8 +50,9 @@ class Kto:
     Attributes:
       beta: how strongly the policy is held to the reference.
       loss_type: "kto", or "apo_zero_unpaired" (D'Oosterlinck et al. 2024), which has z0 = 0.
-      desirable_weight, undesirable_weight: the paper advises weights such that the ratio of
-        (number x weight) of desirable to undesirable ones is between 1 and 4/3.
+      desirable_weight: of desirable completions in the loss. The paper advises weights such that
+        the ratio of (number x weight) of desirable to undesirable ones is between 1 and 4/3.
+      undesirable_weight: of undesirable completions.
       microbatches: parts into which a batch is cut to save memory; None: one row to each device at
         a time. Changes no result.
     """

@@ -46,10 +46,11 @@ class Ppo(RolloutSettings):
         gradient of the KL divergence in expectation.
       kl_target: adapt the coefficient, from beta on, until the mean KL of a completion is this;
         None: it stays. See `adapted_kl_coef`.
-      kl_horizon: how slowly, see there.
-      gamma, lam: see `gae`.
-      whiten_rewards, whiten_advantages: divide by the standard deviation over the batch's tokens
-        (advantages are also centred).
+      kl_horizon: completions after which an error of a fifth changed the coefficient by a fifth.
+      gamma: the discount of later rewards, see `gae`.
+      lam: how far advantages trust sampled rewards (1) or the critic (0), see `gae`.
+      whiten_rewards: divide rewards by their standard deviation over the batch's tokens.
+      whiten_advantages: centre advantages and divide by their standard deviation likewise.
       epsilon: how far the ratio may be from 1 before it is clipped.
       cliprange_value: how far a value may move before it is clipped; None: no clipping.
       delta: an upper bound of the ratio where A < 0 (dual clip; 3 is usual); None: none.

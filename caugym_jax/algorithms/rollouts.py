@@ -41,8 +41,11 @@ class RolloutSettings:
 
     Attributes:
       group_size: samples of each prompt.
-      max_completion_length: in tokens.
-      temperature, top_k, top_p, min_p: of sampling; 0, 1 and 0 switch the last three off.
+      max_completion_length: the longest completion, in tokens.
+      temperature: what logits are divided by before sampling.
+      top_k: sample among the k most probable tokens; 0: among all.
+      top_p: sample among the fewest tokens that have this probability together; 1: among all.
+      min_p: leave out tokens less probable than this fraction of the most probable one; 0: none.
       reward_weights: reward functions by name or "package.module:function", with weights: text like
         "answer=1,form=0.1", or a mapping.
       on_reward_error: where a reward function raises or returns what is no number: "stop" the run,

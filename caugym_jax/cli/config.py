@@ -1,54 +1,117 @@
-"""Configurations: finds `grpo.py` in configs/, applies overrides, checks sections before launch.
+"""Configurations: finds `grpo.py` in configs/, applies overrides, makes settings of its sections.
 
-A configuration file defines `get_config(arg: str | None) -> ml_collections.ConfigDict`. Each
-section is the keyword arguments of one function, so a wrong key or type fails here, with its
-nearest match, and not an hour into a run.
+A configuration file defines `get_config(arg: str | None)`, which returns a mapping or an
+ml_collections.ConfigDict: its sections set fields of settings classes (runs/settings.py). A wrong
+key, type or value fails here, with the nearest match, and not an hour into a run.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
+import copy
 import dataclasses
 import difflib
 import importlib
 import importlib.util
-import inspect
 import os
+import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ml_collections
 
 import caugym_jax.configs
+from caugym_jax.cli import keys
 from caugym_jax.errors import UserError
 
 CONFIGS = Path(caugym_jax.configs.__path__[0]).resolve()
 
 
-def load(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The configuration of `NAME.py[:ARG]` with `key.path=value` overrides applied.
+def read(spec: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What the configuration `NAME[.py][:ARG]` sets, with `key.path=value` overrides applied:
+    nested dictionaries, in which an override is `Text`.
 
-    NAME.py is a path, or the name of a file in configs/.
+    NAME is a path, or the name of a file in configs/. Its `get_config(arg)` returns a mapping or a
+    ConfigDict.
 
     Raises:
-      UserError: no such file (nearest name given), unknown key, or a value of another type.
+      UserError: no such file (nearest name given), or no configuration in it.
     """
     name, _, arg = spec.partition(":")
     path = _find(name)
     module = _module(path)
     if not hasattr(module, "get_config"):
         raise UserError(f"{path} defines no get_config(arg): see configs/sft.py")
-    config = module.get_config(arg or None)
+    values = _plain(module.get_config(arg or None))
+    if not isinstance(values, Mapping):
+        raise UserError(f"get_config of {path} returns {values!r}: it must return a mapping")
+    values = copy.deepcopy(dict(values))
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals:
+        if not equals or not key:
             raise UserError(f"--config.{override}: write --config.{key}=VALUE")
-        _set(config, key, text)
-    config.lock()
-    return config
+        _override(values, key, text)
+    return values
+
+
+def _override(values: dict[str, Any], key: str, text: str) -> None:
+    *sections, last = key.split(".")
+    node = values
+    for depth, section in enumerate(sections):
+        inner = _plain(node.get(section))
+        if inner is None:
+            inner = {}
+        if not isinstance(inner, Mapping):
+            where = ".".join(["config", *sections[: depth + 1]])
+            raise UserError(f"{where} has no key {key.split('.')[depth + 1]!r}: it is no section")
+        node[section] = inner = dict(inner)
+        node = inner
+    if isinstance(_plain(node.get(last)), Mapping) and not text.startswith("{"):
+        raise UserError(f"--config.{key} is a section: set one of {', '.join(node[last])}")
+    node[last] = Text(text)
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[str]]:
+    """(the options of a command that takes --config=NAME[:ARG], the overrides of its keys).
+
+    An override is --config.KEY=VALUE or --config.KEY VALUE. `--help` beside a --config prints that
+    configuration's keys and ends the program.
+    """
+    overrides, rest = [], []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--config."):
+            rest.append(argument)
+            continue
+        override = argument.removeprefix("--config.")
+        if "=" not in override:
+            if not arguments or arguments[0].startswith("--"):
+                parser.error(f"{argument}: write {argument}=VALUE")
+            override = f"{override}={arguments.pop(0)}"
+        overrides.append(override)
+    if {"-h", "--help"} & set(rest):
+        named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        named.add_argument("--config")
+        spec = named.parse_known_args(rest)[0].config
+        if spec:
+            values = read(spec, overrides)
+            print(keys.text(known_method(values.get("method"), keys.methods()), values))
+            sys.exit(0)
+    return parser.parse_args(rest), overrides
+
+
+def known_method(method: Any, known: Iterable[str]) -> str:
+    """`method`, or a line that lists those that are known."""
+    if method not in known:
+        raise UserError(f"config.method={method!r}: must be one of {', '.join(known)}")
+    return method
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -121,7 +184,7 @@ def build(cls: type[T], section: Any, name: str | None = None) -> T:
     return _build(cls, section, f"config.{name}" if name else "config", cls)
 
 
-def _build(cls: type[T], section: Any, where: str, root: type) -> T:
+def _build(cls: Any, section: Any, where: str, root: Any) -> Any:
     fields = {field.name for field in dataclasses.fields(cls) if field.init}
     section = {} if section is None else _plain(section)
     if not isinstance(section, Mapping):
@@ -139,7 +202,7 @@ def _build(cls: type[T], section: Any, where: str, root: type) -> T:
         raise UserError(f"{where}.{error}") from error
 
 
-def _meant(key: str, fields: Iterable[str], where: str, root: type) -> str:
+def _meant(key: str, fields: Iterable[str], where: str, root: Any) -> str:
     """What a wrong key was probably meant to be."""
     if key == "output_dir":
         return "the run's folder is --workdir"
@@ -155,10 +218,10 @@ def _meant(key: str, fields: Iterable[str], where: str, root: type) -> str:
     return nearest(key, fields)
 
 
-def _keys(cls: type, prefix: str = "") -> Iterator[str]:
+def _keys(cls: Any, prefix: str = "") -> Iterator[str]:
     """The dotted keys of a settings class and of the classes in it."""
     for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
+        if _is_section(hint):
             yield from _keys(hint, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -168,13 +231,17 @@ def _plain(section: Any) -> Any:
     return section.to_dict() if isinstance(section, ml_collections.ConfigDict) else section
 
 
-def _value(value: Any, hint: Any, where: str, root: type) -> Any:
+def _is_section(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _value(value: Any, hint: Any, where: str, root: Any) -> Any:
     """`value` as the annotation `hint` says.
 
     Raises:
       UserError: it is of another type.
     """
-    if dataclasses.is_dataclass(hint):
+    if _is_section(hint):
         return value if isinstance(value, hint) else _build(hint, value, where, root)
     found = _as(value, hint)
     if found is _NOT:
@@ -245,7 +312,7 @@ def _as_tuple(value: Any, read: Any, parts: tuple[Any, ...]) -> Any:
     if isinstance(read, str):
         read = read.split(",")
     elif isinstance(value, Text) and not isinstance(read, tuple | list):
-        read = (read,)
+        read = (value,)
     if not isinstance(read, tuple | list):
         return _NOT
     if isinstance(value, Text):
@@ -256,47 +323,6 @@ def _as_tuple(value: Any, read: Any, parts: tuple[Any, ...]) -> Any:
         return _NOT
     found = tuple(_as(one, hint) for one, hint in zip(read, parts, strict=True))
     return _NOT if any(one is _NOT for one in found) else found
-
-
-def check_section(name: str, section: Any, function: Callable) -> dict[str, Any]:
-    """The section as keyword arguments of `function`; refuses a key that it does not take."""
-    known = {
-        p.name: p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
-    }
-    values = section.to_dict() if isinstance(section, ml_collections.ConfigDict) else dict(section)
-    for key in values:
-        if key not in known:
-            raise UserError(f"config.{name} has no key {key!r}: {nearest(key, known)}")
-        if values[key] is None and "None" not in str(known[key].annotation):
-            raise UserError(f"config.{name}.{key} may not be None")
-    return values
-
-
-def check_counts(config: ml_collections.ConfigDict, keys: Sequence[str]) -> None:
-    """Refuses a value below 1 at any of the dotted keys."""
-    values = flat(config)
-    for key in keys:
-        if type(values.get(key)) is not int or values[key] < 1:
-            raise UserError(
-                f"config.{key}={values.get(key)}: a whole number of at least 1 is wanted"
-            )
-
-
-def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """{dotted key: JSON value}, for comparing and storing."""
-    out: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, child in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), child)
-        else:
-            out[prefix] = list(value) if isinstance(value, tuple) else value
-
-    walk("", config.to_dict())
-    return out
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str]) -> list[str]:
@@ -312,10 +338,10 @@ def differences(old: dict[str, Any], new: dict[str, Any], ignore: Sequence[str])
 
 
 def _find(name: str) -> Path:
-    for path in (Path(name), CONFIGS / name):
+    for path in (Path(name), Path(f"{name}.py"), CONFIGS / name, CONFIGS / f"{name}.py"):
         if path.is_file():
             return path
-    known = sorted(p.name for p in CONFIGS.glob("*.py"))
+    known = sorted(p.name for p in CONFIGS.glob("*.py") if "def get_config(" in p.read_text())
     raise UserError(f"no configuration {name!r} here or in configs/: {nearest(name, known)}")
 
 
@@ -329,47 +355,6 @@ def _module(path: Path) -> types.ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _set(config: ml_collections.ConfigDict, key: str, text: str) -> None:
-    *sections, last = key.split(".")
-    node = config
-    for depth, section in enumerate([*sections, last]):
-        where = ".".join(["config", *sections[:depth]])
-        if not isinstance(node, ml_collections.ConfigDict) or section not in node:
-            known = list(node.keys()) if isinstance(node, ml_collections.ConfigDict) else []
-            raise UserError(f"{where} has no key {section!r}: {nearest(section, known)}")
-        if depth < len(sections):
-            node = node[section]
-    old = node[last]
-    if isinstance(old, ml_collections.ConfigDict):
-        raise UserError(f"--config.{key} is a section: set one of {', '.join(old.keys())}")
-    value = _parse(text)
-    wanted = node.get_type(last)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if wanted is str and not isinstance(value, str) and value is not None:
-        value = text
-    if wanted is tuple and isinstance(value, list):
-        value = tuple(value)
-    if wanted is tuple and isinstance(value, str):
-        value = tuple(_parse(part) for part in value.split(","))
-    if wanted is tuple and old and isinstance(value, tuple):
-        kinds = {type(part) for part in old}
-        wrong = [part for part in value if type(part) not in kinds]
-        if wrong:
-            names = " or ".join(kind.__name__ for kind in kinds)
-            raise UserError(f"--config.{key}={text}: {wrong[0]!r} is not {names}, as in {old!r}")
-    if value is None and not sections:
-        raise UserError(f"config.{key} may not be None")
-    if value is not None and wanted is not type(None) and type(value) is not wanted:
-        like = "" if old is None else f" like {old!r}"
-        raise UserError(
-            f"--config.{key}={text} is of type {type(value).__name__}: {wanted.__name__}{like} "
-            "is wanted"
-        )
-    with node.ignore_type():
-        node[last] = value
 
 
 def _parse(text: str) -> Any:

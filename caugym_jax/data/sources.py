@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from caugym_jax.causal.engine.generating import generate_problem
+from caugym_jax.causal.text.names import KINDS
 from caugym_jax.data.files import read_problems
 from caugym_jax.data.packing import pack, pad, width_for
 from caugym_jax.data.prompts import completion_tokens, prompt_tokens, sft_examples
 from caugym_jax.data.texts.worked import work
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
-from caugym_jax.types import Batch, Example, Problem
+from caugym_jax.types import TASKS, Batch, Example, Problem
 
 Source = Sequence[Problem] | Callable[[int], Problem]
 
@@ -47,12 +48,14 @@ class Problems:
     tasks: tuple[str, ...] = ("ATE", "CDE", "ETT", "NDE")
     variant: str = "base"
     nodes: tuple[int, int] = (3, 5)
-    names: tuple[str, ...] = ("real", "random", "fake")
+    names: tuple[str, ...] = KINDS
     adjusters: tuple[int, ...] = (0,)
     max_mediators: int = 0
     zero_fraction: float = 0.2
 
     def __post_init__(self):
+        require(self, "tasks", among=TASKS)
+        require(self, "names", among=KINDS)
         require(self, "nodes", at_least=2)
         require(self, "adjusters", "max_mediators", at_least=0)
         require(self, "zero_fraction", at_least=0, at_most=1)

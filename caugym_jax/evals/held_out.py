@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import jax
 
-from caugym_jax.cli.config import build
-from caugym_jax.data.sources import problem_source, prompt_items
+from caugym_jax.data.sources import Problems, problem_source, prompt_items
 from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.errors import require
 from caugym_jax.evals import probe
-from caugym_jax.evals.probe import Evaluation, Probed
+from caugym_jax.evals.probe import Probed
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.types import Problem
 
 STREAM = 1_000_003  # added to the seed of training problems; seeds of two runs differ by far less
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(Problems):
+    """How progress is measured: greedy answers to problems held out from training.
+
+    Attributes:
+      every: steps from one evaluation to the next.
+      n: how many problems; of a file the first so many.
+      max_new_tokens: the longest answer, in tokens.
+    """
+
+    every: int = 50
+    n: int = 400
+    max_new_tokens: int = 48
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "every", "n", "max_new_tokens", at_least=1)
 
 
 class HeldOut:
@@ -62,13 +81,18 @@ class HeldOut:
 
 
 def open_held_out(
-    config: Any, model: Model, tokenizer: Tokenizer, mesh: jax.sharding.Mesh | None
+    settings: Evaluation,
+    seed: int,
+    model: Model,
+    tokenizer: Tokenizer,
+    mesh: jax.sharding.Mesh | None,
 ) -> HeldOut:
-    """The held-out problems that `config.evaluation` describes."""
-    settings = build(Evaluation, config.evaluation)
-    source = problem_source(settings, seed=config.seed + STREAM)
-    room = settings.max_new_tokens
+    """The held-out problems.
+
+    Args:
+      seed: the run's.
+    """
+    source, room = problem_source(settings, seed=seed + STREAM), settings.max_new_tokens
     items, _, _ = prompt_items(source, tokenizer, None, model.config.max_position, room)
-    count = settings.n
-    items = [items(i) for i in range(count)] if callable(items) else items[:count]
+    items = [items(i) for i in range(settings.n)] if callable(items) else items[: settings.n]
     return HeldOut(items, model, tokenizer, room, mesh)

@@ -9,33 +9,12 @@ from typing import Any
 import numpy as np
 
 from caugym_jax.causal.engine.answers import TOLERANCE
-from caugym_jax.data.sources import Problems
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
-from caugym_jax.errors import require
 from caugym_jax.rewards.answer import answer_reward
 from caugym_jax.rewards.form import form_reward
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.types import Problem
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation(Problems):
-    """How progress is measured: greedy answers to problems held out from training.
-
-    Attributes:
-      every: steps from one evaluation to the next.
-      n: problems; of a file the first so many.
-      max_new_tokens: the longest answer, in tokens.
-    """
-
-    every: int = 50
-    n: int = 400
-    max_new_tokens: int = 48
-
-    def __post_init__(self):
-        super().__post_init__()
-        require(self, "every", "n", "max_new_tokens", at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -190,7 +190,8 @@ class PolicyLoss:
         tokens) or "dr_grpo", or "cispo" (token mean of the CISPO loss, where epsilon_high is the
         largest weight).
       importance_sampling_level: "token", or "sequence" (GSPO).
-      epsilon, epsilon_high: how far the ratio may fall and rise before it is clipped.
+      epsilon: how far below 1 the ratio may fall before it is clipped.
+      epsilon_high: how far above 1 it may rise.
       delta: two-sided clipping; PPO's dual clip is delta = 3; None: off.
       beta: weight of the KL term; 0: none.
       kl_estimator: of the KL term: "k1", "k2" or "k3", see `kl_estimate`.
@@ -200,7 +201,7 @@ class PolicyLoss:
       entropy_coef: weight of the entropy, which is taken off the loss; 0: none.
       importance_sampling_correction: "none", "token" or "sequence": weigh by how likely the trainer
         finds what the sampler drew, at most importance_sampling_cap (TRL's vllm_...).
-      importance_sampling_cap: see there.
+      importance_sampling_cap: the largest such weight.
     """
 
     loss_type: str = "grpo"

@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 
 from caugym_jax.algorithms.rollouts import Prompt
 from caugym_jax.algorithms.step import Adapter, state_shapes
-from caugym_jax.cli import config as configs
 from caugym_jax.data.packing import pad
-from caugym_jax.devices.mesh import MeshShape, Sampling, described, make_mesh, sampling_mesh
+from caugym_jax.devices.mesh import described, make_mesh, sampling_mesh
 from caugym_jax.devices.shapes import Call, Recorder, recording
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hub import load_config
-from caugym_jax.models.lora import Lora, adapter_layout, attach, frozen_layout
+from caugym_jax.models.lora import adapter_layout, attach, frozen_layout
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.runs import methods
 from caugym_jax.runs.opening import EMBEDDED, ModelSettings, merging, model_for
+from caugym_jax.runs.settings import Settings
 from caugym_jax.types import Example, Judged, Preference, Problem
 
 
@@ -61,7 +60,7 @@ def shape_of(name: str) -> ModelConfig:
 
 
 def plan(
-    config: ml_collections.ConfigDict,
+    config: Settings,
     devices: Sequence[Any],
     results: dict[Any, Any] | None = None,
 ) -> Planned:
@@ -74,10 +73,10 @@ def plan(
     Raises:
       UserError: sizes that do not divide, and whatever else training would refuse.
     """
-    mesh = make_mesh(devices=devices, **vars(configs.build(MeshShape, config.mesh, "mesh")))
+    mesh = make_mesh(devices=devices, **vars(config.mesh))
     with jax.set_mesh(mesh):
         run = _run(config, mesh)
-        algorithm = methods.build(run, config.data.get("max_prompt_length"))
+        algorithm = methods.build(run)
         state = state_shapes(algorithm.init, run.trained, mesh)
         step = Recorder((state, run.params, run.adapter.frozen), results)
         with recording(step):
@@ -86,15 +85,12 @@ def plan(
     return Planned(run.model, mesh, run.sampler_mesh, step.calls)
 
 
-def _run(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> methods.Run:
+def _run(config: Settings, mesh: jax.sharding.Mesh) -> methods.Run:
     """`methods.open_run` with shapes for weights."""
-    settings = configs.build(ModelSettings, config.model, "model")
-    shape = shape_of(settings.name)
-    model = model_for(shape, mesh, settings)
-    lora = configs.build(Lora, config.lora)
-    sampling = configs.build(Sampling, config.sampling)
+    shape, lora = shape_of(config.model.name), config.lora
+    model = model_for(shape, mesh, config.model)
     common = {
-        "tokenizer": Ends(), "mesh": mesh, "sampler_mesh": sampling_mesh(mesh, sampling),
+        "tokenizer": Ends(), "mesh": mesh, "sampler_mesh": sampling_mesh(mesh, config.sampling),
         "open_critic": _critic,
     }  # fmt: skip
     if not lora.rank:
@@ -119,9 +115,9 @@ def _critic(name: str, run: methods.Run) -> tuple[Model, Any]:
     return model, lambda: described(layout(model.config), run.mesh)
 
 
-def _items(config: ml_collections.ConfigDict, model: Model) -> Any:
+def _items(config: Settings, model: Model) -> Any:
     """A batch as the loader gives it, of the longest rows; its tokens are all 0."""
-    data, method = config.data, config.method
+    data, method = vars(config)["data"], config.method
     if method in ("grpo", "ppo"):
         longest = min(data.max_prompt_length, model.config.max_position - 1)
         return [Prompt(Problem("", "", "ATE"), [0] * longest)] * data.batch_size

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
-
-import ml_collections
 
 from caugym_jax.devices.shapes import Call
 from caugym_jax.errors import UserError
@@ -25,6 +23,7 @@ from caugym_jax.planning.roofline import (
     predict,
 )
 from caugym_jax.planning.topology import Slice, open_slice
+from caugym_jax.runs.settings import Settings
 
 MAX_TENSOR, MAX_CONTEXT = 16, 8
 HEADROOM = 0.95  # of a device's memory that an estimate may fill
@@ -52,7 +51,7 @@ def factorizations(devices: int) -> Iterator[dict[str, int]]:
             yield {"data": devices // inner, "fsdp": fsdp, "context": context, "tensor": tensor}
 
 
-def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candidate]:
+def best_meshes(config: Settings, where: Slice) -> list[Candidate]:
     """Meshes that divide the configuration and fit by estimate, the quickest first; of equally
     quick ones first that which exchanges least.
 
@@ -61,8 +60,7 @@ def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candida
     """
     machine, found, refusals, planned, results = machine_of(where), [], [], None, {}
     for mesh in factorizations(len(where.devices)):
-        one = copy.deepcopy(config)
-        one.mesh.update(mesh)
+        one = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **mesh))
         try:
             planned = plan(one, where.devices, results)
         except UserError as error:  # mostly sizes that do not divide
@@ -77,7 +75,7 @@ def best_meshes(config: ml_collections.ConfigDict, where: Slice) -> list[Candida
     return sorted(found, key=lambda c: (round(c.seconds, 3), c.exchange, c.bytes))
 
 
-def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> str | None:
+def smallest_slice(config: Settings, names: Sequence[str]) -> str | None:
     """The first of these slices on which some mesh fits by estimate."""
     for name in names:
         try:
@@ -89,7 +87,7 @@ def smallest_slice(config: ml_collections.ConfigDict, names: Sequence[str]) -> s
 
 
 def _estimate(
-    planned: Planned, remat: str, mesh: ml_collections.ConfigDict, machine: Machine, where: Slice
+    planned: Planned, remat: str, mesh: Settings, machine: Machine, where: Slice
 ) -> Candidate:
     devices, at = planned.mesh.devices, where.coordinates
     places = [at[d.id] for d in devices.flat] if at else ()

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from caugym_jax.cli.config import differences
@@ -27,8 +28,9 @@ Parsed = TypeVar("Parsed")
 
 
 def default_workdir(config: str) -> Path:
-    """The default folder of a run of NAME.py[:ARG]: runs/NAME[-ARG]."""
-    return Path("runs") / config.removesuffix(".py").replace(".py:", "-").replace("/", "-")
+    """The default folder of a run of NAME[.py][:ARG]: runs/NAME[-ARG]."""
+    name, colon, arg = config.partition(":")
+    return Path("runs") / f"{name.removesuffix('.py')}{'-' * bool(colon)}{arg}".replace("/", "-")
 
 
 def settings_of(workdir: str | Path) -> dict[str, Any]:
@@ -48,8 +50,16 @@ def settings_of(workdir: str | Path) -> dict[str, Any]:
     return found
 
 
-def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, ...]) -> None:
+def claim_workdir(
+    workdir: Path,
+    config: dict[str, Any],
+    may_change: tuple[str, ...],
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Makes the workdir, or checks that it belongs to this configuration.
+
+    Args:
+      defaults: of keys that a run may lack which was started before there were such keys.
 
     A run that has saved nothing starts again, with any settings.
 
@@ -62,6 +72,7 @@ def claim_workdir(workdir: Path, config: dict[str, Any], may_change: tuple[str, 
         raise UserError(f"cannot make the workdir {workdir}: {error.strerror}") from error
     stored = workdir / "config.json"
     if old := settings_of(workdir):
+        old = {key: value for key, value in defaults.items() if key in config} | old
         found = differences(old, config, may_change)
         if found and not saved_steps(workdir):
             for name in ("before.json", "after.json", "summary.json"):

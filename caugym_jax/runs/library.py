@@ -5,7 +5,6 @@ jax is imported when a model is opened or a run started, not before.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 import json
@@ -237,7 +236,8 @@ def train(
 
     Args:
       config: "grpo.py", "grpo.py:MODEL" or the path of a file with `get_config`; or what such a
-        function returns, and then with a workdir and without settings.
+        function returns, or a settings class (`runs.settings`), and then with a workdir and
+        without settings.
       workdir: the run's folder; None: runs/<config>.
       settings: {"steps": 20, "optim.peak": 1e-4, ...} to set in the configuration.
 
@@ -245,18 +245,21 @@ def train(
       UserError: a setting, the data, the model or the workdir cannot be used.
       SystemExit: SIGTERM came; the run is saved.
     """
-    from caugym_jax.cli import config as configs
     from caugym_jax.runs.folder import default_workdir
+    from caugym_jax.runs.settings import Settings, from_values
+    from caugym_jax.runs.settings import load as load_settings
 
     if isinstance(config, str | Path):
         workdir = workdir or default_workdir(str(config))
-        config = configs.load(str(config), _overrides(settings or {}))
+        config = load_settings(str(config), _overrides(settings or {}))
     elif workdir is None or settings:
         raise UserError("train: a configuration object needs a workdir, and holds its settings")
+    elif not isinstance(config, Settings):
+        config = from_values(config)
     from caugym_jax.runs import loop
 
     workdir = Path(workdir)
-    return Run(workdir, loop.train(copy.deepcopy(config), workdir))
+    return Run(workdir, loop.train(config, workdir))
 
 
 def _overrides(settings: Mapping[str, Any]) -> list[str]:

@@ -9,16 +9,17 @@ from typing import Any
 import jax
 
 from caugym_jax.algorithms.step import Algorithm
-from caugym_jax.cli import config as configs
 from caugym_jax.devices import processes
-from caugym_jax.devices.mesh import MeshShape, fetch, make_mesh
+from caugym_jax.devices.mesh import fetch, make_mesh
 from caugym_jax.runs import folder
-from caugym_jax.runs.session import claim, open_checkpoints, open_session
+from caugym_jax.runs.checkpoints import Checkpoints
+from caugym_jax.runs.session import claim, open_session
+from caugym_jax.runs.settings import Settings
 from caugym_jax.runs.stopping import Termination
 from caugym_jax.types import TrainState
 
 
-def train(config: Any, workdir: Path) -> str:
+def train(config: Settings, workdir: Path) -> str:
     """Trains as `config` says, or goes on from the newest checkpoint in `workdir`.
 
     Returns:
@@ -29,11 +30,11 @@ def train(config: Any, workdir: Path) -> str:
       UserError: a setting, the data, the model or the workdir cannot be used.
       SystemExit: SIGTERM came; the step is saved.
     """
-    claim(config, workdir)
+    config = claim(config, workdir)
     if (text := processes.first(lambda: folder.ended(workdir, config.steps))) is not None:
         return text
-    mesh = make_mesh(**vars(configs.build(MeshShape, config.mesh, "mesh")))
-    with jax.set_mesh(mesh), open_checkpoints(config, workdir) as checkpoints:
+    mesh = make_mesh(**vars(config.mesh))
+    with jax.set_mesh(mesh), Checkpoints(workdir, config.checkpoint) as checkpoints:
         session, state = open_session(config, workdir, mesh, checkpoints)
         (algorithm, loader, _, weights), held_out, before, journal, first = session
         after = None

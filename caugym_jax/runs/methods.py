@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import ml_collections
 
-from caugym_jax.algorithms.dpo import Dpo, dpo
-from caugym_jax.algorithms.grpo import Grpo, grpo
-from caugym_jax.algorithms.kto import Kto, kto
-from caugym_jax.algorithms.ppo import Critic, Ppo, ppo
+from caugym_jax.algorithms.dpo import dpo
+from caugym_jax.algorithms.grpo import grpo
+from caugym_jax.algorithms.kto import kto
+from caugym_jax.algorithms.ppo import Critic, ppo
 from caugym_jax.algorithms.preference import cached_reference, reference_scorer, weights_digest
 from caugym_jax.algorithms.rollouts import Prompt, Rollouts, RolloutSettings
-from caugym_jax.algorithms.sft import Sft, sft
+from caugym_jax.algorithms.sft import sft
 from caugym_jax.algorithms.step import (
     WHOLE,
     Adapter,
@@ -25,7 +24,6 @@ from caugym_jax.algorithms.step import (
     check_rows,
     state_shapes,
 )
-from caugym_jax.cli import config as configs
 from caugym_jax.data.loader import make_loader
 from caugym_jax.data.preference_sources import PreferenceData, preference_items
 from caugym_jax.data.sources import PromptData, SftData, problem_source, prompt_items, sft_batches
@@ -33,7 +31,6 @@ from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import (
     Layout,
-    Sampling,
     described,
     put,
     row_count,
@@ -42,12 +39,13 @@ from caugym_jax.devices.mesh import (
 )
 from caugym_jax.devices.shapes import on_shapes
 from caugym_jax.errors import UserError
-from caugym_jax.models.lora import Lora, adapter_layout, attach, init_adapters
+from caugym_jax.models.lora import adapter_layout, attach, init_adapters
 from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.models.value import ValueModel
-from caugym_jax.objectives.optim import Optim, Optimizer, evaluated, make_optimizer
+from caugym_jax.objectives.optim import Optimizer, evaluated, make_optimizer
 from caugym_jax.runs.opening import ModelSettings, merging, open_frozen, open_model
+from caugym_jax.runs.settings import PpoSettings, Settings
 from caugym_jax.types import TrainState
 
 
@@ -76,7 +74,7 @@ def open_critic(name: str, run: Run) -> tuple[Model, Callable[[], Params]]:
 class Run(NamedTuple):
     """What every method starts from."""
 
-    config: ml_collections.ConfigDict
+    config: Settings
     model: Model
     # The first model's weights, for `Model`; below adapters: the frozen ones (perhaps in 8 bits).
     # None where neither the first state nor the method needs them.
@@ -99,36 +97,26 @@ class Method(NamedTuple):
     weights: Callable[[TrainState], Params]  # the model as trained so far
 
 
-SETTINGS = {"sft": Sft, "dpo": Dpo, "kto": Kto, "grpo": Grpo, "ppo": Ppo}
-
-
-def method_settings(config: ml_collections.ConfigDict) -> Any:
-    """The method's own settings, as the configuration says."""
-    return configs.build(_chosen(config.method, SETTINGS), config.get(config.method), config.method)
-
-
-def needs_reference(config: ml_collections.ConfigDict) -> bool:
+def needs_reference(config: Settings) -> bool:
     """Whether a method compares with the first model, whose weights are then read on resuming."""
-    return bool(getattr(method_settings(config), "beta", 0))
+    return bool(getattr(config.own, "beta", 0))
 
 
 def open_run(
-    config: ml_collections.ConfigDict,
+    config: Settings,
     mesh: jax.sharding.Mesh,
     resuming: bool,
     workdir: Path | None = None,
 ) -> tuple[Run, Any]:
     """(what a method starts from, the first state's trained weights or, on resuming, None)."""
-    chosen = configs.build(ModelSettings, config.model, "model")
-    lora = configs.build(Lora, config.lora)
-    sampler_mesh = sampling_mesh(mesh, configs.build(Sampling, config.sampling))
+    lora, sampler_mesh = config.lora, sampling_mesh(mesh, config.sampling)
     if not lora.rank:
         weights = not resuming or needs_reference(config)
-        model, params, tokenizer = open_model(chosen, mesh, seed=config.seed, weights=weights)
+        model, params, tokenizer = open_model(config.model, mesh, seed=config.seed, weights=weights)
         trained = layout(model.config)
         run = Run(config, model, params, tokenizer, mesh, trained)
         return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), params
-    model, frozen, tokenizer = open_frozen(chosen, mesh, lora.base_dtype, config.seed)
+    model, frozen, tokenizer = open_frozen(config.model, mesh, lora.base_dtype, config.seed)
     adapter = Adapter(
         frozen,
         lambda trained, frozen: attach(trained, frozen, lora.scale),
@@ -147,13 +135,7 @@ def open_run(
 def open_method(run: Run) -> Method:
     """The algorithm, its loader and its state's shape, as the configuration says."""
     openers = {"sft": _sft, "dpo": _dpo, "kto": _kto, "grpo": _grpo, "ppo": _ppo}
-    return _chosen(run.config.method, openers)(run)
-
-
-def _chosen(method: str, known: dict[str, Any]) -> Any:
-    if method not in known:
-        raise UserError(f"config.method={method!r}: use {', '.join(known)}")
-    return known[method]
+    return openers[run.config.method](run)
 
 
 def build(run: Run, longest_prompt: int | None = None) -> Algorithm:
@@ -166,10 +148,10 @@ def build(run: Run, longest_prompt: int | None = None) -> Algorithm:
         "sft": _build_sft,
         "dpo": lambda run: _build_preferences(run, dpo),
         "kto": lambda run: _build_preferences(run, kto),
-        "grpo": lambda run: _build_grpo(run, longest_prompt or run.config.data.max_prompt_length),
-        "ppo": lambda run: _build_ppo(run, longest_prompt or run.config.data.max_prompt_length),
+        "grpo": lambda run: _build_grpo(run, longest_prompt),
+        "ppo": lambda run: _build_ppo(run, longest_prompt),
     }
-    return _chosen(run.config.method, builders)(run)
+    return builders[run.config.method](run)
 
 
 def _learner(run: Run, updates_a_step: int = 1) -> Learner:
@@ -179,15 +161,17 @@ def _learner(run: Run, updates_a_step: int = 1) -> Learner:
 
 
 def _optimizer(run: Run, updates_a_step: int = 1) -> Optimizer:
-    settings = configs.build(Optim, run.config.optim)
-    return make_optimizer(run.trained, run.config.steps * updates_a_step, settings)
+    return make_optimizer(run.trained, run.config.steps * updates_a_step, run.config.optim)
 
 
 T = TypeVar("T")
 
 
 def _data(run: Run, cls: type[T]) -> T:
-    return configs.build(cls, run.config.data, "data")
+    """The section `data`, whose class follows from the method."""
+    data = vars(run.config)["data"]
+    assert isinstance(data, cls)
+    return data
 
 
 def _loader(run: Run, items: Any, batch_size: int, transform: Callable) -> Any:
@@ -227,7 +211,7 @@ def _build_sft(run: Run) -> Algorithm:
     data, model = _data(run, SftData), run.model
     if data.packing and model.attention == "cudnn":  # which knows one document a row
         model = dataclasses.replace(model, attention="plain")
-    settings = method_settings(run.config)
+    settings = run.config.own
     check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
     return sft(_learner(run._replace(model=model)), settings, seed=run.config.seed)
 
@@ -256,7 +240,7 @@ def _preferences(run: Run, triple: Callable) -> Method:
             run.workdir / "reference.npz",
             list(map(triple, items)),
             reference_scorer(
-                _learner(run), method_settings(run.config).microbatches, "data.batch_size"
+                _learner(run), run.config.own.microbatches, "data.batch_size"
             ),
             f"{weights_digest(run.params)} {run.model.dtype}",
             run.mesh, batch_size=data.batch_size, max_length=data.max_length,
@@ -270,14 +254,14 @@ def _build_preferences(run: Run, make: Callable) -> Algorithm:
     data, longest = _data(run, PreferenceData), run.model.config.max_position
     if data.max_length > longest:
         raise UserError(f"data.max_length={data.max_length}: the model takes {longest} tokens")
-    settings = method_settings(run.config)
+    settings = run.config.own
     check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
     learner, pad_id = _learner(run), run.tokenizer.pad_id
     return make(learner, settings, max_length=data.max_length, pad_id=pad_id)
 
 
 def _grpo(run: Run) -> Method:
-    return _prompted(run, run.config.grpo.max_completion_length)
+    return _prompted(run, run.config.own.max_completion_length)
 
 
 def _prompted(run: Run, room: int) -> Method:
@@ -287,36 +271,37 @@ def _prompted(run: Run, room: int) -> Method:
     return _method(run, build(run, width), loader)
 
 
-def _build_grpo(run: Run, width: int) -> Algorithm:
-    settings = method_settings(run.config)
+def _build_grpo(run: Run, width: int | None) -> Algorithm:
+    settings = run.config.own
     learner, rollouts = _rollouts(run, settings, width)
     return grpo(learner, settings, rollouts)
 
 
-def _rollouts(run: Run, settings: RolloutSettings, width: int) -> tuple[Learner, Rollouts]:
+def _rollouts(run: Run, settings: RolloutSettings, width: int | None) -> tuple[Learner, Rollouts]:
     """What GRPO and PPO are built from.
 
     Raises:
       UserError: the mesh, minibatches and microbatches do not divide a step's rows.
     """
-    size = run.config.data.batch_size * settings.group_size
+    data = _data(run, PromptData)
+    size = data.batch_size * settings.group_size
     parts = settings.num_minibatches * (settings.microbatches or 1)
     what = f"data.batch_size x {settings.method}.group_size"
     check_rows(size, parts, row_count(run.mesh), what)
     learner = _learner(run, settings.updates)
     rollouts = Rollouts(
-        learner, settings, run.tokenizer, max_prompt_length=width,
+        learner, settings, run.tokenizer, max_prompt_length=width or data.max_prompt_length,
         seed=run.config.seed, sampler_mesh=run.sampler_mesh,
     )  # fmt: skip
     return learner, rollouts
 
 
 def _ppo(run: Run) -> Method:
-    return _prompted(run, run.config.ppo.max_completion_length)
+    return _prompted(run, run.config.own.max_completion_length)
 
 
-def _build_ppo(run: Run, width: int) -> Algorithm:
-    settings = method_settings(run.config)
+def _build_ppo(run: Run, width: int | None) -> Algorithm:
+    settings = run.config.own
     learner, rollouts = _rollouts(run, settings, width)
     return ppo(learner, settings, rollouts, _critic(run, settings.critic, settings.updates))
 
@@ -325,9 +310,9 @@ def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
     """PPO's critic, on the policy's decoder or on that of another model."""
     model, start = (run.model, None) if name is None else run.open_critic(name, run)
     value = ValueModel(model)
-    settings = configs.build(Optim, run.config.critic_optim, "critic_optim")
     steps = run.config.steps * updates_a_step
-    return Critic(value, make_optimizer(value.layout, steps, settings), start)
+    assert isinstance(run.config, PpoSettings)
+    return Critic(value, make_optimizer(value.layout, steps, run.config.critic_optim), start)
 
 
 def _prompts(run: Run, data: PromptData, room: int) -> tuple[Any, int]:

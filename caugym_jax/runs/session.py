@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import time
@@ -10,25 +11,21 @@ from typing import Any, NamedTuple
 
 import jax
 
-from caugym_jax.cli import config as configs
 from caugym_jax.devices import processes, speed
 from caugym_jax.errors import UserError
 from caugym_jax.evals.held_out import HeldOut, open_held_out
 from caugym_jax.evals.probe import Probed
 from caugym_jax.models.transformer import abstract_params
 from caugym_jax.runs import folder
-from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings
+from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.journal import Journal
-from caugym_jax.runs.log import LogSettings, write_text
+from caugym_jax.runs.log import write_text
 from caugym_jax.runs.methods import Method, open_method, open_run
+from caugym_jax.runs.settings import Settings, flat
 from caugym_jax.types import TrainState
 
 # What may differ between the runs that share a workdir.
 MAY_CHANGE = ("steps", "log", "checkpoint")
-COUNTS = (
-    "steps", "data.batch_size", "evaluation.every", "evaluation.n", "evaluation.max_new_tokens",
-    "checkpoint.every", "log.every", "log.samples_every", "log.alarms_every",
-)  # fmt: skip
 
 
 class Session(NamedTuple):
@@ -41,24 +38,23 @@ class Session(NamedTuple):
     first: int  # steps made so far
 
 
-def claim(config: Any, workdir: Path) -> None:
-    """Checks the configuration and the devices, and makes or takes over the workdir."""
-    configs.check_counts(config, COUNTS)
+def claim(config: Settings, workdir: Path) -> Settings:
+    """Checks the devices, and makes or takes over the workdir.
+
+    Returns:
+      The settings, with the checkpoint that the run starts from (`folder.pinned_step`).
+    """
     jax.config.update("jax_threefry_partitionable", True)
     _check_devices()
-    config.model.step = folder.pinned_step(workdir, config.model.name, config.model.step)
-    settings = configs.flat(config)
-    processes.first(lambda: folder.claim_workdir(workdir, settings, MAY_CHANGE))
-
-
-def open_checkpoints(config: Any, workdir: Path) -> Checkpoints:
-    """The run's checkpoints, as `config.checkpoint` says."""
-    settings = configs.build(CheckpointSettings, config.checkpoint, "checkpoint")
-    return Checkpoints(workdir, settings)
+    step = folder.pinned_step(workdir, config.model.name, config.model.step)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, step=step))
+    given, defaults = flat(config), flat(type(config)())
+    processes.first(lambda: folder.claim_workdir(workdir, given, MAY_CHANGE, defaults))
+    return config
 
 
 def open_session(
-    config: Any, workdir: Path, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
+    config: Settings, workdir: Path, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
 ) -> tuple[Session, TrainState]:
     """Opens the model, the method and the held-out problems; the state is new, or is restored from
     the newest checkpoint. The first model's answers are read back, or asked for.
@@ -70,7 +66,7 @@ def open_session(
     model, tokenizer = run.model, run.tokenizer
     processes.first(lambda: folder.save_shape(workdir / "model", model.config, tokenizer))
     method = open_method(run)
-    held_out = open_held_out(config, model, tokenizer, run.sampler_mesh)
+    held_out = open_held_out(config.evaluation, config.seed, model, tokenizer, run.sampler_mesh)
 
     def ask_first(state: TrainState) -> Probed:
         answers = held_out.ask(method.weights(state))
@@ -99,8 +95,7 @@ def open_session(
         kind=mesh.devices.flat[0].device_kind,
     )
     first = int(state.step)
-    settings = configs.build(LogSettings, config.log, "log")
-    journal = Journal(workdir, first, config.steps, settings, totals, utilisation)
+    journal = Journal(workdir, first, config.steps, config.log, totals, utilisation)
     journal.note(_about(config, model, size, mesh, time.perf_counter() - started))
     before = before or ask_first(state)
     if not first:
@@ -121,7 +116,7 @@ def _check_devices() -> None:
         )
 
 
-def _about(config: Any, model: Any, size: int, mesh: jax.sharding.Mesh, seconds: float) -> str:
+def _about(config: Settings, model: Any, size: int, mesh: jax.sharding.Mesh, seconds: float) -> str:
     devices = mesh.devices.size
     return (
         f"{config.method} of {config.model.name} ({size / 1e6:.2f}M parameters, {model.dtype}) "

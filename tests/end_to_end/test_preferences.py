@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from caugym_jax import generate
-from caugym_jax.cli import config as configs
 from caugym_jax.errors import UserError
+from caugym_jax.runs.settings import load
 from caugym_jax.train import main as train
 from tests.end_to_end.runs import left_behind, metrics
 from tests.end_to_end.test_resume import compiled, run_trials, trial  # noqa: F401
@@ -116,10 +116,10 @@ def test_t18_killed_runs_end_like_others(tiny_model, tmp_path, pairs, compiled):
 
 
 def test_losses_and_kinds_are_set_on_the_command_line():
-    config = configs.load(
+    config = load(
         "dpo.py",
         ["dpo.loss_type=sigmoid,sft", "dpo.loss_weights=1,0.5", "data.rejected.no_work=3"],
     )
     assert config.dpo.loss_type == ("sigmoid", "sft") and config.dpo.loss_weights == (1, 0.5)
-    assert config.data.rejected.no_work == 3.0
-    assert configs.load("dpo.py", ["dpo.loss_type=ipo"]).dpo.loss_type == ("ipo",)
+    assert config.data.rejected["no_work"] == 3.0
+    assert load("dpo.py", ["dpo.loss_type=ipo"]).dpo.loss_type == ("ipo",)

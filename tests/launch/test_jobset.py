@@ -52,13 +52,13 @@ def test_tpu():
 
 
 def test_slices_become_the_mesh_that_train_lays():
-    from caugym_jax.cli import config
+    from caugym_jax.runs.settings import load
 
     def mesh(*options):
         _, pod = job_and_pod(manifest(*options))
         command = pod["containers"][0]["command"]
         given = [a.removeprefix("--config.") for a in command if a.startswith("--config.mesh")]
-        return config.load("grpo.py:r1-distill-qwen-14b", given).mesh
+        return load("grpo.py:r1-distill-qwen-14b", given).mesh
 
     two = mesh(*TPU)
     assert (two.slices, two.data, two.fsdp) == (2, 2, -1)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms.rollouts import Prompt
-from caugym_jax.cli import config as configs
 from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError
 from caugym_jax.planning import abstract
 from caugym_jax.planning.compiling import local_bytes
 from caugym_jax.planning.roofline import operations
 from caugym_jax.runs.methods import open_method, open_run
+from caugym_jax.runs.settings import load
 from caugym_jax.types import Example, Judged, Preference, Problem
 from tests.tiny_model import tiny_model  # noqa: F401
 
@@ -33,7 +33,7 @@ OPTIONS = {
 
 def planned(method, name, *more):
     options = [*MESH, *OPTIONS.get(method, ()), *more, f"model.name={name}"]
-    config = configs.load(f"{TINY}:{method}", options)
+    config = load(f"{TINY}:{method}", options)
     return config, abstract.plan(config, jax.devices()[:4])
 
 
@@ -111,7 +111,7 @@ def test_adapters_are_planned_on_a_frozen_base(tiny_model):  # noqa: F811
 
 def test_the_paper_s_model_is_described_and_not_made():
     """14.8e9 parameters: 177 GB of float32 with their moments, on a machine with far less."""
-    config = configs.load("grpo.py:r1-distill-qwen-14b")
+    config = load("grpo.py:r1-distill-qwen-14b")
     plan = abstract.plan(config, jax.devices())
     (update,) = [call for call in plan.calls if call.name == "update"]
     state, e = update.arguments

@@ -5,7 +5,6 @@ import math
 import jax
 import pytest
 
-from caugym_jax.cli import config as configs
 from caugym_jax.devices.chips import CHIPS
 from caugym_jax.errors import UserError
 from caugym_jax.planning import machine, search
@@ -13,6 +12,7 @@ from caugym_jax.planning.abstract import plan
 from caugym_jax.planning.compiling import compile_call
 from caugym_jax.planning.roofline import TPU
 from caugym_jax.planning.topology import Slice, slices_of
+from caugym_jax.runs.settings import load
 from tests.tiny_model import tiny_model  # noqa: F401
 
 TINY = "tests/end_to_end/tiny_config.py"
@@ -53,7 +53,7 @@ def as_v5e(monkeypatch):
 def test_a_model_that_fits_no_single_chip_is_split(as_v5e):
     """7.6e9 parameters with moments: 91 GB, 11.4 GB on each of eight; nothing is left where only
     four share them."""
-    config = configs.load("sft.py:qwen2.5-7b", ["data.max_length=512"])
+    config = load("sft.py:qwen2.5-7b", ["data.max_length=512"])
     as_v5e(40e9)
     ranked = search.best_meshes(config, EIGHT)
     assert ranked and all(c.mesh["fsdp"] * c.mesh["tensor"] == 8 for c in ranked if c.bytes < 20e9)
@@ -64,7 +64,7 @@ def test_a_model_that_fits_no_single_chip_is_split(as_v5e):
 
 
 def test_the_smallest_slice_is_the_first_with_room(as_v5e, monkeypatch):
-    config = configs.load("sft.py:qwen2.5-7b", ["data.max_length=512"])
+    config = load("sft.py:qwen2.5-7b", ["data.max_length=512"])
     as_v5e(40e9)
     slices = {str(n): Slice(str(n), jax.devices()[:n], None) for n in (1, 2, 4, 8)}
     monkeypatch.setattr(search, "open_slice", lambda name, number: slices[name])
@@ -73,7 +73,7 @@ def test_the_smallest_slice_is_the_first_with_room(as_v5e, monkeypatch):
 
 
 def test_what_no_mesh_can_mend_is_said(as_v5e):
-    config = configs.load("sft.py:qwen2.5-7b", ["model.name=no-such-model"])
+    config = load("sft.py:qwen2.5-7b", ["model.name=no-such-model"])
     as_v5e(40e9)
     with pytest.raises(UserError, match="no-such-model"):
         search.best_meshes(config, EIGHT)
@@ -83,7 +83,7 @@ def test_the_estimate_is_near_what_the_compiler_says(tiny_model):  # noqa: F811
     """Arguments but for those that nothing reads; the whole within a factor of two on a model of
     this size, whose temporaries are small change."""
     options = [f"model.name={tiny_model}", "mesh.fsdp=8", "mesh.data=1", "model.remat=full"]
-    config = configs.load(f"{TINY}:sft", options)
+    config = load(f"{TINY}:sft", options)
     planned = plan(config, jax.devices()[:8])
     (update,) = planned.calls
     compiled, _, _ = compile_call(update)

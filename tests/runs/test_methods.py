@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax.cli.config import load
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.runs.methods import needs_reference, open_method, open_run
+from caugym_jax.runs.settings import load
 from tests.tiny_model import tiny_model  # noqa: F401
 
 

@@ -13,6 +13,7 @@ from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
 from caugym_jax.objectives.optim import Optim, evaluated, make_optimizer
+from caugym_jax.runs import folder
 from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.folder import claim_workdir, pinned_step, save_shape
 from caugym_jax.runs.opening import ModelSettings, model_for, open_model
@@ -34,6 +35,16 @@ def test_a_run_begun_anew_forgets_the_answers_and_the_summary_of_the_old_one(tmp
     assert all((tmp_path / name).exists() for name in OF_A_RUN)
     claim_workdir(tmp_path, config | {"seed": 2}, ("steps",))
     assert not any((tmp_path / name).exists() for name in OF_A_RUN)
+
+
+def test_a_key_that_is_new_has_its_default_in_older_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "saved_steps", lambda workdir: [2])
+    claim_workdir(tmp_path, {"method": "sft", "seed": 1}, ())
+    new, defaults = {"method": "sft", "seed": 1, "optim.ema": 0.0}, {"seed": 0, "optim.ema": 0.0}
+    with pytest.raises(UserError, match=r"optim.ema: 0.0 -> 0.9"):
+        claim_workdir(tmp_path, new | {"optim.ema": 0.9}, (), defaults)
+    claim_workdir(tmp_path, new, (), defaults)
+    assert json.loads((tmp_path / "config.json").read_text()) == new
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}, {"name": "schedule_free"}])
