@@ -17,12 +17,13 @@ evicted or preempted gets SIGTERM and --grace seconds: the run saves after the p
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import re
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 # Per TPU generation: GKE's name of the accelerator, and chips on a host of a slice.
 TPUS = {
@@ -36,119 +37,136 @@ PORT = 8476
 MOUNT = "/run-files"
 
 
-def manifest(
-    name: str,
-    image: str,
-    train: list[str],
-    *,
-    topology: str = "",
-    slices: int = 1,
-    gpus: int = 0,
-    nodes: int = 1,
-    bucket: str = "",
-    claim: str = "",
-    account: str = "",
-    spot: bool = False,
-    grace: int = 120,
-    restarts: int = 100,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What the command line says; checked together."""
+
+    name: str
+    image: str
+    topology: str = ""
+    slices: int = 1
+    gpus: int = 0
+    nodes: int = 1
+    bucket: str = ""
+    claim: str = ""
+    account: str = ""
+    spot: bool = False
+    grace: int = 120
+    restarts: int = 100
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?", self.name):
+            raise ValueError(f"--name={self.name}: up to 30 small letters, digits and dashes")
+        if self.slices < 1 or (self.slices > 1 and self.gpus):
+            raise ValueError(f"--slices={self.slices}: 1 or more, and with --topology")
+        if bool(self.topology) == bool(self.gpus):
+            raise ValueError("give either --topology or --gpus")
+        if bool(self.bucket) == bool(self.claim):
+            raise ValueError("give either --bucket or --claim")
+
+
+class Hosts(NamedTuple):
+    """The machines of one job, a pod on each."""
+
+    count: int
+    selector: dict[str, str]  # labels of the nodes
+    resources: dict[str, str]
+    env: dict[str, str]
+
+
+def manifest(options: Options, train: list[str]) -> dict[str, Any]:
     """The JobSet: `slices` jobs (one for GPUs) of one pod a host.
 
     Raises:
-      ValueError: options that do not fit together.
+      ValueError: a topology or bucket that is none.
     """
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,28}[a-z0-9])?", name):
-        raise ValueError(f"--name={name}: up to 30 small letters, digits and dashes")
-    if slices < 1 or slices > 1 and gpus:
-        raise ValueError(f"--slices={slices}: 1 or more, and with --topology")
-    if bool(topology) == bool(gpus):
-        raise ValueError("give either --topology or --gpus")
-    if bool(bucket) == bool(claim):
-        raise ValueError("give either --bucket or --claim")
-    selector: dict[str, str] = {}
-    if topology:
-        kind, hosts, chips, shape = _slice(topology)
-        selector |= {
-            "cloud.google.com/gke-tpu-accelerator": kind,
-            "cloud.google.com/gke-tpu-topology": shape,
-        }
-        resources = {"google.com/tpu": str(chips)}
-        env = {"CAUGYM_PROCESSES": "auto"}
-    else:
-        hosts = nodes
-        resources = {"nvidia.com/gpu": str(gpus)}
-        env = {
-            "CAUGYM_COORDINATOR": f"{name}-train-0-0.{name}:{PORT}",
-            "CAUGYM_PROCESSES": str(nodes),
-        }  # JOB_COMPLETION_INDEX says which of them a pod is
-    if spot:
-        selector["cloud.google.com/gke-spot"] = "true"
-    annotations, volume, arguments = _storage(name, bucket, claim)
-    if slices > 1:
-        told = {argument.partition("=")[0] for argument in train}
-        arguments += [
-            f"{key}={slices}"
-            for key in ("--config.mesh.slices", "--config.mesh.data")
-            if key not in told
-        ]
-    pod: dict[str, Any] = {
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": grace,
-        "nodeSelector": selector,
-        "containers": [
-            {
-                "name": "train",
-                "image": image,
-                "command": ["python", "-m", "caugym_jax.train", *train, *arguments],
-                "env": [{"name": key, "value": value} for key, value in env.items()],
-                "resources": {"limits": resources, "requests": resources},
-                "volumeMounts": [{"name": "run", "mountPath": MOUNT}],
-            }
-        ],
-        "volumes": [{"name": "run", **volume}],
+    job = _job(options, _tpu_hosts(options) if options.topology else _gpu_hosts(options), train)
+    together = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+    annotations = {together: "cloud.google.com/gke-nodepool"} if options.topology else {}
+    own_error = {
+        "name": "own-error",
+        "action": "FailJobSet",
+        "onJobFailureReasons": ["PodFailurePolicy"],
     }
-    if account:
-        pod["serviceAccountName"] = account
-    job = {
-        "parallelism": hosts,
-        "completions": hosts,
-        "completionMode": "Indexed",
-        "backoffLimit": 0,  # a pod that fails ends its job, and the JobSet starts all again
-        "podFailurePolicy": {  # but not where it would end alike: docs/processes.md
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {"containerName": "train", "operator": "In", "values": [1, 2]},
-                }
-            ]
-        },
-        "template": {"metadata": {"annotations": annotations}, "spec": pod},
-    }
+    jobs = {"name": "train", "replicas": options.slices, "template": {"spec": job}}
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": {
-            "name": name,
-            "annotations": {
-                "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
-            }
-            if topology
-            else {},
-        },
+        "metadata": {"name": options.name, "annotations": annotations},
         "spec": {
-            "network": {"enableDNSHostnames": True, "subdomain": name},
-            "failurePolicy": {
-                "maxRestarts": restarts,
-                "rules": [
-                    {
-                        "name": "own-error",
-                        "action": "FailJobSet",
-                        "onJobFailureReasons": ["PodFailurePolicy"],
-                    }
-                ],
-            },
-            "replicatedJobs": [{"name": "train", "replicas": slices, "template": {"spec": job}}],
+            "network": {"enableDNSHostnames": True, "subdomain": options.name},
+            "failurePolicy": {"maxRestarts": options.restarts, "rules": [own_error]},
+            "replicatedJobs": [jobs],
         },
+    }
+
+
+def _tpu_hosts(options: Options) -> Hosts:
+    kind, hosts, chips, shape = _slice(options.topology)
+    selector = {
+        "cloud.google.com/gke-tpu-accelerator": kind,
+        "cloud.google.com/gke-tpu-topology": shape,
+    }
+    return Hosts(hosts, selector, {"google.com/tpu": str(chips)}, {"CAUGYM_PROCESSES": "auto"})
+
+
+def _gpu_hosts(options: Options) -> Hosts:
+    env = {
+        "CAUGYM_COORDINATOR": f"{options.name}-train-0-0.{options.name}:{PORT}",
+        "CAUGYM_PROCESSES": str(options.nodes),
+    }  # JOB_COMPLETION_INDEX says which of them a pod is
+    return Hosts(options.nodes, {}, {"nvidia.com/gpu": str(options.gpus)}, env)
+
+
+def _job(options: Options, hosts: Hosts, train: list[str]) -> dict[str, Any]:
+    annotations, volume, where = _storage(options.name, options.bucket, options.claim)
+    arguments = [*train, *where, *_mesh(options.slices, train)]
+    own_error = {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": "train", "operator": "In", "values": [1, 2]},
+    }
+    return {
+        "parallelism": hosts.count,
+        "completions": hosts.count,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,  # a pod that fails ends its job, and the JobSet starts all again
+        "podFailurePolicy": {"rules": [own_error]},  # not what fails again: docs/processes.md
+        "template": {
+            "metadata": {"annotations": annotations},
+            "spec": _pod(options, hosts, volume, arguments),
+        },
+    }
+
+
+def _mesh(slices: int, train: list[str]) -> list[str]:
+    """The mesh's arguments for several slices, but for those that are given."""
+    if slices == 1:
+        return []
+    given = {argument.partition("=")[0] for argument in train}
+    keys = ("--config.mesh.slices", "--config.mesh.data")
+    return [f"{key}={slices}" for key in keys if key not in given]
+
+
+def _pod(
+    options: Options, hosts: Hosts, volume: dict[str, Any], arguments: list[str]
+) -> dict[str, Any]:
+    spot = {"cloud.google.com/gke-spot": "true"} if options.spot else {}
+    account = {"serviceAccountName": options.account} if options.account else {}
+    container = {
+        "name": "train",
+        "image": options.image,
+        "command": ["python", "-m", "caugym_jax.train", *arguments],
+        "env": [{"name": key, "value": value} for key, value in hosts.env.items()],
+        "resources": {"limits": hosts.resources, "requests": hosts.resources},
+        "volumeMounts": [{"name": "run", "mountPath": MOUNT}],
+    }
+    return {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": options.grace,
+        "nodeSelector": hosts.selector | spot,
+        "containers": [container],
+        "volumes": [{"name": "run", **volume}],
+        **account,
     }
 
 
@@ -172,7 +190,7 @@ def _storage(name: str, bucket: str, claim: str) -> tuple[dict[str, str], dict, 
         return {}, volume, [f"--workdir={MOUNT}/{name}"]
     found = re.fullmatch(r"gs://([^/]+)/(.+?)/?", bucket)
     if not found:
-        raise ValueError(f"--bucket={bucket}: gs://BUCKET/PATH is wanted")
+        raise ValueError(f"--bucket={bucket}: must be gs://BUCKET/PATH")
     driver = {
         "driver": "gcsfuse.csi.storage.gke.io",
         "volumeAttributes": {"bucketName": found[1], "mountOptions": "implicit-dirs"},
@@ -212,7 +230,7 @@ def main(argv: list[str]) -> int:
     given = vars(options)
     dry, train = given.pop("dry_run"), [f"--config={given.pop('config')}", *rest]
     try:
-        text = json.dumps(manifest(train=train, **given), indent=2)
+        text = json.dumps(manifest(Options(**given), train), indent=2)
     except ValueError as error:
         parser.error(str(error))
     if dry:
