@@ -187,7 +187,7 @@ class Rollout(NamedTuple):
 
     @property
     def prompt_width(self) -> int:
-        return self.tokens.shape[1] - self.logprobs.shape[1]
+        return int(self.tokens.shape[1] - self.logprobs.shape[1])
 
 
 class Experience(NamedTuple):
@@ -206,7 +206,7 @@ class Experience(NamedTuple):
 
     @property
     def prompt_width(self) -> int:
-        return self.tokens.shape[1] - self.mask.shape[1]
+        return int(self.tokens.shape[1] - self.mask.shape[1])
 
 
 class TrainState(NamedTuple):

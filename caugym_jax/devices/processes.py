@@ -9,7 +9,7 @@ alike. Imports no jax unless there is more than one process.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import dataclasses
 import os
 import pickle
 import select
@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TextIO, TypeVar
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 from caugym_jax.errors import UserError
 
@@ -46,7 +46,8 @@ FILTER = (
 )
 
 
-class Place(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Place:
     """Which process this is."""
 
     index: int = 0
@@ -61,7 +62,9 @@ class Found(NamedTuple):
 
 
 _here = Place()
-_filters: list[tuple[TextIO, int, subprocess.Popen]] = []  # (output, what is behind it, the filter)
+_filters: list[
+    tuple[TextIO, int, subprocess.Popen[bytes]]
+] = []  # (output, what is behind it, the filter)
 
 
 def index() -> int:
@@ -97,8 +100,9 @@ def find(env: Mapping[str, str]) -> Found | None:
     Raises:
       UserError: settings that do not fit together.
     """
-    given = {name: env.get(name) for name in (COORDINATOR, COUNT, INDEX)}
-    given[INDEX] = given[INDEX] or env.get("JOB_COMPLETION_INDEX")  # of an indexed Kubernetes Job
+    given = {name: env.get(name, "") for name in (COORDINATOR, COUNT, INDEX)}
+    # An indexed Kubernetes Job numbers its pods.
+    given[INDEX] = given[INDEX] or env.get("JOB_COMPLETION_INDEX", "")
     if given[COUNT] == "auto":
         return Found(None, None)
     if given[COORDINATOR] or given[COUNT]:
@@ -182,17 +186,12 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
     watch.start()
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     at_sigterm = signal.getsignal(signal.SIGTERM)  # jax takes it, to no end
-    given = {}
-    if here is not None:
-        given = dict(
-            coordinator_address=coordinator,
-            num_processes=here.count,
-            process_id=here.index,
-            cluster_detection_method="deactivate",
-        )
     try:
         jax.distributed.initialize(
-            **given,
+            coordinator_address=coordinator,
+            num_processes=None if here is None else here.count,
+            process_id=None if here is None else here.index,
+            cluster_detection_method=None if here is None else "deactivate",
             initialization_timeout=seconds[CONNECT] + 60,  # `late` says it better
             heartbeat_timeout_seconds=seconds[HEARTBEAT],
             shutdown_timeout_seconds=seconds[HEARTBEAT],
@@ -224,8 +223,9 @@ def _filter(output: TextIO) -> None:
         stdout=output.fileno(),
     )
     _filters.append((output, os.dup(output.fileno()), filtering))
-    os.dup2(filtering.stdin.fileno(), output.fileno())
-    filtering.stdin.close()
+    if filtering.stdin is not None:  # a pipe always
+        os.dup2(filtering.stdin.fileno(), output.fileno())
+        filtering.stdin.close()
 
 
 def _unfilter() -> None:
@@ -305,20 +305,24 @@ def together(work: Callable[[], Result]) -> list[Result]:
     """
     if count() == 1:
         return [work()]
+    done: Result | UserError
     try:
-        done = work(), None
+        done = work()
     except UserError as error:
-        done = None, str(error)
-    results = share(done)
-    for _, complaint in results:
-        if complaint is not None:
-            raise UserError(complaint)
-    return [result for result, _ in results]
+        done = error
+    results = []
+    for result in share(done):
+        if isinstance(result, UserError):
+            raise result
+        results.append(result)
+    return results
 
 
 def first(work: Callable[[], Result]) -> Result:
     """work() of the first process alone: what it gave, or its UserError, on all."""
-    return together(work if is_first() else lambda: None)[0]
+    results: list[Any] = together(work if is_first() else lambda: None)
+    result: Result = results[0]
+    return result
 
 
 def share_of(items: Sequence[Item]) -> Sequence[Item]:
@@ -328,9 +332,8 @@ def share_of(items: Sequence[Item]) -> Sequence[Item]:
 
 def interleaved(shares: Sequence[Sequence[Item]]) -> list[Item]:
     """The items whose shares (`share_of`) these are, in their order."""
-    missing = object()
-    turns = itertools.zip_longest(*shares, fillvalue=missing)
-    return [item for turn in turns for item in turn if item is not missing]
+    longest = max(map(len, shares), default=0)
+    return [share[turn] for turn in range(longest) for share in shares if turn < len(share)]
 
 
 def all_rows(rows: Sequence[Item]) -> list[Item]:

@@ -38,6 +38,6 @@ def peak_memory() -> float:
     used = [(d.memory_stats() or {}).get("peak_bytes_in_use") for d in jax.local_devices()]
     known = [x for x in used if x is not None]
     if known:
-        return max(known) / 2**30
+        return float(max(known)) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32
 
 
 def group_advantages(
-    rewards: np.ndarray,
+    rewards: Float[np.ndarray, " B"],
     group_size: int,
     scale: str = "group",
     epsilon: float = 1e-4,
     *,
     baseline: str = "group",
     normalize: bool = False,
-) -> np.ndarray:
+) -> Float32[np.ndarray, " B"]:
     """Advantages of samples in groups of G, one group a prompt: A = (r - baseline) / scale.
 
     baseline: "group": the group's mean, the sample's own reward included. Its expected policy
@@ -63,17 +64,19 @@ def group_advantages(
     if normalize and known.any():
         judged = advantages[known]
         advantages = (advantages - judged.mean()) / (_deviation(judged) + epsilon) * known
-    return advantages.reshape(-1).astype(np.float32)
+    return np.asarray(advantages.reshape(-1), np.float32)
 
 
 def _deviation(x: np.ndarray) -> float:
     return float(x.std(ddof=1)) if x.size > 1 else 0.0
 
 
-def informative_groups(rewards: np.ndarray, group_size: int) -> np.ndarray:
+def informative_groups(
+    rewards: Float[np.ndarray, " B"], group_size: int
+) -> Bool[np.ndarray, " groups"]:
     """Which groups carry a signal: [B / G] bool, False where all judged rewards agree."""
     groups = np.asarray(rewards, np.float64).reshape(-1, group_size)
     known = np.isfinite(groups)
     high = np.where(known, groups, -np.inf).max(axis=1)
     low = np.where(known, groups, np.inf).min(axis=1)
-    return high - low > 1e-9
+    return np.asarray(high - low > 1e-9)

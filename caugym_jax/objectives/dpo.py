@@ -6,21 +6,24 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Num
+
+from caugym_jax.objectives.arrays import Array
 
 LOSS_TYPES = ("sigmoid", "robust", "ipo", "hinge", "sigmoid_norm", "sft")
 SMOOTHED = ("sigmoid", "robust")  # what label_smoothing applies to
 
 
 def pair_losses(
-    chosen: jax.Array,
-    rejected: jax.Array,
-    chosen_length: jax.Array,
-    rejected_length: jax.Array,
+    chosen: Float[Array, " B"],
+    rejected: Float[Array, " B"],
+    chosen_length: Num[Array, " B"],
+    rejected_length: Num[Array, " B"],
     loss_type: str = "sigmoid",
     *,
     beta: float = 0.1,
     label_smoothing: float = 0.0,
-) -> jax.Array:
+) -> Float[Array, " B"]:
     """The loss of each pair, [B] float32.
 
     With r = log p(y) - log p_ref(y) summed over the completion's tokens, d = r_chosen - r_rejected
@@ -62,16 +65,16 @@ def pair_losses(
 
 
 def dpo(
-    logps: jax.Array,
-    ref_logps: jax.Array,
-    lengths: jax.Array,
+    logps: Float[Array, "B 2"],
+    ref_logps: Float[Array, "B 2"],
+    lengths: Num[Array, "B 2"],
     loss_type: Sequence[str] = ("sigmoid",),
     *,
     loss_weights: Sequence[float] | None = None,
     beta: float = 0.1,
     label_smoothing: float = 0.0,
-    pairs_per_token: jax.Array | float | None = None,
-) -> tuple[jax.Array, jax.Array]:
+    pairs_per_token: Float[Array, ""] | Float[Array, " B"] | float | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(total, weight) of the mean over pairs of a weighted sum of losses, exact under any split.
 
     The loss "sft" is the negative log-likelihood of the chosen completions, averaged over the
@@ -102,7 +105,13 @@ def dpo(
             losses = -logps[:, 0] * pairs_per_token
         else:
             losses = pair_losses(
-                *ratios.T, *lengths.T, name, beta=beta, label_smoothing=label_smoothing
+                ratios[:, 0],
+                ratios[:, 1],
+                lengths[:, 0],
+                lengths[:, 1],
+                name,
+                beta=beta,
+                label_smoothing=label_smoothing,
             )
         per_pair += factor * losses
     return jnp.sum(per_pair * counted), jnp.sum(counted)

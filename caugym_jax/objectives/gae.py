@@ -8,9 +8,16 @@ it did not choose (what a tool said).
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Float64, Int, Shaped
+
+from caugym_jax.objectives.arrays import Array
 
 
-def place_rewards(scores: np.ndarray, penalties: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def place_rewards(
+    scores: Float[np.ndarray, " B"],
+    penalties: Float[np.ndarray, "B C"],
+    mask: Shaped[np.ndarray, "B C"],
+) -> Float64[np.ndarray, "B C"]:
     """r_t = -penalty_t, plus the row's score at its last counted token: [B, C] float64.
 
     Args:
@@ -28,13 +35,13 @@ def place_rewards(scores: np.ndarray, penalties: np.ndarray, mask: np.ndarray) -
 
 
 def gae(
-    rewards: np.ndarray,
-    values: np.ndarray,
-    mask: np.ndarray,
+    rewards: Float[np.ndarray, "B C"],
+    values: Float[np.ndarray, "B C"],
+    mask: Shaped[np.ndarray, "B C"],
     *,
     gamma: float = 1.0,
     lam: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float64[np.ndarray, "B C"], Float64[np.ndarray, "B C"]]:
     """Generalized advantage estimation (Schulman et al. 2016) and the returns A + V.
 
         delta_t = r_t + gamma V_{t'} - V_t
@@ -63,8 +70,12 @@ def gae(
 
 
 def whiten(
-    x: np.ndarray, mask: np.ndarray, *, shift_mean: bool = True, epsilon: float = 1e-8
-) -> np.ndarray:
+    x: Float[np.ndarray, "B C"],
+    mask: Shaped[np.ndarray, "B C"],
+    *,
+    shift_mean: bool = True,
+    epsilon: float = 1e-8,
+) -> Float64[np.ndarray, "B C"]:
     """(x - mean) / sqrt(var + epsilon) over the counted tokens of the batch, 0 elsewhere.
 
     The variance is the unbiased one (n - 1, as in TRL and verl); with fewer than two tokens it is
@@ -80,13 +91,19 @@ def whiten(
     return np.where(mask, white if shift_mean else white + mean, 0.0)
 
 
-def adapted_kl_coef(coef, kl, *, target: float, horizon: float, rows: int):
+def adapted_kl_coef(
+    coef: Float[Array, ""],
+    kl: Float[Array, ""],
+    *,
+    target: float,
+    horizon: float,
+    rows: int | Int[Array, ""],
+) -> Float[Array, ""]:
     """The KL coefficient for the next step: coef (1 + e rows / horizon), with
     e = clip(kl / target - 1, -0.2, 0.2) (Ziegler et al. 2019).
 
     Args:
-      coef, kl: the present coefficient and the mean KL of a completion (summed over its tokens);
-        numbers or arrays.
+      coef, kl: the present coefficient and the mean KL of a completion (summed over its tokens).
       horizon: completions after which a steady error of 0.2 has changed the coefficient by 20%.
       rows: completions in this step.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Num
+
+from caugym_jax.objectives.arrays import Array
 
 LOSS_TYPES = ("kto", "apo_zero_unpaired")
 
 
-def reference_point(logratios: jax.Array, lengths: jax.Array) -> jax.Array:
+def reference_point(logratios: Float[Array, " B"], lengths: Num[Array, " B"]) -> Float[Array, ""]:
     """z0 = max(0, mean of log p(y') - log p_ref(y')) over completions y' of *other* prompts.
 
     An estimate of KL(policy || reference), a scalar without gradient. The mean is clamped, not its
@@ -28,15 +31,15 @@ def reference_point(logratios: jax.Array, lengths: jax.Array) -> jax.Array:
 
 
 def kto(
-    logratios: jax.Array,
-    labels: jax.Array,
-    lengths: jax.Array,
-    baseline: jax.Array | float = 0.0,
+    logratios: Float[Array, " B"],
+    labels: Bool[Array, " B"],
+    lengths: Num[Array, " B"],
+    baseline: Float[Array, ""] | Float[Array, " B"] | float = 0.0,
     *,
     beta: float = 0.1,
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(total, weight) of the mean over completions (Ethayarajh et al. 2024), exact when split.
 
         desirable:    desirable_weight   (1 - sigmoid(beta (r - z0)))

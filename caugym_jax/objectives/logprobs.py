@@ -9,9 +9,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from caugym_jax.devices.mesh import constrain, traced_size
 from caugym_jax.models.transformer import Model, Params, logits_of
+from caugym_jax.objectives.arrays import Array
 
 # Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).
 CHUNK_LOGITS = 2**25
@@ -20,20 +22,20 @@ CHUNK_LOGITS = 2**25
 class Scores(NamedTuple):
     """About each scored token, float32, [B, T - start]."""
 
-    logprobs: jax.Array  # log p(tokens[t] | tokens[<t])
-    entropy: jax.Array  # of the distribution that tokens[t] was drawn from, in nats
-    correct: jax.Array  # 1 where no token was likelier than tokens[t]
+    logprobs: Float[Array, "B N"]  # log p(tokens[t] | tokens[<t])
+    entropy: Float[Array, "B N"]  # of the distribution that tokens[t] was drawn from, in nats
+    correct: Float[Array, "B N"]  # 1 where no token was likelier than tokens[t]
 
 
 def score(
     model: Model,
     params: Params,
-    tokens: jax.Array,
-    positions: jax.Array,
-    segment_ids: jax.Array,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
     *,
     start: int = 1,
-    temperature: float | jax.Array = 1.0,
+    temperature: float | Float[Array, ""] = 1.0,
 ) -> Scores:
     """Teacher-forced scores of tokens[:, start:] under softmax(logits / temperature).
 
@@ -55,16 +57,16 @@ def score(
         # Places are split over devices, the same for states and targets: score all, keep some.
         targets = jnp.roll(tokens, -1, axis=1)
         scores = score_hidden(model, params, hidden, targets, temperature)
-        return jax.tree.map(lambda x: x[:, start - 1 : -1], scores)
+        return Scores(*(x[:, start - 1 : -1] for x in scores))
     return score_hidden(model, params, hidden[:, start - 1 : -1], tokens[:, start:], temperature)
 
 
 def score_hidden(
     model: Model,
     params: Params,
-    hidden: jax.Array,
-    targets: jax.Array,
-    temperature: float | jax.Array = 1.0,
+    hidden: Float[Array, "B N D"],
+    targets: Int[Array, "B N"],
+    temperature: float | Float[Array, ""] = 1.0,
 ) -> Scores:
     """Scores of targets [B, N] from the hidden states [B, N, D] that predict them, in chunks.
 
@@ -81,7 +83,7 @@ def score_hidden(
     head = model.head(params)
     split = traced_size("vocab_split") > 1
 
-    def chunk_scores(hidden, targets):
+    def chunk_scores(hidden: Array, targets: Array) -> Scores:
         # Over fsdp: all its rows by a part of the vocabulary, so that the head stays split.
         logits = logits_of(constrain(hidden, "group", "time", "width"), head) / temperature
         logits = constrain(logits, "group", "time", "vocab_split")
@@ -93,13 +95,12 @@ def score_hidden(
             chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
         entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
         correct = (chosen >= jnp.max(logprobs, axis=-1)).astype(jnp.float32)
-        scores = Scores(chosen, entropy, correct)
-        return jax.tree.map(lambda x: constrain(x, "batch", "time"), scores)
+        return Scores(*(constrain(x, "batch", "time") for x in (chosen, entropy, correct)))
 
     if chunks == 1:
         return chunk_scores(hidden, targets)
 
-    def cut(x):
+    def cut(x: Array) -> Array:
         """[B, N, ...] -> [chunks, B, parts x width, ...]: of each device's places its share."""
         pad = [(0, 0), (0, parts * chunks * width - N), *[(0, 0)] * (x.ndim - 2)]
         x = jnp.pad(x, pad).reshape(B, parts, chunks, width, *x.shape[2:])
@@ -108,8 +109,8 @@ def score_hidden(
     step = jax.checkpoint(chunk_scores)
     _, scores = jax.lax.scan(lambda _, part: (None, step(*part)), None, (cut(hidden), cut(targets)))
 
-    def join(x):
+    def join(x: Array) -> Array:
         x = jnp.moveaxis(x.reshape(chunks, B, parts, width), 0, 2)
         return x.reshape(B, -1)[:, :N]
 
-    return jax.tree.map(join, scores)
+    return Scores(*map(join, scores))

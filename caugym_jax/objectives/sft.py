@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Float
+
+from caugym_jax.objectives.arrays import Array
 
 
-def nll(logprobs: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+def nll(
+    logprobs: Float[Array, "B N"], mask: Float[Array, "B N"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(total, weight) of the token-mean loss  -sum_t m_t log p_t / sum_t m_t.
 
     Totals and weights add exactly over microbatches and devices; dividing once at the end gives

@@ -55,7 +55,7 @@ def with_shared_rows(
     def init(params: Any) -> Any:
         return inner.init(jax.tree.map(jnp.zeros_like, parted(params)))
 
-    def update(gradient: Any, state: Any, params: Any = None):
+    def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         updates, state = inner.update(parted(gradient), state)
         return whole(updates), state
 
@@ -72,7 +72,7 @@ def start(params: Any, features: Features, key: jax.Array) -> Any:
     keys = jax.random.split(key, 4)
     width = params["embed"].shape[1]
 
-    def table(own_key, part_key, own, part):
+    def table(own_key: jax.Array, part_key: jax.Array, own: float, part: Any) -> Any:
         parts = part * jax.random.normal(part_key, (matrix.shape[1], width))
         return own * jax.random.normal(own_key, (len(matrix), width)) + matrix @ parts
 

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Shaped
+
+from caugym_jax.objectives.arrays import Array
 
 
 class ValueTerms(NamedTuple):
     """Per-token loss and what is reported about it, both [B, C] float32."""
 
-    loss: jax.Array
-    clipped: jax.Array  # 1 where the clip cut the gradient
+    loss: Float[Array, "B C"]
+    clipped: Float[Array, "B C"]  # 1 where the clip cut the gradient
 
 
 def clipped_value_loss(
-    values: jax.Array,
-    old_values: jax.Array,
-    returns: jax.Array,
+    values: Float[Array, "*any"],
+    old_values: Float[Array, "*any"],
+    returns: Float[Array, "*any"],
     cliprange: float | None = 0.2,
 ) -> ValueTerms:
     """1/2 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) per token; None: 1/2 (V - R)^2.
@@ -43,7 +45,11 @@ def clipped_value_loss(
     return ValueTerms(jnp.maximum(error, near_error) / 2, clipped)
 
 
-def explained_variance(values: np.ndarray, returns: np.ndarray, mask: np.ndarray) -> float:
+def explained_variance(
+    values: Float[np.ndarray, "B C"],
+    returns: Float[np.ndarray, "B C"],
+    mask: Shaped[np.ndarray, "B C"],
+) -> float:
     """1 - Var(R - V) / Var(R) over counted tokens; NaN where the returns do not vary.
 
     1: the critic knows the returns; 0: no better than a constant; below: worse. NumPy, float64.

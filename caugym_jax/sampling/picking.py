@@ -8,22 +8,24 @@ weights' bit patterns, which needs no sort and works on a sharded vocabulary.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, Key
 
 from caugym_jax.errors import UserError
+from caugym_jax.objectives.arrays import Array
 
 
 class Settings(NamedTuple):
     """How to pick a token. Changing a value compiles nothing anew."""
 
-    temperature: float | jax.Array = 1.0  # 0: the most probable token
-    top_k: int | jax.Array = 0  # keep the k most probable tokens; 0: all
-    top_p: float | jax.Array = 1.0  # keep the smallest set with this much of their mass; 1: all
-    min_p: float | jax.Array = 0.0  # keep tokens at least this fraction of the best; 0: all
+    temperature: float | Array = 1.0  # 0: the most probable token
+    top_k: int | Array = 0  # keep the k most probable tokens; 0: all
+    top_p: float | Array = 1.0  # keep the smallest set with this much of their mass; 1: all
+    min_p: float | Array = 0.0  # keep tokens at least this fraction of the best; 0: all
 
     def check(self) -> Settings:
         """Itself, where all values are in range.
@@ -43,18 +45,24 @@ class Settings(NamedTuple):
 
     def arrays(self) -> Settings:
         """The values with fixed dtypes, so that 1 and 1.0 share one compiled program."""
-        dtypes = (np.float32, np.int32, np.float32, np.float32)
+
+        def array(value: Any, dtype: Any) -> Any:
+            return value.astype(dtype) if isinstance(value, jax.Array) else np.asarray(value, dtype)
+
         return Settings(
-            *(
-                value.astype(dtype) if isinstance(value, jax.Array) else np.asarray(value, dtype)
-                for value, dtype in zip(self, dtypes, strict=True)
-            )
+            array(self.temperature, np.float32),
+            array(self.top_k, np.int32),
+            array(self.top_p, np.float32),
+            array(self.min_p, np.float32),
         )
 
 
 def pick(
-    logits: jax.Array, row_keys: jax.Array, position: jax.Array, settings: Settings
-) -> tuple[jax.Array, jax.Array]:
+    logits: Float[Array, "B V"],
+    row_keys: Key[Array, " B"],
+    position: int | Int[Array, ""] | Int[Array, " B"],
+    settings: Settings,
+) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Draws one token per row.
 
         logprob = log_softmax(logits / temperature)[token], over the whole vocabulary
@@ -78,7 +86,7 @@ def pick(
     best = jnp.max(scaled, axis=-1, keepdims=True)
     weights = jnp.exp(scaled - best)  # [B, V], the largest is 1
 
-    def draw():
+    def draw() -> Array:
         filtered = (settings.top_k > 0) | (settings.top_p < 1) | (settings.min_p > 0)
         kept = jax.lax.cond(filtered, _filter, lambda w, _: w, weights, settings)
         fold = jax.vmap(jax.random.fold_in)
@@ -92,25 +100,27 @@ def pick(
     return token, logprob[:, 0]
 
 
-def _filter(weights: jax.Array, settings: Settings) -> jax.Array:
+def _filter(weights: Float[Array, "B V"], settings: Settings) -> Float[Array, "B V"]:
     """The weights [B, V] with those outside top-k, top-p or min-p set to 0."""
     k = jnp.where(settings.top_k > 0, settings.top_k, weights.shape[-1]).astype(jnp.float32)
     count = _threshold(weights, jnp.ones_like(weights), jnp.full(weights.shape[:1], k))
     weights = jnp.where(weights >= count[:, None], weights, 0.0)
-    mass = _threshold(weights, weights, settings.top_p * jnp.sum(weights, axis=-1))
+    mass = _threshold(weights, weights, jnp.sum(weights, axis=-1) * settings.top_p)
     mass = jnp.where(settings.top_p < 1, mass, 0.0)
     floor = jnp.maximum(mass, settings.min_p)
     return jnp.where(weights >= floor[:, None], weights, 0.0)
 
 
-def _threshold(weights: jax.Array, amounts: jax.Array, target: jax.Array) -> jax.Array:
+def _threshold(
+    weights: Float[Array, "B V"], amounts: Float[Array, "B V"], target: Float[Array, " B"]
+) -> Float[Array, " B"]:
     """The largest t [B] with sum(amounts where weights >= t) >= target (0 if there is none).
 
     `weights` lie in [0, 1]. Non-negative floats are ordered as their bit patterns are, so 30
     halvings find t exactly.
     """
 
-    def halve(i, low):
+    def halve(i: Array, low: Array) -> Array:
         middle = low | (1 << (29 - i))
         t = jax.lax.bitcast_convert_type(middle, jnp.float32)
         reached = jnp.sum(jnp.where(weights >= t[:, None], amounts, 0.0), axis=-1) >= target
@@ -120,7 +130,7 @@ def _threshold(weights: jax.Array, amounts: jax.Array, target: jax.Array) -> jax
     return jax.lax.bitcast_convert_type(low, jnp.float32)
 
 
-def _draw(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
+def _draw(weights: Float[Array, "B V"], uniforms: Float[Array, "B 2"]) -> Int[Array, " B"]:
     """Index [B] drawn in proportion to weights [B, V], from uniforms [B, 2] in [0, 1)."""
     B, V = weights.shape
     width = 1 << (max(V - 1, 1).bit_length() + 1) // 2  # of a block: about the square root of V
@@ -130,7 +140,7 @@ def _draw(weights: jax.Array, uniforms: jax.Array) -> jax.Array:
     return block * width + _walk(within, uniforms[:, 1])
 
 
-def _walk(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+def _walk(weights: Float[Array, "B n"], uniform: Float[Array, " B"]) -> Int[Array, " B"]:
     """The first index of [B, n] whose cumulative weight passes uniform * total; never a zero."""
     n = weights.shape[-1]
     upto = jnp.triu(jnp.ones((n, n), jnp.float32))
@@ -140,7 +150,7 @@ def _walk(weights: jax.Array, uniform: jax.Array) -> jax.Array:
     return jnp.minimum(_first(passed & (weights > 0)), last)
 
 
-def _first(true: jax.Array) -> jax.Array:
+def _first(true: Bool[Array, "B n"]) -> Int[Array, " B"]:
     """The index of the first True of each row [B, n], or n (quicker than argmax on a CPU)."""
     n = true.shape[-1]
     return jnp.min(jnp.where(true, jnp.arange(n, dtype=jnp.int32), n), axis=-1)

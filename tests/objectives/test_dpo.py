@@ -111,9 +111,8 @@ def test_values_and_gradients_equal_float64_differences(name):
 
 
 def test_by_hand():
-    one = functools.partial(
-        pair_losses, *map(jnp.float32, (3.0, 1.0)), *map(jnp.float32, (2.0, 1.0)), beta=0.5
-    )
+    chosen, rejected, two, single = (jnp.array([x]) for x in (3.0, 1.0, 2.0, 1.0))
+    one = functools.partial(pair_losses, chosen, rejected, two, single, beta=0.5)
     np.testing.assert_allclose(one("sigmoid"), 0.313262, rtol=1e-5)
     np.testing.assert_allclose(one("ipo"), 0.25, rtol=1e-6)
     np.testing.assert_allclose(one("sigmoid_norm"), 0.575939, rtol=1e-5)

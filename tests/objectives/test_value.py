@@ -71,7 +71,8 @@ def test_value_and_gradient_are_those_of_a_loop_in_float64(c):
 
 def test_what_moved_past_the_clip_towards_its_return_gets_no_gradient():
     def slope(value):
-        return jax.grad(lambda v: clipped_value_loss(v, 0.0, 1.0, 0.2).loss)(value)
+        old, returned = jnp.array(0.0), jnp.array(1.0)
+        return jax.grad(lambda v: clipped_value_loss(v, old, returned, 0.2).loss)(value)
 
     assert slope(0.5) == 0
     np.testing.assert_allclose([slope(0.1), slope(-0.5)], [-0.9, -1.5], rtol=1e-6)
@@ -79,7 +80,7 @@ def test_what_moved_past_the_clip_towards_its_return_gets_no_gradient():
 
 def test_explained_variance():
     full = np.ones((1, 2))
-    assert explained_variance(np.array([[0, 1]]), np.array([[0, 2]]), full) == 0.75
+    assert explained_variance(np.array([[0.0, 1]]), np.array([[0.0, 2]]), full) == 0.75
     values, old, returns, mask = drawn(1)
     assert explained_variance(returns, returns, mask) == 1
     assert explained_variance(np.full_like(returns, 0.3), returns, mask) == pytest.approx(0)
