@@ -139,7 +139,8 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
         metrics = {"tokens": int(np.sum(batch.segment_ids > 0))}
         targets = put(find_targets(batch), rows(mesh))
         if alpha:
-            keys, size = noise_for(batch, alpha, model.config.d_model, seed, int(fetch(state.step)))
+            drawn = functools.partial(noise_for, batch, alpha, model.config.d_model, seed)
+            keys, size = computed(drawn, int(fetch(state.step)))
             noise = computed(spread, keys, places=rows(mesh)), put(size, rows(mesh))
             targets = targets._replace(noise=noise)
         return targets, metrics, []

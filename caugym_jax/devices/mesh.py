@@ -323,7 +323,7 @@ def put(tree: Any, target: Any) -> Any:
     this is right for any mesh. On shapes (`shapes.recording`) it returns shapes.
     """
     if on_shapes():
-        return placed(jax.tree.map(np.asarray, tree), target)
+        return placed(tree, target)
     if isinstance(target, NamedSharding):
         target = jax.tree.map(lambda _: target, tree)
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 
 class Call(NamedTuple):
@@ -128,9 +129,10 @@ def placed(tree: Any, places: Any) -> Any:
 
 
 def _shape(x: Any, place: jax.sharding.Sharding | None) -> jax.ShapeDtypeStruct:
-    known = isinstance(x, jax.ShapeDtypeStruct)
-    dtype = x.dtype if known else jax.dtypes.canonicalize_dtype(x.dtype)
-    return jax.ShapeDtypeStruct(x.shape, dtype, sharding=place)
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        x = np.asarray(x)
+        x = jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
 def _described(leaf: Any) -> tuple:

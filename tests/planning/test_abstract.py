@@ -20,7 +20,7 @@ from tests.tiny_model import tiny_model  # noqa: F401
 TINY = "tests/end_to_end/tiny_config.py"
 MESH = ["mesh.data=2", "mesh.fsdp=2", "data.batch_size=8"]
 OPTIONS = {
-    "sft": ["sft.microbatches=2"],
+    "sft": ["sft.microbatches=2", "sft.neftune_noise_alpha=5.0"],
     "grpo": [
         "grpo.beta=0.1",
         "grpo.dynamic_sampling=false",
