@@ -103,7 +103,7 @@ def test_gpu():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gpus=8", "--bucket=b"], "--bucket=b: gs://BUCKET/PATH is wanted"),
+        (["--gpus=8", "--bucket=b"], "--bucket=b: must be gs://BUCKET/PATH"),
         (["--gpus=8"], "give either --bucket or --claim"),
         (["--claim=c"], "give either --topology or --gpus"),
         (["--claim=c", "--topology=v9:2x2"], "known: v4, v5e, v5p, v6e, tpu7x"),
