@@ -54,10 +54,14 @@ def recipes() -> dict[str, tuple[str, str, tuple[str, ...]]]:
 def compile_one(name: str, out: Path) -> None:
     config, topology, overrides = recipes()[name]
     command = [
-        sys.executable, "-m", "caugym_jax.compile", f"--config={config}",
-        f"--topology={topology}", f"--json={out / name}.json",
+        sys.executable,
+        "-m",
+        "caugym_jax.compile",
+        f"--config={config}",
+        f"--topology={topology}",
+        f"--json={out / name}.json",
         *(f"--config.{override}" for override in overrides),
-    ]  # fmt: skip
+    ]
     print(" ".join(command[1:]), flush=True)
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if not (out / f"{name}.json").exists():  # it was not compiled at all

@@ -47,9 +47,18 @@ def arguments() -> argparse.Namespace:
 def ours(a: argparse.Namespace, prompts: np.ndarray) -> Callable[[int], None]:
     """A function of the seed that samples once."""
     config = ModelConfig(
-        "qwen2", a.vocab, a.width, a.layers, a.heads, a.kv_heads, a.width // a.heads, a.ffn,
-        tied=True, qkv_bias=True, max_position=a.prompt + a.new + 1,
-    )  # fmt: skip
+        "qwen2",
+        a.vocab,
+        a.width,
+        a.layers,
+        a.heads,
+        a.kv_heads,
+        a.width // a.heads,
+        a.ffn,
+        tied=True,
+        qkv_bias=True,
+        max_position=a.prompt + a.new + 1,
+    )
     model = Model(config, a.dtype)
     params = jax.jit(model.init)(jax.random.key(0))
     sampler = Sampler(model, end_ids=(a.vocab,), pad_id=0, max_new_tokens=a.new)
@@ -57,9 +66,13 @@ def ours(a: argparse.Namespace, prompts: np.ndarray) -> Callable[[int], None]:
 
     def once(seed: int) -> None:
         rollout = sampler(
-            params, prompts, ids=range(len(prompts)), seed=seed,
-            samples_per_prompt=a.samples, top_p=a.top_p,
-        )  # fmt: skip
+            params,
+            prompts,
+            ids=range(len(prompts)),
+            seed=seed,
+            samples_per_prompt=a.samples,
+            top_p=a.top_p,
+        )
         assert (rollout.completion_length == a.new).all()
 
     return once
@@ -71,11 +84,18 @@ def transformers_generate(a: argparse.Namespace, prompts: np.ndarray) -> Callabl
 
     torch.set_num_threads(a.threads)
     config = Qwen2Config(
-        vocab_size=a.vocab, hidden_size=a.width, intermediate_size=a.ffn,
-        num_hidden_layers=a.layers, num_attention_heads=a.heads, num_key_value_heads=a.kv_heads,
-        max_position_embeddings=a.prompt + a.new + 1, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=a.vocab,
+        hidden_size=a.width,
+        intermediate_size=a.ffn,
+        num_hidden_layers=a.layers,
+        num_attention_heads=a.heads,
+        num_key_value_heads=a.kv_heads,
+        max_position_embeddings=a.prompt + a.new + 1,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
     model = Qwen2ForCausalLM(config).to(getattr(torch, a.dtype)).eval()
     ids = torch.tensor(prompts)
 
@@ -83,9 +103,15 @@ def transformers_generate(a: argparse.Namespace, prompts: np.ndarray) -> Callabl
         torch.manual_seed(seed)
         with torch.no_grad():
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0,
-                top_k=0, top_p=a.top_p, max_new_tokens=a.new, min_new_tokens=a.new,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=a.top_p,
+                max_new_tokens=a.new,
+                min_new_tokens=a.new,
+            )
         assert out.shape == (a.batch, a.prompt + a.new)
 
     return once

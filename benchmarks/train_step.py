@@ -35,9 +35,17 @@ def ours(rows: int, length: int, remat: str):
     from caugym_jax.types import Batch
 
     config = ModelConfig(
-        family="qwen2", vocab_size=8192, d_model=256, num_layers=4, num_heads=8, num_kv_heads=2,
-        head_dim=32, d_ff=1024, qkv_bias=True, tied=True,
-    )  # fmt: skip
+        family="qwen2",
+        vocab_size=8192,
+        d_model=256,
+        num_layers=4,
+        num_heads=8,
+        num_kv_heads=2,
+        head_dim=32,
+        d_ff=1024,
+        qkv_bias=True,
+        tied=True,
+    )
     mesh = make_mesh(devices=jax.devices()[:1])
     rng = np.random.default_rng(0)
     shape = (rows, length)
@@ -68,9 +76,14 @@ def theirs(rows: int, length: int):
     torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=8192, hidden_size=256, intermediate_size=1024, num_hidden_layers=4,
-        num_attention_heads=8, num_key_value_heads=2, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=8192,
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=4,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    )
     model = Qwen2ForCausalLM(config).float().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
     tokens = torch.randint(1, 8192, (rows, length))
@@ -111,10 +124,12 @@ def main() -> None:
     tokens = ROUND * args.rows * args.length
     for name, times in seconds.items():
         line = {
-            "side": name, "rows": args.rows, "length": args.length,
+            "side": name,
+            "rows": args.rows,
+            "length": args.length,
             "best_tokens_per_s": round(tokens / min(times)),
             "median_tokens_per_s": round(tokens / statistics.median(times)),
-        }  # fmt: skip
+        }
         print(json.dumps(line))
 
 

@@ -32,15 +32,18 @@ def main(argv: Sequence[str]) -> None:
     parser = commands.parser("caugym_jax.compile", __doc__)
     parser.add_argument("--config", required=True, metavar="NAME.py[:ARG]")
     parser.add_argument(
-        "--topology", required=True, metavar="KIND:SHAPE",
+        "--topology",
+        required=True,
+        metavar="KIND:SHAPE",
         help="v4, v5e, v5p, v6e or tpu7x and a slice's shape, or here: this machine",
-    )  # fmt: skip
+    )
     parser.add_argument("--programs", help="only these, by name, separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report, also as JSON")
     parser.add_argument(
-        "--search", action="store_true",
+        "--search",
+        action="store_true",
         help="rank mesh shapes by estimate, compile the best, and name the smallest slice",
-    )  # fmt: skip
+    )
     options, overrides = parse(parser, argv)
     if options.json is not None and not options.json.absolute().parent.is_dir():
         raise UserError(f"--json={options.json}: there is no folder {options.json.parent}")
@@ -100,11 +103,19 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
         )
         print("\n".join(lines(programs[-1])), flush=True)
     report = {
-        "topology": name, "slices": slices, "devices": len(where.devices), "kind": kind,
-        "parameters": count, "mesh": mesh, "sampling_mesh": dict(planned.sampler_mesh.shape),
-        "dtype": planned.model.dtype, "attention": planned.model.attention,
-        "remat": planned.model.remat, "programs": programs, **machine.told(),
-    }  # fmt: skip
+        "topology": name,
+        "slices": slices,
+        "devices": len(where.devices),
+        "kind": kind,
+        "parameters": count,
+        "mesh": mesh,
+        "sampling_mesh": dict(planned.sampler_mesh.shape),
+        "dtype": planned.model.dtype,
+        "attention": planned.model.attention,
+        "remat": planned.model.remat,
+        "programs": programs,
+        **machine.told(),
+    }
     if chosen is None:
         report["step"] = step = step_of(programs, config.steps)
         print(

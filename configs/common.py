@@ -3,8 +3,16 @@
 import ml_collections
 
 SECTIONS = (
-    "model", "lora", "mesh", "sampling", "data", "optim", "evaluation", "checkpoint", "log",
-)  # fmt: skip
+    "model",
+    "lora",
+    "mesh",
+    "sampling",
+    "data",
+    "optim",
+    "evaluation",
+    "checkpoint",
+    "log",
+)
 
 
 def base(method: str, *more: str) -> ml_collections.ConfigDict:

@@ -21,9 +21,14 @@ def get_config(arg: str | None = None):
         config.steps = 60
         config.data.update(batch_size=48, max_length=192)
         config.optim.update(
-            peak=1e-3, warmup=10, decay="linear", decay_from=0.6, final_ratio=0.05,
-            b2=0.98, weight_decay=0.01,
-        )  # fmt: skip
+            peak=1e-3,
+            warmup=10,
+            decay="linear",
+            decay_from=0.6,
+            final_ratio=0.05,
+            b2=0.98,
+            weight_decay=0.01,
+        )
         return config
     pretrained(config, arg, max_completion_length=128)
     worked = dict(zero_fraction=ZERO_FRACTION)  # and the default tasks, which can be worked out

@@ -95,10 +95,15 @@ def dpo(
     def loss(params: Params, e: Pairs):
         s = score_sequences(model, params, e.targets)
         total, pairs = objective.dpo(
-            s.logps, e.ref_logps, s.lengths, settings.loss_type,
-            loss_weights=settings.loss_weights, beta=settings.beta,
-            label_smoothing=settings.label_smoothing, pairs_per_token=e.pairs_per_token,
-        )  # fmt: skip
+            s.logps,
+            e.ref_logps,
+            s.lengths,
+            settings.loss_type,
+            loss_weights=settings.loss_weights,
+            beta=settings.beta,
+            label_smoothing=settings.label_smoothing,
+            pairs_per_token=e.pairs_per_token,
+        )
         counted = jnp.all(s.lengths > 0, axis=-1)
         rewards = settings.beta * (s.logps - e.ref_logps)
         chosen, rejected = rewards.T
@@ -119,9 +124,14 @@ def dpo(
         return (total, pairs), sums
 
     step = make_step(
-        loss, optimizer, mesh, adapter, microbatches=microbatches, remedy=REMEDY,
+        loss,
+        optimizer,
+        mesh,
+        adapter,
+        microbatches=microbatches,
+        remedy=REMEDY,
         work=lambda e: target_work(model, e.targets),
-    )  # fmt: skip
+    )
     score = None if reference is None else reference_scorer(learner, microbatches, REMEDY)
 
     def init(params: Any) -> TrainState:

@@ -74,9 +74,12 @@ class Grpo(PolicyLoss, RolloutSettings):
         require(self, "scale_rewards", among=("group", "batch", "none"))
         require(self, "max_refills", "overlong_penalty", at_least=0)
         require(
-            self, "overlong_buffer", at_least=0, at_most=self.max_completion_length,
+            self,
+            "overlong_buffer",
+            at_least=0,
+            at_most=self.max_completion_length,
             hint="which is max_completion_length",
-        )  # fmt: skip
+        )
         alone = self.baseline == "none" and self.scale_rewards != "group"
         if self.group_size < 2 and (self.dynamic_sampling or not alone):
             raise UserError(
@@ -119,9 +122,14 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
         return policy_loss(scores.logprobs, scores.entropy, e, settings, horizon)
 
     step = make_step(
-        loss, optimizer, mesh, adapter,
-        microbatches=settings.microbatches, remedy=settings.remedy, work=rollouts.work,
-    )  # fmt: skip
+        loss,
+        optimizer,
+        mesh,
+        adapter,
+        microbatches=settings.microbatches,
+        remedy=settings.remedy,
+        work=rollouts.work,
+    )
     own_logprobs = rollouts.scorer("score", own=True)
     reference_logprobs = rollouts.scorer("reference", own=False)
 
@@ -131,10 +139,12 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
     def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
         clock = time.perf_counter()
         collected = rollouts.collect(
-            state, draw,
+            state,
+            draw,
             only_informative=settings.dynamic_sampling,
-            mask_truncated=settings.mask_truncated_completions, max_refills=settings.max_refills,
-        )  # fmt: skip
+            mask_truncated=settings.mask_truncated_completions,
+            max_refills=settings.max_refills,
+        )
         metrics, samples = collected.metrics, collected.samples
         if not collected.groups:
             return None, metrics, samples
@@ -154,9 +164,12 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
         if settings.on_policy:
             e = e._replace(old_logprobs=None)
         advantages = group_advantages(
-            rewards, settings.group_size, settings.scale_rewards,
-            baseline=settings.baseline, normalize=settings.normalize_advantages,
-        )  # fmt: skip
+            rewards,
+            settings.group_size,
+            settings.scale_rewards,
+            baseline=settings.baseline,
+            normalize=settings.normalize_advantages,
+        )
         advantages = np.pad(advantages, (0, len(laid.tokens) - len(rewards)))
         e = e._replace(advantages=put(advantages, rows(mesh)))
         metrics["tokens_updated"] = int(laid.segment_ids.sum()) * settings.num_iterations

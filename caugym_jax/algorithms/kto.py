@@ -92,9 +92,14 @@ def kto(
     model, optimizer, mesh, adapter, reference = learner
     microbatches = settings.microbatches
     step = make_step(
-        _loss(model, settings), optimizer, mesh, adapter, microbatches=microbatches, remedy=REMEDY,
+        _loss(model, settings),
+        optimizer,
+        mesh,
+        adapter,
+        microbatches=microbatches,
+        remedy=REMEDY,
         work=lambda e: target_work(model, e.targets),
-    )  # fmt: skip
+    )
     score = None if reference is None else reference_scorer(learner, microbatches, REMEDY)
     compare = _reference_point(learner, settings)
 
@@ -126,10 +131,14 @@ def _loss(model: Model, settings: Kto) -> Loss:
         s = score_sequences(model, params, e.targets)
         ratios = s.logps - e.ref_logps
         total, weight = objective.kto(
-            ratios, e.labels, s.lengths, e.baseline, beta=beta,
+            ratios,
+            e.labels,
+            s.lengths,
+            e.baseline,
+            beta=beta,
             desirable_weight=settings.desirable_weight,
             undesirable_weight=settings.undesirable_weight,
-        )  # fmt: skip
+        )
         sums = {
             "kl": (e.baseline.sum(), jnp.float32(len(e.baseline))),
             "entropy": (s.entropy.sum(), s.lengths.sum()),
@@ -164,9 +173,13 @@ def _reference_point(learner: Learner, settings: Kto) -> Program:
         return both._replace(rows=both.rows // 2, parts=microbatch_count(targets, microbatches))
 
     return Program(
-        "reference point", compare, f"{REMEDY}, or raise microbatches",
-        last=(adapter.frozen,), places=rows(learner.mesh), work=work,
-    )  # fmt: skip
+        "reference point",
+        compare,
+        f"{REMEDY}, or raise microbatches",
+        last=(adapter.frozen,),
+        places=rows(learner.mesh),
+        work=work,
+    )
 
 
 def _means_by_class(metrics: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -246,9 +246,14 @@ def _steps(
     def policy_loss(params, e: Experience):
         scores, mask = rollouts.score(params, e), e.mask
         terms = clipped_surrogate(
-            scores.logprobs, e.old_logprobs, e.advantages, mask,
-            clip_low=epsilon, clip_high=epsilon, delta=settings.delta,
-        )  # fmt: skip
+            scores.logprobs,
+            e.old_logprobs,
+            e.advantages,
+            mask,
+            clip_low=epsilon,
+            clip_high=epsilon,
+            delta=settings.delta,
+        )
         change = scores.logprobs - e.old_logprobs
         sums = {
             "loss/policy_avg": averaged(terms.loss, mask),
@@ -269,10 +274,14 @@ def _steps(
     return (
         make_step(policy_loss, optimizer, mesh, adapter, work=rollouts.work, **options),
         make_step(
-            value_loss, critic.optimizer, mesh,
-            name="critic update", work=critic_work(critic), **options,
+            value_loss,
+            critic.optimizer,
+            mesh,
+            name="critic update",
+            work=critic_work(critic),
+            **options,
         ),
-    )  # fmt: skip
+    )
 
 
 def critic_values(critic: Critic) -> Callable[[Params, Experience], jax.Array]:

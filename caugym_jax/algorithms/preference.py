@@ -73,9 +73,13 @@ def reference_scorer(learner: Learner, microbatches: int | None, remedy: str) ->
         return target_work(model, targets)._replace(parts=microbatch_count(targets, microbatches))
 
     return Program(
-        "reference", logps, f"{remedy}, or raise microbatches",
-        last=(learner.reference,), places=rows(learner.mesh), work=work,
-    )  # fmt: skip
+        "reference",
+        logps,
+        f"{remedy}, or raise microbatches",
+        last=(learner.reference,),
+        places=rows(learner.mesh),
+        work=work,
+    )
 
 
 def cached_reference(

@@ -221,9 +221,14 @@ def longest(rollout: Rollout, group_size: int) -> Verdicts:
     rows, width = rollout.logprobs.shape
     total = (np.arange(rows) % group_size == 0).astype(np.float32)
     return Verdicts(
-        total, (), np.zeros((rows, 0), np.float32), np.full(rows, width), 0,
-        np.ones(rows, bool), [],
-    )  # fmt: skip
+        total,
+        (),
+        np.zeros((rows, 0), np.float32),
+        np.full(rows, width),
+        0,
+        np.ones(rows, bool),
+        [],
+    )
 
 
 def judge_by_share(
@@ -351,9 +356,14 @@ class Rollouts:
         """The completions' teacher-forced scores, [B, C], at the temperature they were sampled
         at."""
         return score(
-            self._learner.model, weights, e.tokens, e.positions, e.segment_ids,
-            start=e.prompt_width, temperature=self.settings.temperature,
-        )  # fmt: skip
+            self._learner.model,
+            weights,
+            e.tokens,
+            e.positions,
+            e.segment_ids,
+            start=e.prompt_width,
+            temperature=self.settings.temperature,
+        )
 
     def work(self, e: Experience) -> Work:
         """Of `score`."""
@@ -399,9 +409,13 @@ class Rollouts:
             return work(e)._replace(parts=updates * microbatch_count(one, microbatches))
 
         return Program(
-            name, run, f"{settings.remedy}, or raise microbatches",
-            last=last, places=rows(self._learner.mesh), work=working,
-        )  # fmt: skip
+            name,
+            run,
+            f"{settings.remedy}, or raise microbatches",
+            last=last,
+            places=rows(self._learner.mesh),
+            work=working,
+        )
 
     def collect(
         self,
@@ -454,10 +468,17 @@ class Rollouts:
     def _sample(self, weights: Params, prompts: list[Prompt], ids: list[int], step: int) -> Rollout:
         s = self.settings
         return self._sampler(
-            weights, [p.tokens for p in prompts], ids=ids,
-            seed=self.seed, step=step, samples_per_prompt=s.group_size,
-            temperature=s.temperature, top_k=s.top_k, top_p=s.top_p, min_p=s.min_p,
-        )  # fmt: skip
+            weights,
+            [p.tokens for p in prompts],
+            ids=ids,
+            seed=self.seed,
+            step=step,
+            samples_per_prompt=s.group_size,
+            temperature=s.temperature,
+            top_k=s.top_k,
+            top_p=s.top_p,
+            min_p=s.min_p,
+        )
 
     def _judge(self, prompts: list[Prompt], rollout: Rollout) -> Verdicts:
         if on_shapes():

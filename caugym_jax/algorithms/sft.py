@@ -125,9 +125,14 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
         return nll(scores.logprobs, t.mask), sums
 
     step = make_step(
-        loss, optimizer, mesh, adapter, microbatches=microbatches,
-        remedy="data.batch_size or data.max_length", work=functools.partial(target_work, model),
-    )  # fmt: skip
+        loss,
+        optimizer,
+        mesh,
+        adapter,
+        microbatches=microbatches,
+        remedy="data.batch_size or data.max_length",
+        work=functools.partial(target_work, model),
+    )
     spread = jax.jit(lambda keys: keys, out_shardings=rows(mesh))
 
     def init(params: Any):

@@ -252,9 +252,12 @@ def _value(value: Any, hint: Any, where: str, root: Any) -> Any:
 
 _NOT: Any = object()  # no value of this type
 _WORDS = {
-    int: "a whole number", float: "a number", bool: "true or false", str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
     type(None): "none",
-}  # fmt: skip
+}
 _PLURAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 

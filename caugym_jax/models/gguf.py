@@ -164,8 +164,9 @@ def _tensors(path: Path, reader: gguf.GGUFReader, config: ModelConfig):
     from gguf import dequantize
 
     stored = {tensor.name: tensor for tensor in reader.tensors}
-    wanted = {row.gguf.format(layer): (name, row, layer)
-              for name, layer, row in weights.tensors(config)}  # fmt: skip
+    wanted = {
+        row.gguf.format(layer): (name, row, layer) for name, layer, row in weights.tensors(config)
+    }
     for name in wanted:
         if name not in stored:
             raise UserError(f"{path}: weight {name!r} is missing")

@@ -57,9 +57,11 @@ def splash(
 
     run = _splash(q.shape[2], padded, padded * parts, window, interpret, parts, first)
     mixed = jax.vmap(run)(
-        lay_out(q * H**-0.5), lay_out(k), lay_out(v),
+        lay_out(q * H**-0.5),
+        lay_out(k),
+        lay_out(v),
         kernel.SegmentIds(segments(q_segments), segments(k_segments)),
-    )  # fmt: skip
+    )
     return mixed.swapaxes(1, 2)[:, :T, :, :H]
 
 
@@ -75,14 +77,23 @@ def _splash(heads, T, S, window, interpret, parts, first):
         mask = masks.LocalMask((S, S), (window - 1, 0), offset=0, shard_count=parts)
     tile_q, tile_kv = _tile(T, TILE), _tile(S, 2 * TILE)
     sizes = kernel.BlockSizes(
-        block_q=tile_q, block_kv=tile_kv, block_kv_compute=_tile(tile_kv, TILE),
-        block_q_dkv=tile_q, block_kv_dkv=tile_kv, block_kv_dkv_compute=_tile(tile_kv, TILE),
-        block_q_dq=tile_q, block_kv_dq=tile_kv,
-    )  # fmt: skip
+        block_q=tile_q,
+        block_kv=tile_kv,
+        block_kv_compute=_tile(tile_kv, TILE),
+        block_q_dkv=tile_q,
+        block_kv_dkv=tile_kv,
+        block_kv_dkv_compute=_tile(tile_kv, TILE),
+        block_q_dq=tile_q,
+        block_kv_dq=tile_kv,
+    )
     made = kernel.make_splash_mha(
-        masks.MultiHeadMask([mask] * heads), block_sizes=sizes, head_shards=1, q_seq_shards=parts,
-        interpret=interpret, residual_checkpoint_name=NAMED,
-    )  # fmt: skip
+        masks.MultiHeadMask([mask] * heads),
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=parts,
+        interpret=interpret,
+        residual_checkpoint_name=NAMED,
+    )
     if parts == 1:
         return made
     # What the kernel knows of the mask is laid out part by part: take the part of these queries.
@@ -134,10 +145,13 @@ def cudnn(
         return jnp.take_along_axis(x, places[:, :, None, None], axis=1)
 
     mixed = jax.nn.dot_product_attention(
-        turn(q, first), turn(k, first), turn(v, first),
+        turn(q, first),
+        turn(k, first),
+        turn(v, first),
         is_causal=True,
-        query_seq_lengths=length, key_value_seq_lengths=length,
+        query_seq_lengths=length,
+        key_value_seq_lengths=length,
         local_window_size=None if window is None else (window - 1, 0),
         implementation="cudnn",
-    )  # fmt: skip
+    )
     return turn(mixed, -first)

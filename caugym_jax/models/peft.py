@@ -28,10 +28,20 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 # What changes the adapter's meaning and is not supported; it must be absent or "off".
 _REFUSED = (
-    "modules_to_save", "rank_pattern", "alpha_pattern", "layers_to_transform", "use_dora",
-    "lora_bias", "layer_replication", "trainable_token_indices", "target_parameters", "use_qalora",
-    "fan_in_fan_out", "alora_invocation_tokens", "exclude_modules",
-)  # fmt: skip
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "use_dora",
+    "lora_bias",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "use_qalora",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+    "exclude_modules",
+)
 
 
 def save_adapter(

@@ -52,6 +52,12 @@ def forward(model: Model, shape: Sequence[int], scored: int = 0, **more: Any) ->
     *rows, width = shape
     size = 2 if model.dtype == "bfloat16" else 4
     return Work(
-        model.config, math.prod(rows), width, scored,
-        remat=model.remat, kernel=model.attention, itemsize=size, **more,
-    )  # fmt: skip
+        model.config,
+        math.prod(rows),
+        width,
+        scored,
+        remat=model.remat,
+        kernel=model.attention,
+        itemsize=size,
+        **more,
+    )

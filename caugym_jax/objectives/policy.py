@@ -254,9 +254,15 @@ def policy_loss(
         terms = cispo(logprobs, old, advantages, mask, clip_high=s.epsilon_high, level=level)
     else:
         terms = clipped_surrogate(
-            logprobs, old, advantages, mask,
-            clip_low=s.epsilon, clip_high=s.epsilon_high, delta=s.delta, level=level,
-        )  # fmt: skip
+            logprobs,
+            old,
+            advantages,
+            mask,
+            clip_low=s.epsilon,
+            clip_high=s.epsilon_high,
+            delta=s.delta,
+            level=level,
+        )
     per_token, count = terms.loss, mask.sum()
 
     def mean(x):
@@ -273,9 +279,12 @@ def policy_loss(
     }
     if s.importance_sampling_correction != "none":
         weights = importance_weights(
-            old, e.sampler_logprobs, mask, s.importance_sampling_correction,
+            old,
+            e.sampler_logprobs,
+            mask,
+            s.importance_sampling_correction,
             s.importance_sampling_cap,
-        )  # fmt: skip
+        )
         per_token = weights * per_token
         sums["sampling/importance_sampling_ratio/mean"] = mean(weights)
     if e.ref_logprobs is not None:

@@ -90,9 +90,11 @@ def _run(config: Settings, mesh: jax.sharding.Mesh) -> methods.Run:
     shape, lora = shape_of(config.model.name), config.lora
     model = model_for(shape, mesh, config.model)
     common = {
-        "tokenizer": Ends(), "mesh": mesh, "sampler_mesh": sampling_mesh(mesh, config.sampling),
+        "tokenizer": Ends(),
+        "mesh": mesh,
+        "sampler_mesh": sampling_mesh(mesh, config.sampling),
         "open_critic": _critic,
-    }  # fmt: skip
+    }
     if not lora.rank:
         whole = layout(shape)
         reference = described(whole, mesh) if methods.needs_reference(config) else None

@@ -67,9 +67,11 @@ def examine(
     compiled, seconds, why = compile_call(call)
     work, mesh, beside = call.work, mesh_of(call), local_bytes(call.beside)
     report = {
-        "name": call.name, "times_a_step": call.times, "compile_seconds": round(seconds, 1),
+        "name": call.name,
+        "times_a_step": call.times,
+        "compile_seconds": round(seconds, 1),
         "remedy": call.program.remedy,
-    }  # fmt: skip
+    }
     if compiled is None:
         found, memory = [], _refused(call, why) | {"beside": beside}
         memory["peak"] = sum(memory.values()) if "temporaries" in memory else None
@@ -92,9 +94,14 @@ def examine(
         for state in (False, True)
     )
     prediction = predict(
-        work, chip, efficiency, mesh.devices.size,
-        tensor=mesh.shape["tensor"], exchanged=before, drawing=drawing,
-    )  # fmt: skip
+        work,
+        chip,
+        efficiency,
+        mesh.devices.size,
+        tensor=mesh.shape["tensor"],
+        exchanged=before,
+        drawing=drawing,
+    )
     fits = compiled is not None and (limit is None or memory["peak"] <= limit)
     report |= {"memory": memory, "limit": limit, "fits": fits, "drawn": work.drawn}
     return report | {"collectives": totals(found), "predicted": _told(prediction)}

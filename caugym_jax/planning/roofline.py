@@ -259,6 +259,12 @@ def predict(
         decode = together(*(w - f for w, f in zip(whole, first, strict=True)), drawing)
     total = seconds + decode + optimiser
     return Prediction(
-        total, *whole, exchanged + drawing, optimiser, decode, flops,
-        flops.model / (total * peak), work.tokens / total,
-    )  # fmt: skip
+        total,
+        *whole,
+        exchanged + drawing,
+        optimiser,
+        decode,
+        flops,
+        flops.model / (total * peak),
+        work.tokens / total,
+    )

@@ -99,9 +99,13 @@ def _estimate(
             traffic = estimated_traffic(call.work, sizes, mesh.slices)
             sent = exchange(traffic, machine.chip, machine.efficiency, places)
             found = predict(
-                call.work, machine.chip, machine.efficiency, devices.size,
-                tensor=sizes["tensor"], exchanged=sent,
-            )  # fmt: skip
+                call.work,
+                machine.chip,
+                machine.efficiency,
+                devices.size,
+                tensor=sizes["tensor"],
+                exchanged=sent,
+            )
             seconds += call.times * found.seconds
             exchanged += call.times * sent
     return Candidate(sizes, remat, max(map(estimated_bytes, calls)), seconds, exchanged)

@@ -239,13 +239,13 @@ def _preferences(run: Run, triple: Callable) -> Method:
         known = cached_reference(
             run.workdir / "reference.npz",
             list(map(triple, items)),
-            reference_scorer(
-                _learner(run), run.config.own.microbatches, "data.batch_size"
-            ),
+            reference_scorer(_learner(run), run.config.own.microbatches, "data.batch_size"),
             f"{weights_digest(run.params)} {run.model.dtype}",
-            run.mesh, batch_size=data.batch_size, max_length=data.max_length,
+            run.mesh,
+            batch_size=data.batch_size,
+            max_length=data.max_length,
             pad_id=tokenizer.pad_id,
-        )  # fmt: skip
+        )
         source, algorithm = list(zip(items, known, strict=True)), build(run._replace(params=None))
     return _method(run, algorithm, _loader(run, source, data.batch_size, list))
 
@@ -290,9 +290,13 @@ def _rollouts(run: Run, settings: RolloutSettings, width: int | None) -> tuple[L
     check_rows(size, parts, row_count(run.mesh), what)
     learner = _learner(run, settings.updates)
     rollouts = Rollouts(
-        learner, settings, run.tokenizer, max_prompt_length=width or data.max_prompt_length,
-        seed=run.config.seed, sampler_mesh=run.sampler_mesh,
-    )  # fmt: skip
+        learner,
+        settings,
+        run.tokenizer,
+        max_prompt_length=width or data.max_prompt_length,
+        seed=run.config.seed,
+        sampler_mesh=run.sampler_mesh,
+    )
     return learner, rollouts
 
 

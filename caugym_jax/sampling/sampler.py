@@ -231,10 +231,12 @@ class Sampler:
 
     def _work(self, params: Params, prompts: jax.Array, lengths: Any, keys: Any, *_: Any) -> Work:
         return forward(
-            self._model, prompts.shape,
-            drawn=self._new, samples=keys.shape[0] // prompts.shape[0],
+            self._model,
+            prompts.shape,
+            drawn=self._new,
+            samples=keys.shape[0] // prompts.shape[0],
             piece=piece_width(self._new),
-        )  # fmt: skip
+        )
 
     def __call__(
         self,

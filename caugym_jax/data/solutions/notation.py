@@ -167,7 +167,7 @@ JSON_NONE = '\n{"PROB": "0.0000"}'
 OPERATIONS = (
     *("D", "G", "E", "M", "V", "N"),
     *("E=D-G", "E=H-G", "G=0", "-E", "H=G+", "G=G+", "V=G+", "N=G+", "*", "*M"),
-)  # fmt: skip
+)
 
 Feature = tuple[str, object]
 
