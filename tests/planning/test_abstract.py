@@ -145,7 +145,7 @@ def test_another_model_as_critic_is_described(tiny_model, tmp_path):  # noqa: F8
 def test_what_training_would_refuse_is_refused(tiny_model):  # noqa: F811
     with pytest.raises(UserError, match="data.batch_size=6 rows are not a multiple"):
         planned("sft", tiny_model, "data.batch_size=6")
-    with pytest.raises(UserError, match="config.method='orpo': use sft, dpo"):
+    with pytest.raises(UserError, match="config.method='orpo': must be one of sft, dpo"):
         planned("sft", tiny_model, "method=orpo")
     with pytest.raises(UserError, match="did you mean r1-distill-qwen-14b"):
         abstract.shape_of("r1-distil-qwen-14b")
