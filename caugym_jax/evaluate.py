@@ -1,4 +1,4 @@
-"""Answers every problem of official-format files with a model and scores the answers.
+"""Answers every problem of official-format files with a model and grades the answers.
 
   python -m caugym_jax.evaluate --model=runs/grpo --data=base_dataset.json --out=answers
   python -m caugym_jax.evaluate --model=smollm2-135m --data=a.json,b.jsonl --out=answers --limit=20

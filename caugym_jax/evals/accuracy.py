@@ -31,12 +31,12 @@ class Answered:
 
 
 @dataclasses.dataclass(frozen=True)
-class ItemScore:
+class ItemGrades:
     """One item's means over its samples."""
 
     task: str
     cluster: Hashable  # the graph (see `graph_key`)
-    unread: bool  # without a story, so that its number alone is scored
+    unread: bool  # without a story, so that its number alone is graded
     published: float
     strict: float
     wellformed: float
@@ -60,8 +60,8 @@ def graph_key(problem: Problem) -> frozenset[tuple[str, str]] | str:
     return frozenset((names[a], names[b]) for a, b in story.edges)
 
 
-def score_item(answered: Answered, thinking: bool = False) -> ItemScore:
-    """Scores every sample of one item by both rules. `thinking`: see `form_reward`."""
+def grade_item(answered: Answered, thinking: bool = False) -> ItemGrades:
+    """Grades every sample of one item by both rules. `thinking`: see `form_reward`."""
     problem, texts = answered.problem, answered.completions
     cuts = answered.truncated or (False,) * len(texts)
     truth = expected(problem)
@@ -70,7 +70,7 @@ def score_item(answered: Answered, thinking: bool = False) -> ItemScore:
         form_reward(text, problem, cut, thinking, answer)
         for text, cut, answer in zip(texts, cuts, answers, strict=True)
     ]
-    return ItemScore(
+    return ItemGrades(
         task=problem.task,
         cluster=graph_key(problem),
         unread=problem.story is None,
@@ -88,10 +88,10 @@ def score_item(answered: Answered, thinking: bool = False) -> ItemScore:
 
 def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str, Any]:
     """One set's entry of results.json. `n` counts items; `stderr` is `clustered_stderr`."""
-    items = [score_item(one, thinking) for one in answered]
+    items = [grade_item(one, thinking) for one in answered]
     tasks = sorted({item.task for item in items}, key=TASKS.index)
 
-    def mean(field: str, keep: Iterable[ItemScore] = items) -> float | None:
+    def mean(field: str, keep: Iterable[ItemGrades] = items) -> float | None:
         values = [getattr(item, field) for item in keep]
         return _mean([value for value in values if value is not None])
 

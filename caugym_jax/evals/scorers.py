@@ -16,7 +16,7 @@ from caugym_jax.causal.engine.answers import TOLERANCE
 from caugym_jax.rewards.answer import expected, extract, is_right
 from caugym_jax.types import LACK, Problem
 
-SCORER_VERSION = "3"  # of both rules; raised whenever a verdict changes
+SCORER_VERSION = "3"  # of both rules; raised whenever a grade changes
 
 # `{"ANSWER":` or `{"PROB":`, white space anywhere. Linear: a run of it holds no other brace.
 _SPACE = r"\s*+"
@@ -25,7 +25,7 @@ _OPENING = re.compile(_SPACE.join((r"\{", '"', _KEY, '"', ":")))
 
 
 def published(text: str, problem: Problem) -> bool:
-    """The released evaluation scripts' verdict on a completion. Never raises; linear time.
+    """The released evaluation scripts' grade of a completion. Never raises; linear time.
 
     All white space is removed; each stretch from `{"ANSWER":` or `{"PROB":` to the next `}` is
     lower-cased and read as JSON; right if `float(value of "prob")` of any of them is within 0.0005
@@ -63,9 +63,9 @@ def _published_number(span: str) -> float | None:
 
 
 def strict(text: str, problem: Problem, truncated: bool = False) -> bool:
-    """The strict verdict on a completion (the rule: `caugym_jax.rewards.answer`). Never raises.
+    """The strict grade of a completion (the rule: `caugym_jax.rewards.answer`). Never raises.
 
-    Every item is scored. Where no verdict is checked (PN, PS, unread items, questions without a
+    Every item is graded. Where no verdict is checked (PN, PS, unread items, questions without a
     direction) the number alone decides.
     """
     return is_right(extract(text, truncated), expected(problem))

@@ -14,6 +14,7 @@ import jax
 import pytest
 
 from caugym_jax import generate
+from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.train import main as train
 from tests.end_to_end.runs import command, left_behind, metrics
 from tests.shared import ROOT
@@ -106,6 +107,23 @@ def test_fewer_steps_than_are_done_end_the_run(tiny_model, tmp_path, capsys, one
     train(command("sft", tiny_model, tmp_path / "run", "--config.steps=3"))
     assert "Strict accuracy" in capsys.readouterr().out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 3
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_an_older_version_goes_on(tiny_model, tmp_path, monkeypatch, one_device):  # noqa: F811
+    """It holds the loader's position and the counts in one dictionary."""
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    train(command("grpo", tiny_model, straight, "--config.steps=4"))
+    save = Checkpoints.save
+
+    def save_as_before(self, state, host, *more):
+        save(self, state, {**host["loader"], **host["totals"]}, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_as_before)
+        train(command("grpo", tiny_model, parts, "--config.steps=2"))
+    train(command("grpo", tiny_model, parts, "--config.steps=4"))
+    check(left_behind(parts, 4), left_behind(straight, 4))
 
 
 DEATHS = {"terminated": 128 + signal.SIGTERM, "full": 1}
