@@ -100,7 +100,7 @@ def test_exit_statuses(tmp_path):
 
 def test_grading_imports_no_jax_and_little_else():
     code = (
-        "import sys, caugym_jax.grade, caugym_jax.rewards.score; "
+        "import sys, caugym_jax.grade, caugym_jax.rewards.combination; "
         "print([m for m in ('jax', 'flax', 'transformers', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

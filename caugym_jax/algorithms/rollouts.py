@@ -27,8 +27,7 @@ from caugym_jax.models.transformer import Params
 from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.objectives.logprobs import Scores, score
-from caugym_jax.rewards.score import ON_ERROR, parse_weights
-from caugym_jax.rewards.score import score as reward_score
+from caugym_jax.rewards.combination import ON_ERROR, combine, parse_weights
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.types import Experience, Problem, Rollout, TrainState
 
@@ -149,7 +148,7 @@ def lay_out(
     return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
 
 
-class Verdicts(NamedTuple):
+class RolloutRewards(NamedTuple):
     """A rollout's rewards and what is logged about it."""
 
     total: np.ndarray  # [B] float32; NaN = not judged
@@ -164,7 +163,7 @@ class Verdicts(NamedTuple):
 
 def judge(
     prompts: list[Prompt], rollout: Rollout, tokenizer: Tokenizer, settings: RolloutSettings
-) -> Verdicts:
+) -> RolloutRewards:
     """Decodes completions and applies the reward functions; what is skipped is printed on
     stderr."""
     P = rollout.prompt_width
@@ -176,7 +175,7 @@ def judge(
     ]
     problems = [p.problem for p in prompts for _ in range(settings.group_size)]
     weights = parse_weights(settings.reward_weights)
-    scores = reward_score(
+    scores = combine(
         texts, problems, list(~ended), weights, settings.on_reward_error, settings.reward_timeout
     )
     for failure in scores.failures[:PRINTED]:
@@ -195,12 +194,12 @@ def judge(
     ]
     prompt_tokens = int(np.sum(rollout.prompt_length))
     failures = len(scores.failures)
-    return Verdicts(
+    return RolloutRewards(
         scores.total, scores.names, scores.values, lengths, prompt_tokens, ended, table, failures
     )
 
 
-def with_part(judged: Verdicts, name: str, part: np.ndarray) -> Verdicts:
+def with_part(judged: RolloutRewards, name: str, part: np.ndarray) -> RolloutRewards:
     """The rewards plus `part` [B], which is a part of the reward under that name."""
     part = part.astype(np.float32)
     total = judged.total + part
@@ -216,11 +215,11 @@ def with_part(judged: Verdicts, name: str, part: np.ndarray) -> Verdicts:
     )
 
 
-def longest(rollout: Rollout, group_size: int) -> Verdicts:
-    """The verdicts of a step on shapes: completions as long as may be, a signal in every group."""
+def longest(rollout: Rollout, group_size: int) -> RolloutRewards:
+    """The rewards of a step on shapes: completions as long as may be, a signal in every group."""
     rows, width = rollout.logprobs.shape
     total = (np.arange(rows) % group_size == 0).astype(np.float32)
-    return Verdicts(
+    return RolloutRewards(
         total,
         (),
         np.zeros((rows, 0), np.float32),
@@ -232,11 +231,11 @@ def longest(rollout: Rollout, group_size: int) -> Verdicts:
 
 
 def judge_by_share(
-    judge: Callable[[list[Prompt], Rollout], Verdicts],
+    judge: Callable[[list[Prompt], Rollout], RolloutRewards],
     prompts: list[Prompt],
     rollout: Rollout,
     group_size: int,
-) -> Verdicts:
+) -> RolloutRewards:
     """`judge` where every process takes its share of the prompts (`processes.share_of`), as
     rewards may take long, and all get all verdicts."""
     if processes.count() == 1:
@@ -251,7 +250,7 @@ def judge_by_share(
         groups = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
         return [row for group in processes.interleaved(groups) for row in group]
 
-    return Verdicts(
+    return RolloutRewards(
         names=parts[0].names,
         prompt_tokens=sum(part.prompt_tokens for part in parts),
         failures=sum(part.failures for part in parts),
@@ -275,7 +274,7 @@ def overlong_reward(
 def make_groups(
     prompts: list[Prompt],
     rollout: Rollout,
-    judged: Verdicts,
+    judged: RolloutRewards,
     group_size: int,
     only_informative: bool,
     mask_truncated: bool,
@@ -317,7 +316,7 @@ class Collected(NamedTuple):
 
 
 # A part of the reward that follows from how completions end: its name, and its values [B].
-Part = tuple[str, Callable[[Verdicts], np.ndarray]]
+Part = tuple[str, Callable[[RolloutRewards], np.ndarray]]
 
 
 class Rollouts:
@@ -480,7 +479,7 @@ class Rollouts:
             min_p=s.min_p,
         )
 
-    def _judge(self, prompts: list[Prompt], rollout: Rollout) -> Verdicts:
+    def _judge(self, prompts: list[Prompt], rollout: Rollout) -> RolloutRewards:
         if on_shapes():
             return longest(rollout, self.settings.group_size)
         judged = judge(prompts, rollout, self._tokenizer, self.settings)
@@ -502,7 +501,7 @@ class Rollouts:
         return lay_out(collected.groups, advantages, size, *self._longest)
 
 
-def rollout_metrics(drawn: list[Verdicts], group_size: int) -> dict[str, float]:
+def rollout_metrics(drawn: list[RolloutRewards], group_size: int) -> dict[str, float]:
     """TRL's metrics, over everything that was sampled in the step (refills included)."""
     total = np.concatenate([j.total for j in drawn])
     values = np.concatenate([j.values for j in drawn])

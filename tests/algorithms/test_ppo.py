@@ -10,7 +10,7 @@ import pytest
 
 from caugym_jax.algorithms import ppo as module
 from caugym_jax.algorithms.ppo import Critic, Ppo, ppo
-from caugym_jax.algorithms.rollouts import Prompt, Rollouts, Verdicts, with_part
+from caugym_jax.algorithms.rollouts import Prompt, RolloutRewards, Rollouts, with_part
 from caugym_jax.algorithms.step import Learner, gradients, state_shapes
 from caugym_jax.devices.mesh import fetch, make_mesh, put, rows, shardings
 from caugym_jax.errors import UserError
@@ -169,7 +169,7 @@ def test_t09_kl_is_exactly_zero_at_the_reference_and_entropy_is_not_negative(mad
 
 
 def test_a_missing_end_costs():
-    judged = Verdicts(
+    judged = RolloutRewards(
         np.array([1, 0.5], np.float32), ("a",), np.array([[1], [0.5]], np.float32),
         np.array([3, 6]), 9, np.array([True, False]), [{"reward": 1.0}, {"reward": 0.5}],
     )  # fmt: skip

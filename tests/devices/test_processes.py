@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caugym_jax.algorithms.rollouts import Prompt, Verdicts, judge_by_share
+from caugym_jax.algorithms.rollouts import Prompt, RolloutRewards, judge_by_share
 from caugym_jax.devices import processes
 from caugym_jax.devices.processes import Found, Place, find, interleaved
 from caugym_jax.errors import UserError
@@ -192,7 +192,7 @@ def test_judged_by_share_is_judged_by_one(monkeypatch, count):
         """Ties every verdict to its row and its prompt."""
         of_row = [p.tokens[0] for p in prompts for _ in range(group)]
         assert [t // group for t in r.tokens[:, 0]] == of_row
-        return Verdicts(
+        return RolloutRewards(
             r.tokens[:, 0] * 10.0, ("a", "b"), np.stack([r.tokens[:, 0], of_row], axis=1),
             np.asarray(r.completion_length), int(r.prompt_length.sum()), np.asarray(r.ended),
             [{"row": int(t)} for t in r.tokens[:, 0]], failures=len(prompts),

@@ -7,8 +7,8 @@ import pytest
 
 from caugym_jax.evals.scorers import published, strict
 from caugym_jax.rewards.answer import answer_reward, extract, verdict_reward
+from caugym_jax.rewards.combination import combine
 from caugym_jax.rewards.form import form_reward
-from caugym_jax.rewards.score import score
 from caugym_jax.rewards.steps import steps_reward
 from caugym_jax.types import Problem
 from tests.rewards.test_steps import TWO
@@ -91,7 +91,7 @@ def test_megabytes_at_once():
         assert extract(text).prob is None or not strict(text, TWO) or text.endswith(RIGHT)
         assert isinstance(published(text, TWO), bool)
     weights = dict.fromkeys(("answer", "form", "steps"), 1.0)
-    scores = score(texts, [TWO] * len(texts), [False] * len(texts), weights)
+    scores = combine(texts, [TWO] * len(texts), [False] * len(texts), weights)
     assert np.isfinite(scores.values).all() and not scores.failures
 
 

@@ -90,7 +90,7 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scores:
+class Rewards:
     """The rewards of B completions under R reward functions."""
 
     names: tuple[str, ...]  # R names
@@ -135,14 +135,14 @@ def parse_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
     return dict(weights)
 
 
-def score(
+def combine(
     completions: Sequence[str],
     problems: Sequence[Problem],
     truncated: Sequence[bool],
     weights: Mapping[str, float] = DEFAULT_WEIGHTS,
     on_error: str = "stop",
     timeout: float | None = None,
-) -> Scores:
+) -> Rewards:
     """Applies every reward function named in `weights` and adds them up.
 
         total_b = sum_r weight_r * value_{b,r}   over the r whose value is not None
@@ -152,7 +152,7 @@ def score(
     A function fails on an item where it raises or returns something that is neither None nor a
     finite number, and on all items where it does not return a list of their length. With
     on_error="stop" the first failure is a UserError that names the function and the item; with
-    "skip" each counts as None and is listed in `Scores.failures`. Where a function raises, the
+    "skip" each counts as None and is listed in `Rewards.failures`. Where a function raises, the
     items on which it does so alone have failed, and it is applied once more to the others together.
 
     A function that takes longer than `timeout` seconds (None: as long as it likes) is interrupted,
@@ -180,7 +180,7 @@ def score(
     values = np.array(columns, np.float32).reshape(len(columns), len(rows)).T
     total = np.nansum(values * np.array(list(weights.values()), np.float32), axis=1)
     total = np.where(np.isnan(values).all(axis=1), np.float32(np.nan), total)
-    return Scores(tuple(weights), values, total.astype(np.float32), tuple(failures))
+    return Rewards(tuple(weights), values, total.astype(np.float32), tuple(failures))
 
 
 Row = tuple[str, Problem, bool]

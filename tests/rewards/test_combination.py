@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.errors import UserError
-from caugym_jax.rewards.score import DEFAULT_WEIGHTS, find, score
+from caugym_jax.rewards.combination import DEFAULT_WEIGHTS, combine, find
 from caugym_jax.types import Problem
 from tests.problems import with_effect
 
@@ -61,47 +61,47 @@ def not_finite(completions, problems, truncated):
     return [math.nan if text == "x" else 1e39 if text == "y" else 0.5 for text in completions]
 
 
-HERE = "tests.rewards.test_score:"
+HERE = "tests.rewards.test_combination:"
 
 
-def score_texts(texts, weights):
-    return score(texts, [PROBLEM] * len(texts), [False] * len(texts), weights)
+def combine_texts(texts, weights):
+    return combine(texts, [PROBLEM] * len(texts), [False] * len(texts), weights)
 
 
 def test_default_is_answer_and_a_tenth_of_form():
     texts = [RIGHT, RIGHT + " I hope so", RIGHT.replace("0.3847", "0.1"), "no idea", RIGHT]
-    scores = score(texts, [PROBLEM] * 5, [False, False, False, False, True], DEFAULT_WEIGHTS)
-    assert scores.names == ("answer", "form")
-    assert scores.values.dtype == scores.total.dtype == np.float32
-    np.testing.assert_array_equal(scores.values, [[1, 1], [1, 0], [0, 1], [0, 0], [0, 0]])
-    np.testing.assert_allclose(scores.total, [1.1, 1, 0.1, 0, 0], rtol=1e-6)
+    rewards = combine(texts, [PROBLEM] * 5, [False, False, False, False, True], DEFAULT_WEIGHTS)
+    assert rewards.names == ("answer", "form")
+    assert rewards.values.dtype == rewards.total.dtype == np.float32
+    np.testing.assert_array_equal(rewards.values, [[1, 1], [1, 0], [0, 1], [0, 0], [0, 0]])
+    np.testing.assert_allclose(rewards.total, [1.1, 1, 0.1, 0, 0], rtol=1e-6)
 
 
 def test_thinking_form_asks_for_a_closed_think():
-    scores = score_texts([RIGHT, "</think>" + RIGHT], {"thinking_form": 1.0})
-    np.testing.assert_array_equal(scores.total, [0, 1])
+    rewards = combine_texts([RIGHT, "</think>" + RIGHT], {"thinking_form": 1.0})
+    np.testing.assert_array_equal(rewards.total, [0, 1])
 
 
 def test_t24_none_is_left_out_of_the_sum():
     weights = {HERE + "only_short": 2.0, HERE + "length": 0.5}
-    scores = score_texts(["ab", "abcdef"], weights)
-    np.testing.assert_array_equal(scores.values, [[1, 2], [np.nan, 6]])
-    np.testing.assert_array_equal(scores.total, [3, 3])
+    rewards = combine_texts(["ab", "abcdef"], weights)
+    np.testing.assert_array_equal(rewards.values, [[1, 2], [np.nan, 6]])
+    np.testing.assert_array_equal(rewards.total, [3, 3])
 
 
 def test_t24_none_from_all_leaves_no_total():
-    scores = score_texts(["ab", "abcdef"], {HERE + "only_short": 2.0})
-    np.testing.assert_array_equal(scores.total, [2, np.nan])
+    rewards = combine_texts(["ab", "abcdef"], {HERE + "only_short": 2.0})
+    np.testing.assert_array_equal(rewards.total, [2, np.nan])
 
 
-def test_an_empty_batch_has_empty_scores():
-    scores = score_texts([], {"answer": 1.0, "form": 1.0})
-    assert scores.values.shape == (0, 2) and scores.total.shape == (0,)
+def test_an_empty_batch_has_empty_rewards():
+    rewards = combine_texts([], {"answer": 1.0, "form": 1.0})
+    assert rewards.values.shape == (0, 2) and rewards.total.shape == (0,)
 
 
 def test_functions_get_copies():
     weights = {HERE + "empties_its_arguments": 1.0, HERE + "length": 1.0}
-    np.testing.assert_array_equal(score_texts(["ab", "c"], weights).total, [2, 1])
+    np.testing.assert_array_equal(combine_texts(["ab", "c"], weights).total, [2, 1])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_functions_get_copies():
 )
 def test_a_faulty_function_is_named_with_the_item(function, texts, message):
     with pytest.raises(UserError, match=message):
-        score_texts(texts, {HERE + function: 1.0})
+        combine_texts(texts, {HERE + function: 1.0})
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_a_faulty_function_is_named_with_the_item(function, texts, message):
 def test_a_failure_may_be_skipped_and_is_named(function, texts, values, why):
     name = HERE + function
     weights = {name: 2.0, HERE + "length": 1.0}
-    scores = score(texts, [PROBLEM] * len(texts), [False] * len(texts), weights, on_error="skip")
+    rewards = combine(texts, [PROBLEM] * len(texts), [False] * len(texts), weights, on_error="skip")
     expected = np.array([[math.nan if v is None else v for v in values], [len(t) for t in texts]])
-    np.testing.assert_array_equal(scores.values, expected.T)
-    np.testing.assert_array_equal(scores.total, np.nansum(expected * [[2], [1]], axis=0))
-    assert [f.item for f in scores.failures] == [i for i, v in enumerate(values) if v is None]
-    for failure, told in zip(scores.failures, why, strict=True):
+    np.testing.assert_array_equal(rewards.values, expected.T)
+    np.testing.assert_array_equal(rewards.total, np.nansum(expected * [[2], [1]], axis=0))
+    assert [f.item for f in rewards.failures] == [i for i, v in enumerate(values) if v is None]
+    for failure, told in zip(rewards.failures, why, strict=True):
         assert failure.name == name and told in failure.why
         assert str(failure).startswith(f"reward {name!r} skipped item {failure.item}: ")
 
@@ -167,24 +167,26 @@ def test_a_function_that_hangs_is_interrupted_and_named(texts):
     start = time.perf_counter()
     told = f"reward {name!r} failed at item {texts.index('x')}: it took longer than .* s "
     with pytest.raises(UserError, match=re.escape(told).replace(r"\.\*", ".*")):
-        score(texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, timeout=0.3)
-    scores = score(
+        combine(texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, timeout=0.3)
+    rewards = combine(
         texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, "skip", timeout=0.3
     )
     expected = [math.nan if text == "x" else len(text) for text in texts]
-    np.testing.assert_array_equal(scores.total, expected)
+    np.testing.assert_array_equal(rewards.total, expected)
     assert time.perf_counter() - start < 2 * 3 * 0.3 + 1
     assert signal.getsignal(signal.SIGALRM) is handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     with pytest.raises(UserError, match="timeout=0: must be a positive number"):
-        score(texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, timeout=0)
+        combine(texts, [PROBLEM] * len(texts), [False] * len(texts), {name: 1.0}, timeout=0)
 
 
 def test_nothing_fails_where_nothing_fails():
-    assert score([RIGHT], [PROBLEM], [False], on_error="skip").failures == ()
-    assert score_texts(["ab", "abcdef"], {HERE + "only_short": 2.0}).failures == ()  # None is none
+    assert combine([RIGHT], [PROBLEM], [False], on_error="skip").failures == ()
+    assert (
+        combine_texts(["ab", "abcdef"], {HERE + "only_short": 2.0}).failures == ()
+    )  # None is none
     with pytest.raises(UserError, match="on_error='go on': use stop or skip"):
-        score([RIGHT], [PROBLEM], [False], on_error="go on")
+        combine([RIGHT], [PROBLEM], [False], on_error="go on")
 
 
 def test_verdict():
@@ -192,12 +194,12 @@ def test_verdict():
     hedged = RIGHT + RIGHT.replace("0.3847", "0.1")
     wrong_number = RIGHT.replace("0.3847", "0.9")
     texts = [RIGHT, no, wrong_number, hedged, "Yes", "LACK_CONDITION"]
-    np.testing.assert_array_equal(score_texts(texts, {"verdict": 1.0}).total, [1, 0, 1, 0, 0, 0])
-    assert score([RIGHT], [PROBLEM], [True], {"verdict": 1.0}).total == 0  # truncated
+    np.testing.assert_array_equal(combine_texts(texts, {"verdict": 1.0}).total, [1, 0, 1, 0, 0, 0])
+    assert combine([RIGHT], [PROBLEM], [True], {"verdict": 1.0}).total == 0  # truncated
     bound = Problem(text="", answer='{"PROB": "0.5"}', task="PN")
     lacking = Problem(text="", answer="LACK_CONDITION", task="ATE")
     for problem in (bound, lacking):
-        assert np.isnan(score([RIGHT], [problem], [False], {"verdict": 1.0}).total).all()
+        assert np.isnan(combine([RIGHT], [problem], [False], {"verdict": 1.0}).total).all()
 
 
 @pytest.mark.parametrize(
@@ -216,6 +218,6 @@ def test_a_name_that_is_no_function(name, message):
 
 def test_weights_must_be_finite_and_there():
     with pytest.raises(UserError, match="the weight of reward 'form' is nan"):
-        score_texts([RIGHT], {"answer": 1.0, "form": math.nan})
+        combine_texts([RIGHT], {"answer": 1.0, "form": math.nan})
     with pytest.raises(UserError, match="no reward function is named"):
-        score_texts([RIGHT], {})
+        combine_texts([RIGHT], {})
