@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from caugym_jax.cli import commands
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, starting
 from caugym_jax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
     args = _arguments(argv)
+    starting.prepare()
     with processes.connected():
         from caugym_jax.data.files import write_json
         from caugym_jax.devices.mesh import MeshShape

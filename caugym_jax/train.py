@@ -18,7 +18,7 @@ from pathlib import Path
 
 from caugym_jax.cli import commands
 from caugym_jax.cli.config import parse
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, starting
 
 
 def main(argv: Sequence[str]) -> None:
@@ -27,6 +27,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", type=Path, help="default: runs/<config>")
     options, overrides = parse(parser, argv)
 
+    starting.prepare()
     from absl import logging
 
     from caugym_jax.runs.settings import load

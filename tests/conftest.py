@@ -5,6 +5,7 @@ import os
 import jaxtyping
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("CAUGYM_HEAP", "0")  # commands called in the tests' own process
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()

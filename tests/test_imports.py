@@ -10,6 +10,7 @@ from tests.shared import ROOT
 
 # A module may import from its own line and those above it.
 LAYERS = [
+    ("devices.memory", "devices.starting"),
     ("errors", "types", "configs", "devices.processes"),
     ("cli", "devices.chips"),
     ("causal.text",),

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from caugym_jax.cli import commands
-from caugym_jax.data.released import SETS, Released, cache_folder, released_files
+from caugym_jax.data.released import SETS, Released, released_files
+from caugym_jax.devices.starting import cache_folder
 from caugym_jax.errors import UserError
 
 TIMEOUT = 60.0  # seconds without a byte

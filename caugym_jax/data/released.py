@@ -8,10 +8,10 @@ the file's own). `caugym:base` names one by its set and name.
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import NamedTuple
 
+from caugym_jax.devices.starting import cache_folder
 from caugym_jax.errors import UserError
 
 MANIFEST = Path(__file__).with_name("released.tsv")
@@ -54,12 +54,6 @@ def released_files() -> tuple[Released, ...]:
 
 
 SETS = tuple(dict.fromkeys(file.set for file in released_files()))
-
-
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache`, else the folder named by CAUGYM_CACHE, else ~/.cache/caugym_jax."""
-    folder = cache or os.environ.get("CAUGYM_CACHE") or "~/.cache/caugym_jax"
-    return Path(folder).expanduser()
 
 
 def is_released(name: str) -> bool:

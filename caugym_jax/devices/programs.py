@@ -7,65 +7,28 @@ reads the compiler's own memory analysis, and says in one line what to lower.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 
 from caugym_jax.devices import processes
+from caugym_jax.devices.memory import free_memory
 from caugym_jax.devices.shapes import recorder
+from caugym_jax.devices.starting import release_heap
 from caugym_jax.errors import UserError
 
-# Of each version of control groups: the limit, the usage, the statistics, and what the names of
-# those that include the groups below begin with.
-_CGROUPS = (
-    ("memory.max", "memory.current", "memory.stat", ""),
-    (
-        "memory/memory.limit_in_bytes",
-        "memory/memory.usage_in_bytes",
-        "memory/memory.stat",
-        "total_",
-    ),
-)
+# Times a program's needs that must be free on a CPU, or freed memory is no longer kept.
+ROOM = 4
 
 
-def memory_limit(device: jax.Device, root: Path = Path("/")) -> int | None:
+def memory_limit(device: jax.Device) -> int | None:
     """Bytes that are free: of the accelerator's own memory, or of this process's control group's
-    or the machine's on a CPU; None where nothing tells.
-
-    A control group's usage counts the files that the kernel caches, which give way when memory is
-    asked for: they are free.
-
-    Args:
-      root: where /proc and /sys lie.
-    """
-    if device.platform != "cpu":
-        stats = device.memory_stats() or {}
-        limit = stats.get("bytes_limit")
-        return None if limit is None else limit - stats.get("bytes_in_use", 0)
-    found = []
-    for *names, prefix in _CGROUPS:
-        limit, usage, statistics = (root / "sys/fs/cgroup" / name for name in names)
-        if limit.exists() and usage.exists():
-            text = limit.read_text().strip()
-            if text.isdigit():  # "max" means unlimited
-                cached = _numbers(statistics)
-                free = int(text) - int(usage.read_text())
-                free += cached.get(f"{prefix}active_file", 0)
-                free += cached.get(f"{prefix}inactive_file", 0)
-                found.append(free)
-    available = _numbers(root / "proc/meminfo").get("MemAvailable:")
-    if available is not None:
-        found.append(available * 1024)
-    return min(found) if found else None
-
-
-def _numbers(path: Path) -> dict[str, int]:
-    """The lines `name number ...` of a file of the kernel; none if there is no file."""
-    if not path.exists():
-        return {}
-    lines = (line.split() for line in path.read_text().splitlines())
-    return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdigit()}
+    or the machine's on a CPU; None where nothing tells."""
+    if device.platform == "cpu":
+        return free_memory()
+    stats = device.memory_stats() or {}
+    limit = stats.get("bytes_limit")
+    return None if limit is None else limit - stats.get("bytes_in_use", 0)
 
 
 class Program:
@@ -135,20 +98,39 @@ class Program:
 
     def _check(self, compiled) -> None:
         analysis = compiled.memory_analysis()
-        device = jax.local_devices()[0]
-        limit = memory_limit(device)
-        if analysis is None or limit is None:
+        if analysis is None:
             return
-        # The arguments are in memory already: `limit` is what is left beside them.
+        # The arguments are in memory already: what is free is left beside them.
         needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
         needed -= analysis.alias_size_in_bytes
-        where = "per device"
-        if device.platform == "cpu":  # whose devices share one memory
-            outputs = jax.tree.leaves(compiled.output_shardings)
-            needed *= max((len(s.addressable_devices) for s in outputs), default=1)
-            where = "on this machine"
-        if needed > limit:
-            raise UserError(
-                f"the {self.name} program needs {needed / 2**30:.2f} GiB of memory {where}, "
-                f"{limit / 2**30:.2f} GiB are available: lower {self.remedy}"
-            )
+        outputs = jax.tree.leaves(compiled.output_shardings)
+        devices = max((len(s.addressable_devices) for s in outputs), default=1)
+        check_room(self.name, needed, devices, self.remedy)
+
+
+def check_room(name: str, needed: int, devices: int, remedy: str) -> None:
+    """Refuses what needs more memory than is free.
+
+    Args:
+      needed: bytes on each device.
+      devices: this process's, which on a CPU share one memory.
+
+    Raises:
+      UserError: it does not fit.
+    """
+    device = jax.local_devices()[0]
+    limit = memory_limit(device)
+    if limit is None:
+        return
+    where = "per device"
+    if device.platform == "cpu":
+        needed *= devices
+        where = "on this machine"
+        if ROOM * needed > limit:
+            release_heap()
+            limit = memory_limit(device) or limit
+    if needed > limit:
+        raise UserError(
+            f"the {name} program needs {needed / 2**30:.2f} GiB of memory {where}, "
+            f"{limit / 2**30:.2f} GiB are available: lower {remedy}"
+        )

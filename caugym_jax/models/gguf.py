@@ -8,13 +8,13 @@ order, which is undone here: a head's row 2i + j goes to j * H/2 + i.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caugym_jax.devices.starting import cache_folder
 from caugym_jax.errors import UserError
 from caugym_jax.models import weights
 from caugym_jax.models.config import ModelConfig, RopeScaling
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 _FAMILIES = ("llama", "qwen2", "qwen3")
 _FACTORS = "rope_freqs.weight"  # what Llama 3.1's scaling divides each frequency by
 _VERSION = 1  # of the conversion; a new one makes new cache entries
-
-
-def cache_folder() -> Path:
-    """Where converted copies are kept: $CAUGYM_CACHE, by default ~/.cache/caugym_jax."""
-    return Path(os.environ.get("CAUGYM_CACHE") or "~/.cache/caugym_jax").expanduser()
 
 
 def read_config(path: Path) -> ModelConfig:

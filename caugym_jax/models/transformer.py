@@ -253,6 +253,17 @@ def unstack(params: Params) -> Params:
     return {"head": params["embed"].T, **params, "layers": each}
 
 
+def _split_stack(layers: Params) -> tuple[Params, ...]:
+    """The single layers of a stack: by one split of each weight, whose gradient is one
+    concatenation (that of L slices would be a sum of L arrays as large as the stack)."""
+
+    def parts(weight):
+        return [w[0] for w in jax.lax.split(weight, [1] * weight.shape[0])]
+
+    each = {name: parts(weight) for name, weight in layers.items()}
+    return tuple(dict(zip(each, one, strict=True)) for one in zip(*each.values(), strict=True))
+
+
 def cast(params: Params, dtype: Any) -> Params:
     """The parameters in the compute dtype, norm scales as they are: the same results as `Model`
     gives on float32 ones (it casts weights where it uses them), for half the memory traffic."""
@@ -274,12 +285,15 @@ class Model:
       remat: what the backward pass recomputes of each layer instead of keeping it: "none", all but
         the results of "dots" (matrix products) or of "attention", or "full".
       attention: the kernel for whole rows, "plain", "splash" or "cudnn" (`models/attention.py`).
+      unrolled: loop over the layers of the stack in whole rows instead of scanning it (quicker on
+        a CPU; the time to compile grows with the layers).
     """
 
     config: ModelConfig
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "plain"
+    unrolled: bool = False
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 parameters: N(0, 1/fan_in), residual writers times 1/sqrt(2L)."""
@@ -457,6 +471,8 @@ class Model:
 
         if self.remat != "none":
             block = jax.checkpoint(block, policy=REMAT[self.remat])
+        if self.unrolled and not isinstance(layers, tuple):
+            layers = _split_stack(layers)
         if isinstance(layers, tuple):
             kept = []
             for weights in layers:

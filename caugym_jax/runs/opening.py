@@ -26,6 +26,7 @@ from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.folder import settings_of
 from caugym_jax.runs.stored import Stored
 
+UNROLLED = 8  # layers that are looped over in training on a CPU; more are scanned
 EMBEDDED = Path(__file__).parents[1] / "models" / "embedded"
 
 
@@ -124,7 +125,8 @@ def model_for(
             f"model.attention={attention!r} does not fit these {platform} devices, {dtype} and "
             f"heads of {config.head_dim}: use {own}"
         )
-    return Model(config, dtype, settings.remat, attention or own)
+    unrolled = platform == "cpu" and config.num_layers <= UNROLLED
+    return Model(config, dtype, settings.remat, attention or own, unrolled)
 
 
 def open_frozen(

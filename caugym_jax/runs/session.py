@@ -122,5 +122,12 @@ def _about(config: Settings, model: Any, size: int, mesh: jax.sharding.Mesh, sec
         f"{config.method} of {config.model.name} ({size / 1e6:.2f}M parameters, {model.dtype}) "
         f"on {devices} {jax.default_backend()} device{'s' * (devices > 1)}"
         f"{f' of {processes.count()} processes' * (processes.count() > 1)}, "
-        f"ready in {seconds:.1f} s"
+        f"ready in {seconds:.1f} s{_kept_programs()}"
     )
+
+
+def _kept_programs() -> str:
+    folder = jax.config.jax_compilation_cache_dir
+    if not (folder and jax.config.jax_enable_compilation_cache):
+        return ""
+    return f"; compiled programs are kept in {folder} (JAX_ENABLE_COMPILATION_CACHE=0: not)"

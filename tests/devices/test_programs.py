@@ -89,58 +89,6 @@ def test_arguments_on_an_accelerator_are_not_counted_twice(monkeypatch):
                     program(x)
 
 
-def files(root, contents):
-    for name, text in contents.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(text)
-    return root
-
-
-V1 = "sys/fs/cgroup/memory/memory"
-CGROUPS = {
-    "version 2, whose limit is told without the files it caches": (
-        {
-            "sys/fs/cgroup/memory.max": "1000\n",
-            "sys/fs/cgroup/memory.current": "900\n",
-            "sys/fs/cgroup/memory.stat": "anon 200\nfile 700\nactive_file 500\ninactive_file 150\n",
-        },
-        750,
-    ),
-    "version 1, of the group and those below it": (
-        {
-            f"{V1}.limit_in_bytes": "1000\n",
-            f"{V1}.usage_in_bytes": "900\n",
-            f"{V1}.stat": "active_file 5\ninactive_file 6\n"
-            "total_active_file 500\ntotal_inactive_file 150\n",
-        },
-        750,
-    ),
-    "no statistics": (
-        {"sys/fs/cgroup/memory.max": "1000", "sys/fs/cgroup/memory.current": "900"},
-        100,
-    ),
-    "no limit": (
-        {"sys/fs/cgroup/memory.max": "max\n", "sys/fs/cgroup/memory.current": "900\n"},
-        None,
-    ),
-    "the machine has less": (
-        {
-            "sys/fs/cgroup/memory.max": "90000",
-            "sys/fs/cgroup/memory.current": "900",
-            "proc/meminfo": "MemTotal:  80 kB\nMemAvailable:      3 kB\n",
-        },
-        3072,
-    ),
-    "nothing is told": ({}, None),
-}
-
-
-@pytest.mark.parametrize("case", CGROUPS)
-def test_a_cpu_has_what_its_control_group_leaves(tmp_path, case):
-    contents, expected = CGROUPS[case]
-    assert memory_limit(jax.local_devices()[0], files(tmp_path, contents)) == expected
-
-
 def test_virtual_devices_share_one_memory(monkeypatch):
     """[256, 256] float32 on each of 8 devices: 2 MiB are needed, not 0.25."""
     mesh = make_mesh(data=8)
