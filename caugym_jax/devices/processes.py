@@ -62,9 +62,8 @@ class Found(NamedTuple):
 
 
 _here = Place()
-_filters: list[
-    tuple[TextIO, int, subprocess.Popen[bytes]]
-] = []  # (output, what is behind it, the filter)
+# (output, what is behind it, the filter)
+_filters: list[tuple[TextIO, int, subprocess.Popen[bytes]]] = []
 
 
 def index() -> int:
