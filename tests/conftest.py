@@ -1,6 +1,7 @@
 """Tests run on eight virtual CPU devices, so that meshes are real; most use only the first."""
 
 import os
+from pathlib import Path
 
 import jaxtyping
 
@@ -10,9 +11,22 @@ _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()
 
+_TESTS = Path(__file__).parent
+
 # The shapes and types that signatures state are checked in tests, and only there.
 _CHECKED = ("advantages", "dpo", "gae", "kto", "logprobs", "sft", "shared_rows", "value")
 jaxtyping.install_import_hook(
     [*(f"caugym_jax.objectives.{name}" for name in _CHECKED), "caugym_jax.sampling.picking"],
     "beartype.beartype",
 )
+
+# `-m unit`: what needs no model and no second process, seconds in all.
+_UNIT = ("causal", "cli", "objectives", "pages", "rewards", "test_docs.py", "test_imports.py")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        folder = item.path.relative_to(_TESTS).parts[0]
+        apart = any(item.get_closest_marker(mark) for mark in ("slow", "torch", "dowhy", "gpu"))
+        if folder in _UNIT and not apart:
+            item.add_marker("unit")
