@@ -330,17 +330,19 @@ def test_t11_the_reference_point_is_that_of_the_global_batch_and_of_the_present_
 @pytest.mark.parametrize(
     ("method", "options", "told"),
     [
-        ("dpo", {"beta": 0.0}, "dpo.beta=0.0"),
-        ("dpo", {"loss_type": ("ipo", "nca")}, "dpo.loss_type=ipo,nca: use one or several of sig"),
-        ("dpo", {"loss_weights": [1.0]}, "dpo.loss_weights has 1 numbers for 6 losses"),
-        ("dpo", {"label_smoothing": 0.5}, "dpo.label_smoothing=0.5: from 0 to below 0.5"),
+        ("dpo", {"beta": 0.0}, "beta=0.0: must be above 0"),
+        ("dpo", {"loss_type": ("ipo", "nca")}, "loss_type=ipo,nca: must be one or several of sig"),
+        ("dpo", {"loss_weights": (1.0,)}, "loss_weights has 1 numbers for 6 losses"),
+        ("dpo", {"label_smoothing": 0.5}, "label_smoothing=0.5: must be at least 0 and below 0.5"),
         ("dpo", {"loss_type": ("hinge",), "loss_weights": None}, "0.1 has no effect on hinge"),
-        ("kto", {"beta": -1.0}, "kto.beta=-1.0"),
-        ("kto", {"loss_type": "bco"}, "kto.loss_type='bco': use kto or apo_zero_unpaired"),
-        ("kto", {"desirable_weight": 0.0, "undesirable_weight": 0.0}, "nor both 0"),
+        ("kto", {"beta": -1.0}, "beta=-1.0: must be above 0"),
+        ("kto", {"loss_type": "bco"}, "loss_type='bco': must be one of kto, apo_zero_unpaired"),
+        ("kto", {"desirable_weight": -1.0}, "desirable_weight=-1.0: must be at least 0"),
+        ("kto", {"desirable_weight": 0.0, "undesirable_weight": 0.0}, "one must be above 0"),
     ],
 )
 def test_wrong_settings_are_refused(method, options, told):
+    _, _, settings, _, defaults = METHODS[method]
     with pytest.raises(UserError) as error:
-        Wired(method, **options)
+        settings(**(defaults | options))
     assert told in str(error.value)
