@@ -56,32 +56,33 @@ class Reply:
 
 def main(argv: Sequence[str]) -> None:
     args = _arguments(argv)
-    problem = _problem(args)
-    solved = solve(problem.story)
-    reply = None if args.model == "none" else _reply(problem, solved, args)
+    story = _story(args)
+    solved = solve(story)
+    truth = label(story.query.task, solved.value, solved.verdict)
+    problem = Problem(problem_text(story), truth, story.query.task, story=story)
+    reply = None if args.model == "none" else _reply(problem, story, solved, args)
     agree = None if reply is None else is_right(reply.answer, expected(problem))
     if args.json:
-        print(json.dumps(_object(problem.story, solved, reply, agree), ensure_ascii=False))
+        print(json.dumps(_object(story, solved, reply, agree), ensure_ascii=False))
     else:
-        print("\n".join(_lines(problem, solved, reply, agree, args.show)))
+        question = ["Question", *_indented(problem.text.splitlines())] if args.show else []
+        print("\n".join(question + _lines(story, solved, reply, agree)))
     if agree is False:
         sys.exit(DISAGREE)
 
 
-def _problem(args: argparse.Namespace) -> Problem:
-    """The question, with the engine's answer as its label."""
+def _story(args: argparse.Namespace) -> Story:
+    """The question's structure, whatever its form."""
     if args.random:
         from caugym_jax.causal.engine.generating import generate_problem
 
-        return generate_problem(args.seed, 0, [args.task], variant=args.variant)
+        problem = generate_problem(args.seed, 0, [args.task], variant=args.variant)
+        assert problem.story is not None  # generated problems have one
+        return problem.story
     if args.item is not None or Path(args.question).suffix.lower() in FILES:
-        story = _item(args.question, args.item or 0)
-    else:
-        text = _text(args.question)
-        story = read(text) if _is_problem(text) else _yaml(text)
-    solved = solve(story)
-    answer = label(story.query.task, solved.value, solved.verdict)
-    return Problem(problem_text(story), answer, story.query.task, story=story)
+        return _item(args.question, args.item or 0)
+    text = _text(args.question)
+    return read(text) if _is_problem(text) else _yaml(text)
 
 
 def _yaml(text: str) -> Story:
@@ -118,7 +119,7 @@ def _item(name: str, item: int) -> Story:
     return problem.story
 
 
-def _reply(problem: Problem, solved: Solved, args: argparse.Namespace) -> Reply:
+def _reply(problem: Problem, story: Story, solved: Solved, args: argparse.Namespace) -> Reply:
     """The answer of most samples (the first such sample); greedy where there is one."""
     import caugym_jax
 
@@ -129,7 +130,7 @@ def _reply(problem: Problem, solved: Solved, args: argparse.Namespace) -> Reply:
     votes = Counter((answer.prob, answer.verdict, answer.lack) for answer in answers)
     most, count = votes.most_common(1)[0]
     chosen = next(i for i, a in enumerate(answers) if (a.prob, a.verdict, a.lack) == most)
-    steps = _checked(texts[chosen], problem.story, solved)
+    steps = _checked(texts[chosen], story, solved)
     return Reply(texts[chosen], answers[chosen], steps, count, len(texts))
 
 
@@ -144,12 +145,8 @@ def _checked(text: str, story: Story, solved: Solved) -> list[Step] | None:
         return None
 
 
-def _lines(
-    problem: Problem, solved: Solved, reply: Reply | None, agree: bool | None, show: bool
-) -> list[str]:
-    lines = ["Engine", *_indented(explanation(problem.story, solved))]
-    if show:
-        lines = ["Question", *_indented(problem.text.splitlines()), *lines]
+def _lines(story: Story, solved: Solved, reply: Reply | None, agree: bool | None) -> list[str]:
+    lines = ["Engine", *_indented(explanation(story, solved))]
     if reply is None:
         return lines
     voted = f" ({reply.votes} of {reply.samples} samples)" if reply.samples > 1 else ""
