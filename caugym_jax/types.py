@@ -145,7 +145,7 @@ class Example:
 
     prompt: list[int]
     completion: list[int]
-    mask: list[int] | None = None  # of the completion, 1 = learn; None: all of it
+    mask: list[float] | None = None  # weights of the completion in the loss; None: 1 each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +171,7 @@ class Batch(NamedTuple):
     """Rows of packed or padded tokens for SFT. Everything at place t is about tokens[t]."""
 
     tokens: Any  # [B, T] int32
-    loss_mask: Any  # [B, T] float32: 1 where tokens[t] is a target
+    loss_mask: Any  # [B, T] float32: the weight of tokens[t] as a target, 0: none
     segment_ids: Any  # [B, T] int32: 0 = padding, 1.. = documents packed in the row
     positions: Any  # [B, T] int32: place within the document
 

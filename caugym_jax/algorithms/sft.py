@@ -27,23 +27,25 @@ class Targets(NamedTuple):
 
     batch: Batch
     places: Any  # [B, N] int32: the t of each token to learn, rows filled up with 1
-    mask: Any  # [B, N] float32: 1 on real places
+    mask: Any  # [B, N] float32: their weights in the loss, 0 where rows were filled up
     noise: Any = None  # NEFTune: (keys [B] of the rows, size [B, T] float32 at each token)
 
 
 def find_targets(batch: Batch) -> Targets:
-    """The places with a loss mask, packed to the front of each row (NumPy); weights must be 0 or 1.
+    """The places with a loss mask, and their weights, packed to the front of each row (NumPy).
 
-    By hand: a loss mask (0, 0, 1, 1, 0, 1) gives places (2, 3, 5, 1, 1, ...).
+    By hand: a loss mask (0, 0, 1, 1, 0, 2) gives places (2, 3, 5, 1, 1, ...) and weights
+    (1, 1, 2, 0, 0, ...).
     """
     wanted = np.asarray(batch.loss_mask) > 0
     wanted[:, 0] = False  # nothing predicts the first token
     counts = wanted.sum(axis=1)
     width = width_for(int(counts.max(initial=1)), wanted.shape[1])
-    mask = np.arange(width)[None] < counts[:, None]
-    places = np.ones(mask.shape, np.int32)
-    places[mask] = np.nonzero(wanted)[1]
-    return Targets(batch, places, mask.astype(np.float32))
+    real = np.arange(width)[None] < counts[:, None]
+    places, weights = np.ones(real.shape, np.int32), np.zeros(real.shape, np.float32)
+    places[real] = np.nonzero(wanted)[1]
+    weights[real] = np.asarray(batch.loss_mask)[wanted]
+    return Targets(batch, places, weights)
 
 
 def noise_for(

@@ -24,11 +24,16 @@ WIDTHS = (*range(64, 321, 32), 384, 448, 512, 640, 768, 1024, 1536, 2048)
 
 
 def sorted_batches(
-    examples: Sequence[Example], places: int, pad_id: int, rng: random.Random
+    examples: Sequence[Example],
+    places: int,
+    pad_id: int,
+    rng: random.Random,
+    multiple: int = 1,
 ) -> list[Batch]:
     """The examples in batches [places // width, width] of rows of like length.
 
-    Rows that a batch lacks hold no document. Examples longer than the largest width are left out.
+    The number of rows is a multiple of `multiple`; rows that a batch lacks hold no document.
+    Examples longer than the largest width are left out.
     """
 
     def length(example: Example) -> int:
@@ -38,7 +43,7 @@ def sorted_batches(
     batches = []
     while left:
         width = next(w for w in WIDTHS if w >= length(left[-1]))
-        rows = max(1, places // width)
+        rows = max(1, places // width // multiple) * multiple
         batches.append(pad(left[-rows:], width, pad_id, rows))
         del left[-rows:]
     rng.shuffle(batches)

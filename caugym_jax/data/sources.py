@@ -71,16 +71,22 @@ class SftData(Problems):
       packing: several of a file's examples share a row of max_length.
       direct_fraction: the share of generated solutions that only state the answer, the others being
         worked; one number, or one for each task.
+      mixture: sources with weights that change, see `data/mixing.py`; a batch then holds rows of
+        like length, and batch_size counts tokens. None: one source, as the other keys say.
+      workers: processes that make a mixture's batches ahead; 0: none.
     """
 
     batch_size: int = 32
     max_length: int = 2048
     packing: bool = False
     direct_fraction: float | Mapping[str, float] = 0.0
+    mixture: str | None = None
+    workers: int = 0
 
     def __post_init__(self):
         super().__post_init__()
         require(self, "batch_size", "max_length", at_least=1)
+        require(self, "workers", at_least=0)
         shares = self.direct_fraction
         for share in shares.values() if isinstance(shares, Mapping) else (shares,):
             if not 0 <= share <= 1:

@@ -14,6 +14,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from caugym_jax.data.solutions import checking
+from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.evals.scorers import SCORER_VERSION, published
 from caugym_jax.rewards.answer import expected, extract, is_right, near
 from caugym_jax.rewards.form import form_reward
@@ -46,6 +48,7 @@ class ItemGrades:
     lack: float  # final answer LACK_CONDITION
     truncated: float | None
     num_tokens: float | None
+    failures: dict[str, float] | None = None  # share of samples that fail by each kind of step
 
 
 def graph_key(problem: Problem) -> frozenset[tuple[str, str]] | str:
@@ -70,12 +73,13 @@ def grade_item(answered: Answered, thinking: bool = False) -> ItemGrades:
         form_reward(text, problem, cut, thinking, answer)
         for text, cut, answer in zip(texts, cuts, answers, strict=True)
     ]
+    rights = [is_right(answer, truth) for answer in answers]
     return ItemGrades(
         task=problem.task,
         cluster=graph_key(problem),
         unread=problem.story is None,
         published=_mean([published(text, problem) for text in texts]) or 0.0,
-        strict=_mean([is_right(answer, truth) for answer in answers]) or 0.0,
+        strict=_mean(rights) or 0.0,
         wellformed=_mean(forms) or 0.0,
         lacks=truth.prob is None,
         nonzero=truth.prob is not None and not near(truth.prob, Decimal(0)),
@@ -83,7 +87,26 @@ def grade_item(answered: Answered, thinking: bool = False) -> ItemGrades:
         lack=_mean([answer.lack for answer in answers]) or 0.0,
         truncated=_mean(answered.truncated),
         num_tokens=_mean(answered.num_tokens),
+        failures=failure_kinds(problem, texts, rights),
     )
+
+
+def failure_kinds(
+    problem: Problem, texts: Sequence[str], rights: Sequence[bool]
+) -> dict[str, float] | None:
+    """Which kind of step went wrong first in the samples that are not right (`solutions.checking`).
+
+    None where no sample is in the notation of worked solutions, or the problem has none in it.
+    """
+    plan = plan_for(problem) if any(map(checking.in_notation, texts)) else None
+    if plan is None:
+        return None
+    found = [
+        checking.failure(checking.check(text, plan)) or "unexpected"
+        for text, right in zip(texts, rights, strict=True)
+        if not right
+    ]
+    return {kind: found.count(kind) / len(texts) for kind in checking.KINDS}
 
 
 def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str, Any]:
@@ -118,7 +141,15 @@ def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str,
         "wellformed": mean("wellformed"),
         "truncated": mean("truncated"),
         "mean_tokens": mean("num_tokens"),
+        "failures": _failures([item.failures for item in items if item.failures is not None]),
     }
+
+
+def _failures(found: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """The shares of samples that fail by each kind, over the items of which it is known."""
+    if not found:
+        return None
+    return {kind: _mean([one[kind] for one in found]) for kind in checking.KINDS}
 
 
 def clustered_stderr(values: Sequence[float], clusters: Sequence[Any]) -> float | None:
@@ -179,13 +210,19 @@ def table(sets: Mapping[str, dict[str, Any]]) -> str:
         tokens = entry["mean_tokens"]
         figures = [_percent(entry[key]) for key in extra[2:-1]]
         others.append([name, str(entry["n"]), *figures, "-" if tokens is None else f"{tokens:.0f}"])
+    parts = [_aligned(rows), _aligned(others)]
+    failing = {name: entry["failures"] for name, entry in sets.items() if entry.get("failures")}
+    if failing:
+        kinds = checking.KINDS
+        lines = [[name, *(_percent(found[k]) for k in kinds)] for name, found in failing.items()]
+        parts.append(_aligned([["failures", *kinds], *lines]))
     unread = [
         f"{name}: {entry['strict']['n_unread']} of {entry['n']} items unread: "
         "strict scores their number alone"
         for name, entry in sets.items()
         if entry["strict"].get("n_unread")
     ]
-    return "\n\n".join(filter(None, [_aligned(rows), _aligned(others), "\n".join(unread)]))
+    return "\n\n".join(filter(None, [*parts, "\n".join(unread)]))
 
 
 def _percent(value: float | None) -> str:

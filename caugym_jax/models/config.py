@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from caugym_jax.errors import UserError, require
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -44,3 +46,62 @@ class ModelConfig:
     qk_norm: bool = False
     sliding_window: int | None = None
     max_position: int = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The shape of a new model.
+
+    Attributes:
+      layers: how many; 0: the new model has the shape of the named one.
+      width: of the residual stream.
+      heads: of queries.
+      kv_heads: of keys and values; None: as many as of queries.
+      head_dim: of a head; None: width / heads.
+      d_ff: the feed-forward width.
+      family: llama, qwen2, qwen3 or mistral.
+      rope_theta: the base of the rotary positions' frequencies.
+      tied: the head is the transposed embedding.
+      max_position: the longest sequence, in tokens.
+    """
+
+    layers: int = 0
+    width: int = 128
+    heads: int = 4
+    kv_heads: int | None = None
+    head_dim: int | None = None
+    d_ff: int = 384
+    family: str = "qwen3"
+    rope_theta: float = 10_000.0
+    tied: bool = False
+    max_position: int = 2048
+
+    def __post_init__(self):
+        require(self, "layers", at_least=0)
+        require(self, "width", "heads", "kv_heads", "head_dim", "d_ff", "max_position", at_least=1)
+        require(self, "rope_theta", above=1)
+        require(self, "family", among=("llama", "qwen2", "qwen3", "mistral"))
+        if self.heads % (self.kv_heads or self.heads):
+            raise UserError(f"heads={self.heads}: must be a multiple of kv_heads={self.kv_heads}")
+        if self.head_dim is None and self.width % self.heads:
+            raise UserError(f"width={self.width}: must be a multiple of heads={self.heads}")
+        if (self.head_dim or self.width // self.heads) % 2:
+            raise UserError("head_dim must be even: rotary positions turn pairs of numbers")
+
+    def config(self, vocab_size: int) -> ModelConfig:
+        """The decoder of this shape for so many tokens."""
+        return ModelConfig(
+            self.family,
+            vocab_size,
+            self.width,
+            self.layers,
+            self.heads,
+            self.kv_heads or self.heads,
+            self.head_dim or self.width // self.heads,
+            self.d_ff,
+            rope_theta=self.rope_theta,
+            tied=self.tied,
+            qkv_bias=self.family == "qwen2",
+            qk_norm=self.family == "qwen3",
+            max_position=self.max_position,
+        )

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from caugym_jax.data.token_features import Features, load_features
 from caugym_jax.devices.mesh import Layout, matrix_axes
 from caugym_jax.errors import UserError, require
+from caugym_jax.objectives.shared_rows import with_shared_rows
 
 NAMES = ("adamw", "lion", "adafactor", "muon", "schedule_free")
 DECAYS = ("constant", "linear", "cosine")
@@ -43,6 +45,9 @@ class Optim:
         the residual stream, and off adapters.
       clip_norm: gradients with a larger global L2 norm are scaled down to it; None: never.
       ema: decay of a moving average of the weights, which is then evaluated and exported; 0: none.
+      shared_rows: muon's; a folder that `python -m caugym_jax.tokenizer` made: rows of the
+        embedding and the head whose tokens have features in common learn together
+        (`objectives/shared_rows.py`). None: each row learns alone.
     """
 
     name: str = "adamw"
@@ -58,6 +63,7 @@ class Optim:
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0
     ema: float = 0.0
+    shared_rows: str | None = None
 
     def __post_init__(self):
         require(self, "name", among=NAMES)
@@ -68,6 +74,8 @@ class Optim:
         require(self, "b2", "momentum", "ema", at_least=0, below=1)
         require(self, "eps", above=0)
         require(self, "clip_norm", above=0, hint="or none: no clipping")
+        if self.shared_rows is not None and self.name != "muon":
+            raise UserError(f"shared_rows={self.shared_rows!r}: set optim.name=muon, or none")
         if self.name != "schedule_free":
             require(self, "b1", at_least=0, below=1)
         elif self.decay != "constant" or self.ema or not 0 < self.b1 <= 1:
@@ -219,6 +227,9 @@ def _core(
             optax.add_decayed_weights(weight_decay, mask),
             optax.scale_by_learning_rate(schedule),
         )
+    adam = optax.scale_by_adam(b1, b2, eps)
+    if settings.shared_rows is not None:
+        adam = with_shared_rows(adam, _features(settings.shared_rows, layout))
     numbers = matrices(layout.axes)
     orthogonal = optax.chain(
         optax.contrib.scale_by_muon(
@@ -228,10 +239,19 @@ def _core(
     )
     return optax.chain(
         optax.masked(orthogonal, _by_axes(lambda x: matrix_axes(x) is not None, layout.axes)),
-        optax.masked(
-            optax.scale_by_adam(b1, b2, eps),
-            _by_axes(lambda x: matrix_axes(x) is None, layout.axes),
-        ),
+        optax.masked(adam, _by_axes(lambda x: matrix_axes(x) is None, layout.axes)),
         optax.add_decayed_weights(weight_decay, mask),
         optax.scale_by_learning_rate(schedule),
     )
+
+
+def _features(folder: str, layout: Layout) -> Features:
+    """The features of the tokens whose table is trained."""
+    features = load_features(folder)
+    rows = layout.shapes["embed"].shape[0] if "embed" in layout.shapes else 0
+    if rows != len(features.matrix):
+        raise UserError(
+            f"optim.shared_rows={folder} has features of {len(features.matrix)} tokens, the "
+            f"trained embedding {rows} rows: name the folder of the model's tokenizer, or none"
+        )
+    return features

@@ -25,6 +25,9 @@ arithmetic from the right numbers by a wrong formula earns up to 1/2; give it a 
 the answer's. By hand: "0.7125 - 0.4750 = 0.2375" before a right answer of 0.2375: c = k = 2, so 1;
 followed by "0.2375 / 2 = 0.2": w = 1, so 1/2.
 
+A completion in the notation of worked solutions (docs/solutions.md) is checked step by step
+instead: the share of right steps less that of wrong ones, halved where the answer is not right.
+
 None (does not apply) where the problem is unread, the effect is 0 by the graph alone, or the
 problem lacks a condition. Never raises; linear in the length of the text.
 """
@@ -42,6 +45,9 @@ from caugym_jax.causal.engine.answers import TOLERANCE
 from caugym_jax.causal.engine.estimands import Probability
 from caugym_jax.causal.engine.graph import Graph, graph_of
 from caugym_jax.causal.engine.solving import Solved, consistent, implied_probability, truth
+from caugym_jax.data.solutions import checking
+from caugym_jax.data.solutions.checking import in_notation
+from caugym_jax.data.solutions.conditions import Plan, plan_for
 from caugym_jax.rewards.answer import expected, extract, is_right, near
 from caugym_jax.types import BOUND_TASKS, Problem, Query, Story, Term, letter
 
@@ -62,6 +68,9 @@ class Needed:
 
 def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float | None:
     """The module's formula; None where it does not apply."""
+    if in_notation(text):
+        plan = plan_for(problem)
+        return None if plan is None else _stepwise(text, plan, problem, truncated)
     solved = None if problem.lacks else truth(problem)
     if solved is None or solved.lacks or not solved.used:
         return None
@@ -79,6 +88,12 @@ def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float 
     wrong += _wrong_citations(text, needed) + _wrong_sets(text, needed)
     value = max(0, len(reached & needed.keys) - wrong) / len(needed.keys)
     return value if is_right(answer, expected(problem)) else value / 2
+
+
+def _stepwise(text: str, plan: Plan, problem: Problem, truncated: bool) -> float:
+    """Of a solution in our own notation every step is checked."""
+    value = checking.score(text, plan)
+    return value if is_right(extract(text, truncated), expected(problem)) else value / 2
 
 
 @functools.lru_cache(maxsize=4096)

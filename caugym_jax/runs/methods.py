@@ -24,9 +24,12 @@ from caugym_jax.algorithms.step import (
     check_rows,
     state_shapes,
 )
+from caugym_jax.data.grouping import Batches
 from caugym_jax.data.loader import make_loader
+from caugym_jax.data.mixing import open_mixture
 from caugym_jax.data.preference_sources import PreferenceData, preference_items
 from caugym_jax.data.sources import PromptData, SftData, problem_source, prompt_items, sft_batches
+from caugym_jax.data.token_features import load_features
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import (
@@ -44,6 +47,7 @@ from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.models.value import ValueModel
 from caugym_jax.objectives.optim import Optimizer, evaluated, make_optimizer
+from caugym_jax.objectives.shared_rows import start
 from caugym_jax.runs.opening import ModelSettings, merging, open_frozen, open_model
 from caugym_jax.runs.settings import PpoSettings, Settings
 from caugym_jax.types import TrainState
@@ -114,6 +118,8 @@ def open_run(
         weights = not resuming or needs_reference(config)
         model, params, tokenizer = open_model(config.model, mesh, seed=config.seed, weights=weights)
         trained = layout(model.config)
+        if params is not None and config.model.init == "random":
+            params = _with_shared_rows(config, params, trained, mesh)
         run = Run(config, model, params, tokenizer, mesh, trained)
         return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), params
     model, frozen, tokenizer = open_frozen(config.model, mesh, lora.base_dtype, config.seed)
@@ -130,6 +136,18 @@ def open_run(
         first = init_adapters(trained, jax.random.key(config.seed), mesh)
     run = Run(config, model, frozen, tokenizer, mesh, trained, adapter)
     return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), first
+
+
+def _with_shared_rows(
+    config: Settings, params: Params, trained: Layout, mesh: jax.sharding.Mesh
+) -> Params:
+    """A new model's weights; tables whose rows learn together start together."""
+    folder = config.optim.shared_rows
+    if folder is None:
+        return params
+    features, key = load_features(folder), jax.random.key(config.seed + 1)
+    places = shardings(trained, mesh)
+    return jax.jit(lambda params: start(params, features, key), out_shardings=places)(params)
 
 
 def open_method(run: Run) -> Method:
@@ -198,6 +216,8 @@ def _method(run: Run, algorithm: Algorithm, loader: Any) -> Method:
 
 def _sft(run: Run) -> Method:
     data = _data(run, SftData)
+    if data.mixture is not None:
+        return _method(run, build(run), _mixed(run, data))
     source = problem_source(
         data, seed=run.config.seed + 1, solutions=True, direct_fraction=data.direct_fraction
     )
@@ -207,12 +227,23 @@ def _sft(run: Run) -> Method:
     return _method(run, build(run), _loader(run, items, data.batch_size, make))
 
 
+def _mixed(run: Run, data: SftData) -> Batches:
+    """Batches of a mixture; each process makes the whole ones."""
+    mixture = open_mixture(
+        data.mixture, run.tokenizer,
+        seed=run.config.seed + 1, places=data.batch_size, max_length=data.max_length,
+        multiple=row_count(run.mesh) * (run.config.own.microbatches or 1),
+    )  # fmt: skip
+    return Batches(mixture.group, data.workers)
+
+
 def _build_sft(run: Run) -> Algorithm:
     data, model = _data(run, SftData), run.model
     if data.packing and model.attention == "cudnn":  # which knows one document a row
         model = dataclasses.replace(model, attention="plain")
     settings = run.config.own
-    check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
+    if data.mixture is None:  # whose batches always divide
+        check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
     return sft(_learner(run._replace(model=model)), settings, seed=run.config.seed)
 
 

@@ -15,7 +15,7 @@ from caugym_jax.devices.mesh import Layout, shardings
 from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.attention import KERNELS
-from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.config import ModelConfig, Shape
 from caugym_jax.models.hub import load_config, load_pretrained, locate
 from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
@@ -47,6 +47,7 @@ class ModelSettings:
         GGUF file, a preset's name or a hub id. Of a run that trained adapters, its base is opened
         too, and the adapters are merged into it.
       init: pretrained, or random: only the shape and the tokenizer are taken from the name.
+      shape: with init=random, another shape; the name then need not hold more than a tokenizer.
       dtype: what is computed in, float32 or bfloat16; None: bfloat16 on accelerators, float32 on a
         CPU.
       remat: what the backward pass computes again to save memory: none, dots, attention or full.
@@ -60,8 +61,11 @@ class ModelSettings:
     remat: str = "none"
     attention: str | None = None
     step: int | None = None
+    shape: Shape = Shape()
 
     def __post_init__(self):
+        if self.shape.layers and self.init != "random":
+            raise UserError(f"shape.layers={self.shape.layers}: set model.init=random with it")
         require(self, "init", among=("pretrained", "random"))
         require(self, "dtype", among=("float32", "bfloat16"))
         require(self, "remat", among=REMAT)
@@ -90,8 +94,8 @@ def open_model(
     name = settings.name
     is_run = (Path(name) / "checkpoints").is_dir()
     path = EMBEDDED if name == "embedded" else Path(name) / "model" if is_run else locate(name)
-    config = load_config(path)
-    tokenizer = load_tokenizer(path)
+    tokenizer, shape = load_tokenizer(path), settings.shape
+    config = shape.config(tokenizer.vocab_size) if shape.layers else load_config(path)
     check_vocabulary(tokenizer, config.vocab_size)
     model = model_for(config, mesh, settings)
     places = shardings(layout(config), mesh)

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.causal.text.wording import HEADER
+from caugym_jax.data.solutions.conditions import plan_for
+from caugym_jax.data.solutions.writing import written
 from caugym_jax.evals.accuracy import (
     Answered,
     clustered_stderr,
@@ -119,3 +122,15 @@ def test_table_and_results_of_an_empty_set():
     content = results("m", {"samples": 5}, {"base": entry})
     assert content["settings"]["samples"] == 5 and content["settings"]["seed"] is None
     assert "base" in table(content["sets"])
+
+
+def test_failures_are_told_by_kind():
+    problem = next(iter(generate_problems(("ATE",), 1, 3, zero_fraction=0.0)))
+    plan = plan_for(problem)
+    right = "".join(written(plan.formula, plan.items, plan.x, plan.y))
+    wrong = right.replace(f"X={plan.x}", f"X={1 - plan.x}", 1).replace('"PROB": "', '"PROB": "9')
+    entry = summarize([Answered(problem, (right, wrong)), Answered(problem, ("no", "idea"))])
+    assert entry["failures"]["task"] == 0.5
+    assert sum(entry["failures"].values()) == 0.5
+    assert "failures" in table({"set": entry})
+    assert summarize([Answered(problem, ("no",))])["failures"] is None

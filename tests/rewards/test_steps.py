@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.files import read_problems
+from caugym_jax.data.solutions.conditions import plan_for
+from caugym_jax.data.solutions.writing import written
 from caugym_jax.data.texts.solution import steps_of
 from caugym_jax.rewards import steps
 from caugym_jax.rewards.steps import equalities, evaluate, steps_reward
@@ -226,3 +228,15 @@ def test_long_arithmetic_is_read_once(monkeypatch):
         seen = 0
         assert 0 <= steps_reward(text, TWO) <= 1
         assert seen <= 5 * len(text)
+
+
+def test_solutions_in_our_notation_are_checked_step_by_step():
+    problem = next(iter(generate_problems(("ATE",), 1, 3, zero_fraction=0.0, adjusters=(1,))))
+    plan = plan_for(problem)
+    right = "".join(written(plan.formula, plan.items, plan.x, plan.y))
+    assert steps_reward(right, problem) == 1
+    row = next(line for line in right.split("\n") if line.startswith("x4."))
+    slip = right.replace(row, row[:-2] + "+9")
+    assert 0.5 < steps_reward(slip, problem) < 1
+    cut = right[: right.rindex("\n")]
+    assert steps_reward(cut, problem) < 0.5

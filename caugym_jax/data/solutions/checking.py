@@ -430,3 +430,13 @@ def _change(
     else:
         yield ("G=0",)
     yield ("*M",)
+
+
+def score(text: str, plan: Plan) -> float:
+    """The share of a solution's steps that are right, less the share that are wrong; at least 0.
+
+    By hand: of 10 steps one is wrong: 9/10 - 1/10 = 0.8.
+    """
+    steps = check(text, plan)
+    wrong = sum(not step.right for step in steps)
+    return max(0.0, (len(steps) - 2 * wrong) / len(steps))

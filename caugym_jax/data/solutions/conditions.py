@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from caugym_jax.causal.engine.estimands import ingredients
+from caugym_jax.causal.engine.solving import truth
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.solutions.writing import Item
 from caugym_jax.errors import UserError
@@ -31,6 +32,23 @@ def story_of(problem: Problem) -> Story:
     if problem.story.exact is None:
         raise UserError("the problem was read from a text, which names no adjusters: generate it")
     return problem.story
+
+
+def plan_for(problem: Problem) -> Plan | None:
+    """The plan of a problem, generated or read; None where the notation has no words for it.
+
+    A text does not name its adjusters: those of the answer that the engine finds are taken. So a
+    problem that was read and lacks a number has none.
+    """
+    try:
+        if problem.story is not None and problem.story.exact is not None:
+            return plan_of(problem.story, lacks=problem.lacks)
+        solved = truth(problem)
+        if solved is None or solved.lacks:
+            return None
+        return plan_of(dataclasses.replace(problem.story, query=solved.query))
+    except UserError:
+        return None
 
 
 def plan_of(story: Story, *, lacks: bool = False) -> Plan:

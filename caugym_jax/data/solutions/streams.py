@@ -36,11 +36,15 @@ class Hardness:
 
     large: the share of problems on graphs as large as in the released sets, not on 3 to 5 nodes.
     thin: the share of texts with numbers that tell only some edges, which makes them short.
+    renamed: the share of texts with other names, and often other states, than the generator's.
+    idle: the share of texts with one to four more numbers that nothing needs.
     spread: tokens between two numbers of the lists drill, on average.
     """
 
     large: float = 1.0
     thin: float = 0.0
+    renamed: float = 0.5
+    idle: float = 0.25
     spread: float = 10.0
 
 
@@ -235,9 +239,9 @@ def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) ->
     if not (lacks or zero) and rng.random() < 0.08:
         fewer = varying.without_some(rng, story)
         story, lacks = (story, False) if fewer is None else (fewer, True)
-    if rng.random() < 0.5:
+    if rng.random() < row.hardness.renamed:
         story = varying.renamed(rng, story, states=codes)
-    if (story.given or zero) and rng.random() < (0.15 if lacks else 0.25):
+    if (story.given or zero) and rng.random() < (0.6 if lacks else 1.0) * row.hardness.idle:
         story = varying.with_idle(rng, story, rng.randrange(1, 5), about_y=not lacks)
     if shuffled:
         story = varying.shuffled(rng, story)

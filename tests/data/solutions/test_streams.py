@@ -4,6 +4,7 @@ import pytest
 
 from caugym_jax.data.solutions import checking, notation, vocabulary
 from caugym_jax.data.solutions.streams import STREAMS, Hardness, example
+from tests.data.solutions.reading import plan_in
 
 SMALL, LARGE = Hardness(0.0, 0.6), Hardness()
 TOKENS = list(vocabulary.vocabulary())
@@ -53,24 +54,10 @@ def test_reading_counts_conditions_most():
 def test_given_and_digits_are_right_arithmetic():
     for i in range(20):
         row = example("given", 0, i, LARGE)
-        first, *lines = (text(row.prompt) + text(row.completion[:-1])).split("\n")
-        assert not any(s.kind == "unexpected" for s in _steps(first, lines))
+        solution = text(row.prompt).removeprefix("<|assistant|>") + text(row.completion[:-1])
+        assert checking.failure(checking.check(solution, plan_in(solution))) is None
     row = example("digits", 0, 1, SMALL)
     assert row.mask is None or sum(row.mask) == 8
-
-
-def _steps(first: str, lines: list[str]) -> list[checking.Step]:
-    from caugym_jax.data.solutions.conditions import Plan
-    from caugym_jax.data.solutions.writing import Item
-
-    first = first.removeprefix("<|assistant|>")
-    found = checking._ITEM.findall(first)
-    items = tuple(Item(c, int(number.replace(".", ""))) for _, c, _, number in found)
-    formula = checking._FORMULA.search(first)[1]
-    plan = Plan(items, formula, int(first[2]), int(first[6]))
-    steps = checking.check("\n".join([first, *lines]), plan)
-    assert checking.failure(steps) is None, checking.failure(steps)
-    return steps
 
 
 def test_sentences_are_shuffled_and_idle_numbers_join_them():
