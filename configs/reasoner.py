@@ -24,7 +24,7 @@ def get_config(arg: str | None = None):
     config = base("sft")
     config.steps = 10_000
     config.model.update(name=TOKENIZER, init="random")
-    config.model.shape = dict(layers=5, width=160, heads=4, d_ff=448, rope_theta=100_000.0)
+    config.model.shape = dict(layers=5, width=160, d_ff=448, rope_theta=100_000.0)
     config.optim.update(
         name="muon",
         shared_rows=TOKENIZER,

@@ -137,14 +137,19 @@ def groups(method: str) -> list[Group]:
     """The sections of a method's configuration, its own first."""
     cls = methods()[method]
     own = {ast.unparse(n.target) for n in cls.body if isinstance(n, ast.AnnAssign)}
-    sections = []
-    for name, (module, annotation, default, _) in _fields(TOP, cls).items():
-        if isinstance(default, ast.Call):  # a section, by default that of the class
-            found = _class(module, annotation)
-            assert found is not None, annotation
-            sections.append(_group(name, *found))
+    sections = list(_sections("", TOP, cls))
     sections.sort(key=lambda group: group.section not in own)
     return [_group("", TOP, cls), *sections]
+
+
+def _sections(prefix: str, module: str, cls: ast.ClassDef) -> Iterator[Group]:
+    """The sections of a class, each followed by the sections in it."""
+    for name, (where, annotation, default, _) in _fields(module, cls).items():
+        if isinstance(default, ast.Call):  # a section, by default that of the class
+            found = _class(where, annotation)
+            assert found is not None, annotation
+            yield _group(f"{prefix}{name}", *found)
+            yield from _sections(f"{prefix}{name}.", *found)
 
 
 def text(method: str, values: Mapping[str, Any], width: int | None = None) -> str:
@@ -157,7 +162,9 @@ def text(method: str, values: Mapping[str, Any], width: int | None = None) -> st
     width = min(width or shutil.get_terminal_size().columns, 100)
     lines = []
     for group in groups(method):
-        section = values if not group.section else values.get(group.section) or {}
+        section = values
+        for name in filter(None, group.section.split(".")):
+            section = section.get(name) or {}
         lines += ["", *textwrap.wrap(f"{group.section or 'run'}: {group.title}", width)]
         for key in group.keys:
             name = f"{group.section}.{key.name}" if group.section else key.name

@@ -21,7 +21,7 @@ def real(cls, section=""):
     found, hints = {}, typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):
-            found |= real(hints[field.name], field.name)
+            found |= real(hints[field.name], f"{section}.{field.name}".lstrip("."))
         else:
             found[section, field.name] = field.type, repr(field.default)
     return found
