@@ -114,7 +114,7 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
         "attention": planned.model.attention,
         "remat": planned.model.remat,
         "programs": programs,
-        **machine.told(),
+        **machine.as_json(),
     }
     if chosen is None:
         report["step"] = step = step_of(programs, config.steps)

@@ -126,12 +126,12 @@ def _range(text: str) -> tuple[int, int]:
 
 def _progress(rows: Iterator[dict], n: int) -> Iterator[dict]:
     """Passes rows on, telling the rate and the remaining time every few seconds."""
-    start = told = time.monotonic()
+    start = printed = time.monotonic()
     for done, row in enumerate(rows, 1):
         yield row
         now = time.monotonic()
-        if now - told >= PROGRESS_SECONDS:
-            told, rate = now, done / (now - start)
+        if now - printed >= PROGRESS_SECONDS:
+            printed, rate = now, done / (now - start)
             line = f"{done}/{n} problems, {rate:.0f}/s, {(n - done) / rate:.0f} s left"
             print(line, file=sys.stderr, flush=True)
 

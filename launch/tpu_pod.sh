@@ -181,7 +181,7 @@ while :; do
             sleep "$pause"
             continue
             ;;
-        *) fail "$name is $now, which no waiting mends: delete it" ;;
+        *) fail "$name is $now, which waiting does not change: delete it" ;;
     esac
 
     if ! found=$(statuses); then

@@ -133,13 +133,13 @@ def weights_digest(params: Params) -> str:
     place, modulo 2^32: whole numbers, so the order of summation does not matter.
     """
     sums = fetch(_checksums(params))
-    told = [
+    parts = [
         (jax.tree_util.keystr(path), leaf.shape, str(leaf.dtype), int(total))
         for (path, leaf), total in zip(
             jax.tree.leaves_with_path(params), jax.tree.leaves(sums), strict=True
         )
     ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 @jax.jit

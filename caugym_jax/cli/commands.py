@@ -1,6 +1,6 @@
 """What all commands share: argument parsing and exit codes. Imports no jax.
 
-Exit status: 0 success, 2 bad usage (argparse prints what was expected), 1 a failure told in one
+Exit status: 0 success, 2 bad usage (argparse prints what was expected), 1 a failure, printed in one
 line on standard error, 75 other processes of the run are lost (docs/processes.md), 130 interrupted,
 141 nobody reads the output (`... | head`), 143 terminated (train: and saved).
 """

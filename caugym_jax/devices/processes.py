@@ -107,18 +107,18 @@ def find(env: Mapping[str, str]) -> Found | None:
     if given[COORDINATOR] or given[COUNT]:
         missing = [name for name, value in given.items() if not value]
         if missing and given[COUNT] != "1":
-            told = f"{', '.join(missing)} not set"
-            raise UserError(f"{told}: set {', '.join(given)}, or none of them")
+            absent = f"{', '.join(missing)} not set"
+            raise UserError(f"{absent}: set {', '.join(given)}, or none of them")
         here = Place(_number(given[INDEX] or "0", INDEX), _number(given[COUNT], COUNT))
         if not 0 <= here.index < here.count:
             raise UserError(
-                f"{INDEX}={here.index} with {COUNT}={here.count}: 0 to {here.count - 1} is wanted"
+                f"{INDEX}={here.index} with {COUNT}={here.count}: must be 0 to {here.count - 1}"
             )
         if here.count == 1:
             return None
         host, _, port = given[COORDINATOR].rpartition(":")
         if not host or not port.isdigit():
-            raise UserError(f"{COORDINATOR}={given[COORDINATOR]}: HOST:PORT of process 0 is wanted")
+            raise UserError(f"{COORDINATOR}={given[COORDINATOR]}: must be HOST:PORT of process 0")
         return Found(given[COORDINATOR], here)
     steps = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     slurm = all(env.get(name) for name in steps) and env.get("SLURM_NTASKS", "1") != "1"
@@ -131,14 +131,14 @@ def _number(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UserError(f"{name}={text}: a whole number is wanted") from None
+        raise UserError(f"{name}={text}: must be a whole number") from None
 
 
 @contextlib.contextmanager
 def connected(env: Mapping[str, str] = os.environ) -> Iterator[None]:
     """Joins the other processes, if there are any, before the first use of jax; leaves them after.
 
-    What is raised inside ends this process at once, in one line if it can be told so, and a process
+    What is raised inside ends this process at once, in one line where it can be, and a process
     that ends early ends the others, within CAUGYM_HEARTBEAT_TIMEOUT seconds.
 
     Raises:
@@ -164,7 +164,7 @@ def _connect(found: Found, env: Mapping[str, str]) -> None:
     seconds = {name: _number(env.get(name) or str(SECONDS[name]), name) for name in SECONDS}
     wrong = [f"{name}={value}" for name, value in seconds.items() if value < 1]
     if wrong:
-        raise UserError(f"{', '.join(wrong)}: at least 1 second is wanted")
+        raise UserError(f"{', '.join(wrong)}: must be at least 1 second")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # of jaxlib's C++, read when it is loaded
     for output in (sys.stdout, sys.stderr):
         _filter(output)

@@ -45,7 +45,7 @@ def splash(
     padded = -(-T // LANES) * LANES
     if parts > 1 and padded != T:
         raise ValueError(
-            f"{T} places a device: with a context axis a multiple of {LANES} is wanted"
+            f"{T} places a device: with a context axis it must be a multiple of {LANES}"
         )
 
     def lay_out(x):  # [B, T, N, H] -> [B, N, T, H], padded

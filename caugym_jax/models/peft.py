@@ -160,7 +160,7 @@ def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> None:
     if targets == "all-linear":
         targets = by_module
     if not isinstance(targets, (list, dict)):
-        raise UserError(f"{path}: target_modules={targets!r}: a list of names is wanted")
+        raise UserError(f"{path}: target_modules={targets!r}: must be a list of names")
     strange = [t for t in targets if t not in by_module]
     if strange:
         raise UserError(f"{path}: this decoder has no target module {strange[0]!r}")

@@ -26,7 +26,7 @@ class Machine(NamedTuple):
     efficiency: Efficiency
     limit: float | None  # bytes of memory that a program may use; None: unknown
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         both = {"chip": self.chip, "efficiency": self.efficiency}
         return {name: dataclasses.asdict(one) for name, one in both.items()}
 

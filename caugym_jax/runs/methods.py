@@ -256,7 +256,7 @@ def _kto(run: Run) -> Method:
 
 
 def _preferences(run: Run, triple: Callable) -> Method:
-    """DPO or KTO. For a file the reference is computed here, and its weights are let go of."""
+    """DPO or KTO. For a file the reference is computed here, and its weights are freed."""
     data, name = _data(run, PreferenceData), run.config.method
     seed, tokenizer = run.config.seed + 1, run.tokenizer
     source = problem_source(data, seed=seed) if data.path is None else data.path

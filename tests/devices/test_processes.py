@@ -44,12 +44,12 @@ def test_what_the_environment_says():
 @pytest.mark.parametrize(
     "wrong, told",
     [
-        ({"CAUGYM_PROCESS_ID": "4"}, "0 to 3 is wanted"),
-        ({"CAUGYM_PROCESS_ID": "-1"}, "0 to 3 is wanted"),
+        ({"CAUGYM_PROCESS_ID": "4"}, "must be 0 to 3"),
+        ({"CAUGYM_PROCESS_ID": "-1"}, "must be 0 to 3"),
         ({"CAUGYM_PROCESS_ID": ""}, "CAUGYM_PROCESS_ID not set"),
         ({"CAUGYM_COORDINATOR": ""}, "CAUGYM_COORDINATOR not set"),
         ({"CAUGYM_COORDINATOR": "host"}, "HOST:PORT"),
-        ({"CAUGYM_PROCESSES": "two"}, "a whole number is wanted"),
+        ({"CAUGYM_PROCESSES": "two"}, "must be a whole number"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(wrong, told):

@@ -227,7 +227,7 @@ def _small(bench, trial, dice) -> dict:
         bench.compare(workdir, trial.method, unlike)
         try:
             bench.compare(workdir, trial.method)
-            outcome = "mended" if "damaged" in said or name == "before.json" else "no harm"
+            outcome = "repaired" if "damaged" in said or name == "before.json" else "no harm"
         except Wrong:
             outcome = f"run unharmed, {name} differs"
         return {"outcome": outcome, "detail": detail, "from": first}
