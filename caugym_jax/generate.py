@@ -22,6 +22,7 @@ from typing import Any
 
 from caugym_jax.causal.engine.generating import (
     GENERATED_VARIANTS,
+    ORDERS,
     WORDINGS,
     generate_problems,
     settings,
@@ -52,6 +53,8 @@ def main(argv: Sequence[str]) -> None:
         "codes": True if args.codes is None and args.purpose == "rl" else args.codes,
         "instruction": False if args.purpose == "rl" else None,
         "wordings": args.wordings,
+        "sentences": args.sentences,
+        "idle": args.idle,
     }
     settings(args.tasks, **options)  # refuses what is wrong before anything starts
     row = functools.partial(make_row, args.purpose, seed=args.seed, split=args.split)
@@ -92,11 +95,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", required=True, help="file to write: .json, .jsonl or .parquet")
     add("--for", dest="purpose", choices=PURPOSES, default="problems", help="columns to write")
     add("--nodes", type=_range, help="graph sizes, e.g. 3..5 (default: as the released set)")
-    add("--names", type=_words, default=KINDS, help="of real,random,fake (default: all)")
+    add("--names", type=_words, default=KINDS, help="of real,random,fake,shared (default: first 3)")
     add("--adjusters", type=_numbers, help="sizes of the adjustment set, e.g. 0,1")
     add("--zero_fraction", type=float, help="share of problems whose effect the graph makes 0")
     add("--codes", action=argparse.BooleanOptionalAction, help='write "(A=0)" after states')
     add("--wordings", choices=WORDINGS, default="train", help="half of the rephrased wordings")
+    add("--sentences", choices=ORDERS, default="usual", help="order of the probabilities")
+    add("--idle", type=int, default=0, help="up to so many more probabilities that nothing needs")
     add("--workers", type=int, help="processes (default: all cores for 2,000 problems or more)")
     add("--split", default="train", help="the name written into rl rows (default train)")
     args = parser.parse_args(argv)

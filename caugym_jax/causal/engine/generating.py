@@ -32,6 +32,8 @@ from caugym_jax.types import BOUND_TASKS, TASKS, Problem, Query, Story, Term
 
 GENERATED_VARIANTS = tuple(RELEASED)
 WORDINGS = ("train", "test")  # the halves of the grammar of `rephrased`
+ORDERS = ("usual", "shuffled")
+MAX_IDLE = 4
 ATTEMPTS = 100_000  # graphs tried for one problem
 
 
@@ -44,11 +46,14 @@ class Settings:
     nodes: tuple[int, int]
     names: tuple[str, ...]
     adjusters: tuple[int, ...]
+    bound_adjusters: tuple[int, ...]  # of PN and PS
     max_mediators: int
     zero_fraction: float
     codes: bool
     instruction: bool
     wordings: str
+    sentences: str
+    idle: int
 
 
 def settings(
@@ -63,6 +68,8 @@ def settings(
     codes: bool | None = None,
     instruction: bool | None = None,
     wordings: str = "train",
+    sentences: str = "usual",
+    idle: int = 0,
 ) -> Settings:
     """Checks the options of `generate_problems`; a UserError names the first bad one.
 
@@ -70,9 +77,9 @@ def settings(
     variant: one of GENERATED_VARIANTS; where an option below is None, the released set of that
         variant decides (variants.RELEASED).
     nodes: smallest and largest graph.
-    names: kinds of names ("real", "random", "fake"), equally often.
+    names: kinds of names ("real", "random", "fake"; or "shared"), equally often.
     adjusters: sizes of the smallest valid adjustment set of non-zero problems, equally often
-        (hard: all sizes up to the largest).
+        (hard: all sizes up to the largest). None: as released, where PN and PS may differ.
     max_mediators: of NDE (0 to this many) and NIE (1 to this many); None: 1, hard 2.
     zero_fraction: share of problems whose effect the graph makes 0 (never PN and PS). hard: one in
         six, whatever is said here.
@@ -80,18 +87,24 @@ def settings(
     instruction: whether the line that names the task is there (None: but for "omitted";
         "rephrased" has its own way).
     wordings: "rephrased" alone: the half of the grammar to use, "train" or "test".
+    sentences: the order of the probabilities, "usual" or "shuffled".
+    idle: up to so many more probabilities that nothing needs (not in hard), in any variant.
     """
     for task in tasks:
         _known("task", task, TASKS)
     _known("variant", variant, GENERATED_VARIANTS)
     for kind in names:
-        _known("kind of names", kind, words.KINDS)
+        _known("kind of names", kind, words.ALL_KINDS)
     released = RELEASED[variant]
     low, high = nodes or released["nodes"]
+    bound_adjusters = released.get("bound_adjusters") if adjusters is None else None
     adjusters = tuple(released["adjusters"] if adjusters is None else adjusters)
     zero_fraction = released["zero_fraction"] if zero_fraction is None else zero_fraction
     max_mediators = released.get("mediators", 1) if max_mediators is None else max_mediators
     _known("half of the wordings", wordings, WORDINGS)
+    _known("order of sentences", sentences, ORDERS)
+    if not 0 <= idle <= MAX_IDLE:
+        raise UserError(f"idle {idle}: give a number from 0 to {MAX_IDLE}")
     if not (tasks and names and adjusters):
         raise UserError("tasks, names and adjusters must each hold at least one value")
     if not all(0 <= size <= 2 for size in adjusters):
@@ -115,11 +128,14 @@ def settings(
         (low, high),
         tuple(names),
         adjusters,
+        tuple(bound_adjusters or adjusters),
         max_mediators,
         zero_fraction,
         released["codes"] if codes is None else codes,
         variant != "omitted" if instruction is None else instruction,
         wordings,
+        sentences,
+        idle,
     )
 
 
@@ -147,7 +163,8 @@ def _problem(chosen: Settings, seed: int, index: int) -> Problem:
     task = chosen.tasks[order[place]]
     rng = np.random.default_rng((seed, 1, index))
     zero = rng.random() < chosen.zero_fraction and task not in BOUND_TASKS
-    size = int(rng.choice(chosen.adjusters))
+    sizes = chosen.bound_adjusters if task in BOUND_TASKS else chosen.adjusters
+    size = int(rng.choice(sizes))
     through = 0
     if task in ("NDE", "NIE"):
         through = int(rng.integers(int(task == "NIE"), chosen.max_mediators + 1))
@@ -160,12 +177,13 @@ def _problem(chosen: Settings, seed: int, index: int) -> Problem:
         if query is None:
             continue
         scm = draw_scm(rng, graph)
-        world = _world(rng, chosen.variant, scm, query)
+        world = _world(rng, chosen, scm, query)
         if world is not None:
             names, states = words.draw_names(rng, kind, n)
             codes = chosen.codes and chosen.variant != "rephrased"
+            given = _ordered(chosen, world.given, np.random.default_rng((seed, 6, index)))
             story = Story(
-                *(names, states, graph.edges, world.given, query, codes),
+                *(names, states, graph.edges, given, query, codes),
                 exact=float(world.exact),
                 name_kind=kind,
             )
@@ -173,6 +191,15 @@ def _problem(chosen: Settings, seed: int, index: int) -> Problem:
     raise UserError(
         f"no {task} problem with {size} adjusters on {n} nodes after {ATTEMPTS} graphs: widen nodes"
     )
+
+
+def _ordered(
+    chosen: Settings, given: tuple[tuple[Term, str], ...], rng: np.random.Generator
+) -> tuple[tuple[Term, str], ...]:
+    """The probabilities in the order in which they are told."""
+    if chosen.sentences == "usual":
+        return given
+    return tuple(given[i] for i in rng.permutation(len(given)).tolist())
 
 
 def _worded(
@@ -232,16 +259,17 @@ class World(NamedTuple):
     exact: float  # the estimand from the exact joint
 
 
-def _world(rng: np.random.Generator, variant: str, scm: SCM, query: Query) -> World | None:
+def _world(rng: np.random.Generator, chosen: Settings, scm: SCM, query: Query) -> World | None:
     """The numbers to print, or None where they would not make a sound problem:
 
     rounding them moves the answer by TOLERANCE, the effect is too small for a clear verdict, a
     printed probability is 0 or 1, or (insufficient) what remains still determines the answer.
     """
     terms = ingredients(query)
-    printed = list(terms)
-    if variant == "redundant":
-        printed += distractors(rng, scm.graph, query, terms)
+    count = EXTRA_SENTENCES if chosen.variant == "redundant" else 0
+    count += int(rng.integers(chosen.idle + 1)) if chosen.idle else 0
+    idle = distractors(rng, scm.graph, count, terms)
+    printed = [*terms, *idle]
     observed = joint(scm) if printed else np.ones(())
     numbers = {term: f"{probability(observed, *term):.4f}" for term in printed}
     if {"0.0000", "1.0000", "nan"} & set(numbers.values()):
@@ -256,8 +284,8 @@ def _world(rng: np.random.Generator, variant: str, scm: SCM, query: Query) -> Wo
         # As a float, which is a little more than 0.001: an effect of exactly 0.001 is skipped too.
         if query.task not in BOUND_TASKS and abs(value) < float(DEAD_ZONE):
             return None
-    if variant == "insufficient":
-        printed = terms[:-EXTRA_SENTENCES]
+    if chosen.variant == "insufficient":
+        printed = [*terms[:-EXTRA_SENTENCES], *idle]
         if determined(scm, query, printed, observed if observed.ndim else None):
             return None
         value = None

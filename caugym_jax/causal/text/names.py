@@ -8,6 +8,7 @@ import numpy as np
 
 LOW_HIGH = ("low", "high")
 KINDS = ("real", "random", "fake")
+ALL_KINDS = (*KINDS, "shared")
 
 # Each domain lists variables in a plausible causal order (earlier may cause later), with the
 # words for the values 0 and 1.
@@ -100,6 +101,14 @@ turnout, steel output, tea consumption, memory capacity
 """
 POOL: tuple[str, ...] = tuple(" ".join(_POOL.split()).split(", "))
 
+# Names for `shared`: an owner's traits.
+OWNERS = ("a person's", "a student's", "a patient's", "a company's", "a city's", "the child's")
+TRAITS = (
+    *("income", "education level", "income level", "stress level", "energy level", "health"),
+    *("physical health", "mental health", "activity", "physical activity", "experience"),
+    *("work experience", "performance", "reputation", "growth", "sleep quality", "diet quality"),
+)
+
 VARIABLE_NAMES: tuple[str, ...] = tuple(
     dict.fromkeys([*POOL, *(name for domain in DOMAINS.values() for name, _, _ in domain)])
 )
@@ -114,7 +123,8 @@ def draw_names(
     """Names and state words for nodes 0..n-1.
 
     real: n variables of one domain in its causal order (beyond a domain's length: `random`);
-    random: from the pool in any order; fake: strings of four letters.
+    random: from the pool in any order; fake: strings of four letters; shared: traits of one owner,
+    whose names begin alike.
     """
     if kind == "fake":
         words: dict[str, None] = {}
@@ -122,6 +132,10 @@ def draw_names(
             letters = rng.integers(len(string.ascii_lowercase), size=4)
             words["".join(string.ascii_lowercase[i] for i in letters)] = None
         return tuple(words), (LOW_HIGH,) * n
+    if kind == "shared":
+        owner = OWNERS[rng.integers(len(OWNERS))]
+        chosen = rng.choice(len(TRAITS), size=n, replace=False)
+        return tuple(f"{owner} {TRAITS[i]}" for i in chosen), (LOW_HIGH,) * n
     domains = list(DOMAINS.values())
     domain = domains[rng.integers(len(domains))]
     if kind == "random" or n > len(domain):

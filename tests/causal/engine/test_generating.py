@@ -6,6 +6,8 @@ from decimal import Decimal
 
 import pytest
 
+from caugym_jax.causal.engine import variants
+from caugym_jax.causal.engine.estimands import ingredients
 from caugym_jax.causal.engine.generating import (
     GENERATED_VARIANTS,
     generate_problem,
@@ -13,11 +15,12 @@ from caugym_jax.causal.engine.generating import (
 )
 from caugym_jax.causal.engine.graph import graph_of
 from caugym_jax.causal.engine.queries import adjusters
+from caugym_jax.causal.engine.solving import solve
 from caugym_jax.causal.text.names import DOMAINS, POOL, STATE_PAIRS, VARIABLE_NAMES
 from caugym_jax.data.rows import structure
 from caugym_jax.data.texts.solution import steps_of
 from caugym_jax.errors import UserError
-from caugym_jax.types import LACK, TASKS
+from caugym_jax.types import BOUND_TASKS, LACK, TASKS
 from tests.causal import official
 
 
@@ -129,7 +132,8 @@ def test_rephrased_tells_the_problems_of_base_in_other_words():
 def test_deconfounding_always_adjusts():
     for problem in generate_problems(TASKS, 35, 6, variant="deconfounding"):
         query = problem.story.query
-        assert len(query.adjusters) == 1 and not query.zero
+        assert len(query.adjusters) == 1 or problem.task in BOUND_TASKS
+        assert not query.zero
         assert len(problem.story.names) == 8
         assert re.search(r"being \w[\w -]* \([A-H]=[01]\)", problem.text)
 
@@ -191,3 +195,51 @@ def test_rounding_the_inputs_never_decides_a_bound():
     """PN and PS with a tiny denominator are not asked: rounding would move their answer."""
     for problem in generate_problems(["PN", "PS"], 300, 9):
         assert abs(problem.prob - problem.story.exact) < 0.0005 + 0.00005
+
+
+def variables(event) -> set[int]:
+    return {v for v, _ in event}
+
+
+def test_bounds_of_deconfounding_mostly_need_no_adjusters():
+    problems = list(generate_problems(("PN", "PS", "ATE"), 120, 2, variant="deconfounding"))
+    sizes = [len(p.story.query.adjusters) for p in problems if p.task != "ATE"]
+    assert 0.5 < sizes.count(0) / len(sizes) < 0.85
+    assert all(len(p.story.query.adjusters) == 1 for p in problems if p.task == "ATE")
+    chosen = generate_problems(("PN",), 20, 2, variant="deconfounding", adjusters=(1,))
+    assert all(len(p.story.query.adjusters) == 1 for p in chosen)
+
+
+def test_idle_numbers_are_of_every_kind():
+    kinds, about = set(), set()
+    for problem in generate_problems(TASKS, 140, 2, variant="redundant"):
+        query = problem.story.query
+        for term, _ in problem.story.given[-variants.EXTRA_SENTENCES :]:
+            kinds.add((len(term.target), len(term.given)))
+            about |= {"target"} if {query.x, query.y} & variables(term.target) else set()
+            about |= {"given"} if query.x in variables(term.given) else set()
+    assert kinds == set(variants.KINDS)
+    assert about == {"target", "given"}
+
+
+@pytest.mark.parametrize("variant", ["base", "deconfounding", "insufficient"])
+def test_idle_numbers_and_shuffled_sentences_change_no_answer(variant):
+    options = {"variant": variant, "idle": 4, "sentences": "shuffled"}
+    longer = shuffled = 0
+    for problem in generate_problems(TASKS, 35, 4, **options):
+        solved = solve(problem.story)
+        assert solved.lacks == problem.lacks
+        if not problem.lacks:
+            assert abs(float(solved.value) - problem.prob) < 0.0005
+        needed = ingredients(problem.story.query)
+        given = [term for term, _ in problem.story.given]
+        longer += len(given) > len(needed)
+        shuffled += [term for term in given if term in needed] != [t for t in needed if t in given]
+        assert problem.text.count(" is 0.") == len(given)
+    assert longer > 10 or variant == "insufficient"
+    assert shuffled > 5
+
+
+def test_shared_names_begin_alike():
+    for problem in generate_problems(("ATE",), 5, 1, names=("shared",)):
+        assert len({name.split()[0] for name in problem.story.names}) == 1
