@@ -33,7 +33,7 @@ from caugym_jax.causal.text.reading import read
 from caugym_jax.causal.text.wording import problem_text
 from caugym_jax.cli import commands
 from caugym_jax.data.solutions.checking import Step, check, failure, in_notation
-from caugym_jax.data.solutions.conditions import plan_of
+from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import Answer, expected, extract, is_right
 from caugym_jax.types import TASKS, VARIANTS, Problem, Story
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     solved = solve(story)
     truth = label(story.query.task, solved.value, solved.verdict)
     problem = Problem(problem_text(story), truth, story.query.task, story=story)
-    reply = None if args.model == "none" else _reply(problem, story, solved, args)
+    reply = None if args.model == "none" else _reply(problem, args)
     agree = None if reply is None else is_right(reply.answer, expected(problem))
     if args.json:
         print(json.dumps(_object(story, solved, reply, agree), ensure_ascii=False))
@@ -119,7 +119,7 @@ def _item(name: str, item: int) -> Story:
     return problem.story
 
 
-def _reply(problem: Problem, story: Story, solved: Solved, args: argparse.Namespace) -> Reply:
+def _reply(problem: Problem, args: argparse.Namespace) -> Reply:
     """The answer of most samples (the first such sample); greedy where there is one."""
     import caugym_jax
 
@@ -130,19 +130,14 @@ def _reply(problem: Problem, story: Story, solved: Solved, args: argparse.Namesp
     votes = Counter((answer.prob, answer.verdict, answer.lack) for answer in answers)
     most, count = votes.most_common(1)[0]
     chosen = next(i for i, a in enumerate(answers) if (a.prob, a.verdict, a.lack) == most)
-    steps = _checked(texts[chosen], story, solved)
+    steps = _checked(texts[chosen], problem)
     return Reply(texts[chosen], answers[chosen], steps, count, len(texts))
 
 
-def _checked(text: str, story: Story, solved: Solved) -> list[Step] | None:
+def _checked(text: str, problem: Problem) -> list[Step] | None:
     """The steps of a solution, each judged; None where the text or the question is out of reach."""
-    if not in_notation(text):
-        return None
-    with_sets = dataclasses.replace(story, query=solved.query)
-    try:
-        return check(text, plan_of(with_sets, lacks=solved.lacks))
-    except UserError:  # two adjusters or mediators: the notation has no words for them
-        return None
+    plan = plan_for(problem) if in_notation(text) else None
+    return None if plan is None else check(text, plan)
 
 
 def _lines(story: Story, solved: Solved, reply: Reply | None, agree: bool | None) -> list[str]:

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from caugym_jax.causal.engine.solving import truth
+from caugym_jax.data.solutions import checking
+from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.evals.accuracy import Answered
 from caugym_jax.evals.paper import BASE_BY_METHOD, GRPO_14B, paper_set
 from caugym_jax.pages import svg
 from caugym_jax.pages.gather import Evaluation, Found, Run, mean_and_interval
 from caugym_jax.pages.svg import Dot, Line, escape, number
 from caugym_jax.rewards.answer import expected, extract, is_right
-from caugym_jax.types import TASKS
+from caugym_jax.types import TASKS, Problem
 
 TRANSCRIPTS = 6  # of an evaluation's set: wrong answers first
 LONGEST = 4_000  # characters shown of one text
@@ -437,13 +440,45 @@ def _right(item: Answered) -> bool:
 
 
 def _transcript(name: str, item: Answered, ok: bool) -> str:
-    mark = '<span class="good">✓ right</span>' if ok else '<span class="bad">✗ wrong</span>'
     problem = item.problem
+    head = f"{mark(ok)} {escape(name)}, {escape(problem.task)}"
     return (
-        f"<details><summary>{mark} {escape(name)}, {escape(problem.task)}</summary>"
-        f"<pre>{shortened(problem.text)}</pre><pre>{shortened(item.completions[0])}</pre>"
+        f"<details><summary>{head}</summary>{drawn_graph(problem)}"
+        f"<pre>{shortened(problem.text)}</pre>{steps(problem, item.completions[0])}"
         f"<p>Truth: <code>{escape(problem.answer)}</code></p></details>"
     )
+
+
+def mark(ok: bool) -> str:
+    return f'<span class="{"good" if ok else "bad"}">{"✓ right" if ok else "✗ wrong"}</span>'
+
+
+def drawn_graph(problem: Problem) -> str:
+    """The problem's graph, treatment, outcome, adjusters and mediators coloured."""
+    solved = truth(problem)
+    if problem.story is None or solved is None:
+        return ""
+    story, query = problem.story, solved.query
+    roles = dict.fromkeys(range(len(story.names)), "other")
+    roles |= dict.fromkeys(query.mediators, "mediator") | dict.fromkeys(query.adjusters, "adjusted")
+    roles |= {query.x: "treatment", query.y: "outcome"}
+    named = {name: roles[node] for node, name in enumerate(story.names)}
+    edges = [(story.names[a], story.names[b]) for a, b in story.edges]
+    title = "Graph: treatment blue, outcome orange, adjusted for green, mediator purple"
+    drawing = svg.graph(title, edges, named)
+    return f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>"
+
+
+def steps(problem: Problem, text: str) -> str:
+    """A completion; where it is in the notation of solutions, each step ticked or crossed."""
+    plan = plan_for(problem) if checking.in_notation(text) else None
+    if plan is None:
+        return f"<pre>{shortened(text)}</pre>"
+    lines = [
+        f"{'✓' if step.right else f'✗ ({step.kind})'} {step.text.strip()}"
+        for step in checking.check(text, plan)
+    ]
+    return f"<pre>{shortened(chr(10).join(lines))}</pre>"
 
 
 def audits(found: dict[str, dict[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """The report: every state that a folder can be in gives a page or one line."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -113,3 +114,16 @@ def test_gain_is_paired(tmp_path):
     mean, low, high = gain(run)
     # d = 1, 1, 0, 0: mean 1/2, sd 0.57735, half-width 0.5658 (of d), within [-1, 1].
     assert mean == 0.5 and low == pytest.approx(0.5 - 0.5658, abs=1e-4) and high == 1.0
+
+
+def test_transcripts_show_the_graph_and_mark_the_steps(tmp_path):
+    from caugym_jax.data.files import problem_record
+    from tests.data.solutions.problems import problems, tokens
+
+    problem, plan = problems("deconfounding")[0]
+    answer = "".join(tokens(plan)).replace("#1=0.", "#1=1.", 1)
+    folder = make_evaluation(tmp_path / "answers")
+    row = problem_record(problem) | {"all_generated_answers": [answer]}
+    (folder / "base_dataset.jsonl").write_text(json.dumps(row) + "\n")
+    text, _ = checked([folder])
+    assert "✗ (application)" in text and "adjusted for green" in text
