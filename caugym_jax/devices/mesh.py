@@ -91,7 +91,7 @@ class MeshShape:
     context: int = 1
     slices: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "slices", at_least=1)
         for axis, size in self.sizes.items():
             if size < 1 and size != -1:
@@ -119,7 +119,7 @@ class Sampling:
 
     tensor: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "tensor", at_least=1)
 
 
@@ -283,7 +283,8 @@ def constrain(x: jax.Array, *axes: str) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+    pinned: jax.Array = jax.lax.with_sharding_constraint(x, activation_spec(axes, x.shape, mesh))
+    return pinned
 
 
 def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
@@ -295,11 +296,12 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     spec = activation_spec(("batch", "time"), tokens.shape, mesh)
     if "fsdp" not in (spec[0] or ()):  # rows that do not divide
-        return jax.lax.with_sharding_constraint(table, PartitionSpec())[tokens].astype(dtype)
+        whole: jax.Array = jax.lax.with_sharding_constraint(table, PartitionSpec())
+        return whole[tokens].astype(dtype)
     vocab, columns = (m if mesh.shape[m] > 1 else None for m in ("tensor", "fsdp"))
     together = "data" if mesh.shape["data"] > 1 else None
 
-    def local(table, tokens):
+    def local(table: jax.Array, tokens: jax.Array) -> Any:
         if vocab is None:
             x = table[tokens].astype(dtype)
         else:
@@ -309,11 +311,12 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
             x = jax.lax.psum(jnp.where(inside[..., None], x, 0), vocab)
         return jax.lax.all_to_all(x, columns, split_axis=0, concat_axis=2, tiled=True)
 
-    return jax.shard_map(
+    found: jax.Array = jax.shard_map(
         local,
         in_specs=(PartitionSpec(vocab, columns), PartitionSpec(together, spec[1])),
         out_specs=PartitionSpec(*spec, None),
     )(table, tokens)
+    return found
 
 
 def put(tree: Any, target: Any) -> Any:
@@ -327,7 +330,7 @@ def put(tree: Any, target: Any) -> Any:
     if isinstance(target, NamedSharding):
         target = jax.tree.map(lambda _: target, tree)
 
-    def one(x, s):
+    def one(x: Any, s: NamedSharding) -> Any:
         x = np.asarray(x)
         return jax.make_array_from_process_local_data(s, x, x.shape)
 
@@ -340,7 +343,7 @@ def fetch(tree: Any) -> Any:
     if on_shapes():
         return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
 
-    def whole(x):
+    def whole(x: Any) -> Any:
         there = isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated)
         return jax.jit(_same, out_shardings=replicated(x.sharding.mesh))(x) if there else x
 

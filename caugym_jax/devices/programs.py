@@ -53,12 +53,12 @@ class Program:
     def __init__(
         self,
         name: str,
-        function: Callable,
+        function: Callable[..., Any],
         remedy: str,
         donate: tuple[int, ...] = (),
-        last: tuple = (),
+        last: tuple[Any, ...] = (),
         places: Any = None,
-        work: Callable | None = None,
+        work: Callable[..., Any] | None = None,
     ):
         self.name, self.remedy, self.last = name, remedy, last
         self.places, self.work = places, work
@@ -96,7 +96,7 @@ class Program:
             self._compiled[key] = compiled
         return compiled(*args)
 
-    def _check(self, compiled) -> None:
+    def _check(self, compiled: Any) -> None:
         analysis = compiled.memory_analysis()
         if analysis is None:
             return

@@ -22,9 +22,9 @@ class Call(NamedTuple):
 
     name: str
     program: Any  # `programs.Program`
-    arguments: tuple  # pytrees of jax.ShapeDtypeStructs, for `Program.lower`
+    arguments: tuple[Any, ...]  # pytrees of jax.ShapeDtypeStructs, for `Program.lower`
     work: Any  # what it computes (`models.work.Work`); None: not stated
-    beside: tuple  # jax.ShapeDtypeStructs: what else stays on the devices meanwhile
+    beside: tuple[Any, ...]  # jax.ShapeDtypeStructs: what else stays on the devices meanwhile
     times: int = 1  # in a step
 
 
@@ -47,7 +47,7 @@ class Recorder:
     def calls(self) -> tuple[Call, ...]:
         return tuple(self._calls.values())
 
-    def record(self, program: Any, arguments: tuple) -> Any:
+    def record(self, program: Any, arguments: tuple[Any, ...]) -> Any:
         """Records a call with these arguments; returns the shapes of its results."""
         leaves, structure = jax.tree.flatten((arguments, program.last))
         described = tuple(map(_described, leaves))
@@ -64,7 +64,7 @@ class Recorder:
             self._results[key] = program.results(*arguments)
         return placed(self._results[key], program.places)
 
-    def _beside(self, arguments: collections.Counter) -> tuple:
+    def _beside(self, arguments: collections.Counter[Any]) -> tuple[Any, ...]:
         """The residents that are not among the arguments. They are compared by what describes
         them: an update returns new arrays for the state that it takes."""
         beside = []
@@ -102,7 +102,7 @@ def on_shapes() -> bool:
     return _recorder.get() is not None
 
 
-def computed(function: Callable, *arguments: Any, places: Any = None) -> Any:
+def computed(function: Callable[..., Any], *arguments: Any, places: Any = None) -> Any:
     """function(*arguments); on shapes the shapes of its result. For what is too small to be a
     `Program`.
 
@@ -135,5 +135,5 @@ def _shape(x: Any, place: jax.sharding.Sharding | None) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
-def _described(leaf: Any) -> tuple:
+def _described(leaf: Any) -> tuple[Any, ...]:
     return leaf.shape, leaf.dtype, getattr(leaf, "sharding", None)

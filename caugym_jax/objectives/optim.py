@@ -65,7 +65,7 @@ class Optim:
     ema: float = 0.0
     shared_rows: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "name", among=NAMES)
         require(self, "decay", among=DECAYS)
         require(self, "peak", above=0)
@@ -134,7 +134,7 @@ def matrices(axes: Any) -> Any:
     return _by_axes(numbers, axes)
 
 
-def _as_adams(update: jax.Array, sides: optax.contrib.MuonDimensionNumbers) -> jax.Array:
+def _as_adams(update: jax.Array, sides: optax.contrib.MuonDimensionNumbers) -> Any:
     """An orthogonal update scaled to the root mean square of Adam's, about 0.2, whatever its shape.
 
     Orthogonal rows (columns, if fewer) have length 1: entries of size 1 / sqrt(the longer side).
@@ -154,14 +154,16 @@ class Averaged(NamedTuple):
     inner: Any
 
 
-def with_average(transform: optax.GradientTransformation, decay: float):
+def with_average(
+    transform: optax.GradientTransformation, decay: float
+) -> optax.GradientTransformation:
     """The same updates; the state holds average <- decay * average + (1 - decay) * weights, which
     begins at the first weights."""
 
     def init(params: Any) -> Averaged:
         return Averaged(jax.tree.map(jnp.copy, params), transform.init(params))
 
-    def update(gradient: Any, state: Averaged, params: Any):
+    def update(gradient: Any, state: Averaged, params: Any) -> tuple[Any, Averaged]:
         updates, inner = transform.update(gradient, state.inner, params)
         new = optax.apply_updates(params, updates)
         ema = jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, state.ema, new)

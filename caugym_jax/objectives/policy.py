@@ -216,7 +216,7 @@ class PolicyLoss:
     importance_sampling_correction: str = "none"
     importance_sampling_cap: float = 3.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "loss_type", among=tuple(AGGREGATIONS))
         require(self, "importance_sampling_level", among=("token", "sequence"))
         require(self, "importance_sampling_correction", among=("none", "token", "sequence"))
@@ -265,7 +265,7 @@ def policy_loss(
         )
     per_token, count = terms.loss, mask.sum()
 
-    def mean(x):
+    def mean(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         return (x * mask).sum(), count
 
     sums = {

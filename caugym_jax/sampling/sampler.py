@@ -99,19 +99,23 @@ def generate(
     limits = jnp.full((B,), C) if limits is None else jnp.repeat(jnp.minimum(limits, C), G)
     pad_id = jnp.asarray(pad_id, jnp.int32)
 
-    blank = jnp.full((B, C), pad_id)
-    drawn = blank, jnp.zeros((B, C)), jnp.zeros((B,), jnp.int32), jnp.zeros((B,), bool)
-    drawn = tuple(constrain(x, "batch", "time") if x.ndim == 2 else x for x in drawn)
-    t, past = jnp.int32(0), (prompt,)
+    drawn = (
+        constrain(jnp.full((B, C), pad_id), "batch", "time"),
+        constrain(jnp.zeros((B, C)), "batch", "time"),
+        jnp.zeros((B,), jnp.int32),
+        jnp.zeros((B,), bool),
+    )
+    t = jnp.int32(0)
+    past: tuple[Any, ...] = (prompt,)
     width = piece_width(C)
     for start in range(0, C, width):
         slots = min(width, C - start)
 
-        def unfinished(carry, start=start, slots=slots):
+        def unfinished(carry: Any, start: int = start, slots: int = slots) -> Any:
             t, _, _, (_, _, _, ended) = carry
             return (t - start < slots) & jnp.any((t < limits) & ~ended)
 
-        def decode(carry, start=start, past=past):
+        def decode(carry: Any, start: int = start, past: tuple[Any, ...] = past) -> Any:
             """Reads the token before place t, picks the one at t, and writes it down."""
             t, token, piece, (tokens, logprobs, count, ended) = carry
             cache = (*past, piece)
@@ -227,7 +231,8 @@ class Sampler:
         )
         if here:
             return params
-        return move(computed(self._cast, params), self._places)
+        moved: Params = move(computed(self._cast, params), self._places)
+        return moved
 
     def _work(self, params: Params, prompts: jax.Array, lengths: Any, keys: Any, *_: Any) -> Work:
         return forward(
@@ -301,15 +306,16 @@ class Sampler:
                 f"{self._positions} positions) or drop long ones"
             )
 
-    def _batch(self, prompts, ids, size: int) -> tuple[np.ndarray, ...]:
+    def _batch(
+        self, prompts: Sequence[Sequence[int]], ids: Sequence[int], size: int
+    ) -> tuple[np.ndarray, ...]:
         """(prompts [size, P], lengths, limits, ids), filled up with rows of limit 0."""
-        lengths = [len(prompt) for prompt in prompts]
-        width = width_for(max(lengths), self._longest)
+        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
+        width = width_for(int(lengths.max()), self._longest)
         tokens = np.full((size, width), self._pad_id, np.int32)
         for row, prompt in enumerate(prompts):
             tokens[row, width - len(prompt) :] = prompt
         filler = (0, size - len(prompts))
-        lengths = np.asarray(lengths, np.int32)
         return (
             tokens,
             np.pad(lengths, filler),
