@@ -68,18 +68,22 @@ def chat_tokens(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
 def reply_tokens(messages: Sequence[Message], reply: str, tokenizer: Tokenizer) -> list[int]:
     """The tokens of `reply` behind a conversation, then one end token.
 
-    Where the prompt already opened `<think>`, the reply's own opening is dropped, and a reply
-    without reasoning closes the block first.
+    They are what tokens(prompt + reply) has behind tokens(prompt); tokenizers in SentencePiece's
+    manner write a reply by itself in another way. White space that the chat template puts before
+    a reply is put there. Where the prompt already opened `<think>`, the reply's own opening is
+    dropped, and a reply without reasoning closes the block first.
 
     Raises:
-      UserError: tokens(prompt) + tokens(reply) differs from tokens(prompt + reply), so that
-        training would teach a split that sampling never meets; or an end or beginning token
-        inside the reply.
+      UserError: tokens(prompt + reply) does not begin with tokens(prompt), so that training would
+        teach a split that sampling never meets; or an end or beginning token inside the reply.
     """
     prompt = _prompt_text(messages, tokenizer)
     reply = _after_opened_think(prompt, reply)
-    before, ids = _encode(prompt, tokenizer), tokenizer.encode(reply)
-    if _encode(prompt + reply, tokenizer) != before + ids:
+    if (lead := tokenizer.reply_lead) and not reply.startswith(lead):
+        reply = lead + reply
+    before, whole = _encode(prompt, tokenizer), _encode(prompt + reply, tokenizer)
+    ids = whole[len(before) :]
+    if whole[: len(before)] != before:
         raise UserError(
             f"the completion starting {reply[:20]!r} merges with the prompt's last token "
             f"({prompt[-20:]!r}): change how the completion begins"

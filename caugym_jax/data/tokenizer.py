@@ -24,6 +24,9 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from caugym_jax.errors import UserError  # noqa: E402
 
+# Of generation_config.json, what is written anew.
+_OWN = ("eos_token_id", "pad_token_id", "transformers_version", "_from_model_config")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
@@ -32,10 +35,13 @@ class Tokenizer:
     Attributes:
       raw: the tokenizer of `transformers`.
       end_ids: every id that ends a completion, sorted.
-      end_id: the one that training data ends with.
+      end_id: the one that training data ends with: what the chat template ends a turn of the
+        assistant with, else the tokenizer's own end token.
       pad_id: fills unused places; may equal an end id, because masks come from lengths.
       bos_id: what plain text starts with where the tokenizer starts texts by itself, else None.
         (Chat templates write their own.)
+      generation: the other settings that came with the model (temperature, top_p, its beginning
+        token), which are kept for whoever generates with it elsewhere.
     """
 
     raw: PreTrainedTokenizerFast
@@ -43,6 +49,7 @@ class Tokenizer:
     end_id: int
     pad_id: int
     bos_id: int | None
+    generation: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -52,6 +59,11 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         return self.raw.chat_template is not None
+
+    @functools.cached_property
+    def reply_lead(self) -> str:
+        """The white space that the chat template writes between an open turn and a reply."""
+        return _around_reply(self.raw)[0]
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no token is added; special tokens written in it are read."""
@@ -91,10 +103,15 @@ class Tokenizer:
         config = _read_json(folder / "tokenizer_config.json")
         config["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name every version knows
         _write_json(folder / "tokenizer_config.json", config)
-        generation = _read_json(folder / "generation_config.json")
+        _write_json(folder / "generation_config.json", self.generation_config())
+
+    def generation_config(self) -> dict[str, Any]:
+        """What generation_config.json says: the model's settings and its special tokens."""
         ends = list(self.end_ids) if len(self.end_ids) > 1 else self.end_id
-        generation |= {"eos_token_id": ends, "pad_token_id": self.pad_id}
-        _write_json(folder / "generation_config.json", generation)
+        special = {"eos_token_id": ends, "pad_token_id": self.pad_id}
+        if self.bos_id is not None:
+            special["bos_token_id"] = self.bos_id
+        return {**self.generation, **special}
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
@@ -133,20 +150,63 @@ def _from_folder(folder: Path) -> Tokenizer:
         raise UserError(f"{folder}: unreadable tokenizer ({_line(error)})") from error
     finally:
         transformers.logging.set_verbosity(verbosity)
+    generation, config = (
+        _read_json(folder / name) for name in ("generation_config.json", "config.json")
+    )
     ends: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        value = _read_json(folder / name).get("eos_token_id")
+    for settings in (generation, config):
+        value = settings.get("eos_token_id")
         ends += value if isinstance(value, list) else [value]
-    return _wrap(raw, ends, str(folder))
+    kept = {k: v for k, v in generation.items() if k not in _OWN}
+    if config.get("bos_token_id") is not None:
+        kept.setdefault("bos_token_id", config["bos_token_id"])
+    return wrap(raw, ends, str(folder), kept)
 
 
-def _wrap(raw: PreTrainedTokenizerFast, ends: Sequence[int | None], where: str) -> Tokenizer:
+def wrap(
+    raw: PreTrainedTokenizerFast,
+    ends: Sequence[int | None],
+    where: str,
+    generation: Mapping[str, Any] | None = None,
+) -> Tokenizer:
+    """A tokenizer with the end tokens that its files name and the one its template writes.
+
+    Raises:
+      UserError: no end token is known; `where` is what the message calls the tokenizer.
+    """
     ids = {i for i in (*ends, raw.eos_token_id) if i is not None}
-    if not ids:
+    end = raw.eos_token_id if raw.eos_token_id is not None else min(ids, default=None)
+    if (turn := _around_reply(raw)[1]) is not None:
+        ids, end = ids | {turn}, turn
+    if end is None:
         raise UserError(f"{where}: no end-of-sequence token in the tokenizer or its configuration")
-    end = raw.eos_token_id if raw.eos_token_id is not None else min(ids)
     pad = raw.pad_token_id if raw.pad_token_id is not None else end
-    return Tokenizer(raw, tuple(sorted(ids)), end, pad, _bos_of_plain_text(raw))
+    ends = tuple(sorted(ids))
+    return Tokenizer(raw, ends, end, pad, _bos_of_plain_text(raw), generation or {})
+
+
+def _around_reply(raw: PreTrainedTokenizerFast) -> tuple[str, int | None]:
+    """What a chat template writes around a reply: (white space before it, the special token that
+    ends the turn). Nothing where it rewrites replies, or has none."""
+    if raw.chat_template is None:
+        return "", None
+    reply = "reply"
+    asked = [{"role": "user", "content": "question"}]
+    said = [*asked, {"role": "assistant", "content": reply}]
+    try:
+        opened = raw.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        whole = raw.apply_chat_template(said, tokenize=False)
+    except Exception:  # a template that cannot be rendered fails where it is used, by its row
+        return "", None
+    before, found, after = whole.rpartition(reply)
+    if not found:
+        return "", None
+    lead = before[len(opened) :] if before.startswith(opened) else ""
+    special = set(raw.all_special_ids) | {
+        i for i, token in raw.added_tokens_decoder.items() if token.special
+    }
+    first = next(iter(raw.encode(after.strip(), add_special_tokens=False)), None)
+    return (lead if lead.isspace() else ""), (first if first in special else None)
 
 
 def _bos_of_plain_text(raw: PreTrainedTokenizerFast) -> int | None:
@@ -225,7 +285,7 @@ def _from_gguf(path: Path) -> Tokenizer:
         clean_up_tokenization_spaces=False,
         **named,
     )
-    return _wrap(raw, [field("ggml.eot_token_id")], str(path))
+    return wrap(raw, [field("ggml.eot_token_id")], str(path))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

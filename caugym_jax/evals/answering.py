@@ -63,7 +63,7 @@ def evaluate(
         path: [prompt_tokens(p, opened.tokenizer, protocol.lack_hint) for p in problems[path]]
         for path in files
     }
-    positions = opened.model.config.max_position
+    positions = opened.model.config.longest
     new = protocol.max_new_tokens or min(NEW_TOKENS, positions - 1)
     settings = {
         "samples": protocol.samples,
@@ -106,7 +106,7 @@ def _answer_file(
     protocol: Protocol,
     answers: Path,
 ) -> None:
-    positions = opened.model.config.max_position
+    positions = opened.model.config.longest
     stream = zlib.crc32(answers.stem.encode())  # a file's samples do not depend on other files
 
     def ask(items: Sequence[int]) -> Rollout:

@@ -93,6 +93,6 @@ def open_held_out(
       seed: the run's.
     """
     source, room = problem_source(settings, seed=seed + STREAM), settings.max_new_tokens
-    items, _, _ = prompt_items(source, tokenizer, None, model.config.max_position, room)
+    items, _, _ = prompt_items(source, tokenizer, None, model.config.longest, room)
     items = [items(i) for i in range(settings.n)] if callable(items) else items[: settings.n]
     return HeldOut(items, model, tokenizer, room, mesh)

@@ -215,32 +215,3 @@ def attention_over_pieces(q: jax.Array, pieces) -> jax.Array:
     total = sum(scale * z for scale, (_, z, _) in zip(scales, parts, strict=True))
     mixed = sum(scale * o for scale, (_, _, o) in zip(scales, parts, strict=True))
     return (mixed / total).astype(q.dtype)
-
-
-def rotary_frequencies(head_dim: int, theta: float, scaling=None) -> jax.Array:
-    """Inverse frequencies theta^(-2i/H), [H/2] float32, with Llama 3.1's scaling if given.
-
-    Llama 3.1: wavelengths longer than original/low_freq_factor are slowed by `factor`, those
-    shorter than original/high_freq_factor stay, and those between are interpolated.
-    """
-    inverse = 1.0 / theta ** (jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if scaling is None:
-        return inverse
-    turns = scaling.original_max_position * inverse / (2 * jnp.pi)  # within the original context
-    smooth = (turns - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    smooth = jnp.clip(smooth, 0.0, 1.0)
-    return inverse * (smooth + (1 - smooth) / scaling.factor)
-
-
-def rotate(x: jax.Array, angles: jax.Array) -> jax.Array:
-    """Rotary embedding by halves (Hugging Face's layout).
-
-    Args:
-      x: [B, T, heads, H]; the pair (i, i + H/2) is turned by one angle.
-      angles: [B, T, H/2] float32, position times inverse frequency.
-    """
-    cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)

@@ -9,12 +9,29 @@ from caugym_jax.errors import UserError, require
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """Llama 3.1's frequency scaling (`rope_type: llama3` in Hugging Face configurations)."""
+    """How rotary frequencies are scaled (`models/rotary.py`); the names are Hugging Face's.
 
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position: int
+    Attributes:
+      kind: "linear", "dynamic", "yarn", "llama3" or "longrope".
+      factor: how many times slower the slowed pairs turn; unused by longrope.
+      original_max_position: tokens of the pretraining's context (yarn, llama3, longrope).
+      low_freq_factor, high_freq_factor: llama3's bounds.
+      beta_fast, beta_slow, truncate: yarn's bounds, and whether they are whole pairs.
+      attention_factor: what rotated queries and keys are multiplied by (yarn, longrope).
+      short_factors, long_factors: longrope's divisors within and beyond the original context.
+    """
+
+    kind: str
+    factor: float = 1.0
+    original_max_position: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+    short_factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +42,11 @@ class ModelConfig:
       family: "llama", "qwen2", "qwen3" or "mistral"; the Hugging Face `model_type`.
       tied: the output head is the transposed embedding.
       qkv_bias: biases on the q, k and v projections (Qwen2).
+      o_bias: a bias on the output projection of attention.
       qk_norm: RMSNorm over the head size of q and k before rotation (Qwen3).
       sliding_window: a token sees itself and the `sliding_window - 1` tokens before it.
       max_position: longest sequence the model was made for, in tokens.
+      rotated: how many of a head's numbers rotary positions turn; 0 is all.
     """
 
     family: str
@@ -46,6 +65,21 @@ class ModelConfig:
     qk_norm: bool = False
     sliding_window: int | None = None
     max_position: int = 2048
+    o_bias: bool = False
+    rotated: int = 0
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many of a head's numbers rotary positions turn."""
+        return self.rotated or self.head_dim
+
+    @property
+    def longest(self) -> int:
+        """The longest text in tokens for which the rotary frequencies here are the model's."""
+        scaling = self.rope_scaling
+        if scaling is not None and scaling.kind == "longrope":
+            return scaling.original_max_position
+        return self.max_position
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,8 @@ order, which is undone here: a head's row 2i + j goes to j * H/2 + i.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +99,8 @@ def _config(path: Path, reader: gguf.GGUFReader) -> ModelConfig:
     stored = {tensor.name: tensor for tensor in reader.tensors}
     if "token_embd.weight" not in stored:
         raise UserError(f"{path}: weight 'token_embd.weight' is missing")
-    kind = get("rope.scaling.type", "none")
-    if kind != "none" or get("expert_count", 0) or get("attention.sliding_window", 0):
-        raise UserError(
-            f"{path}: rope scaling {kind!r}, experts and sliding windows are not supported in GGUF"
-        )
+    if get("expert_count", 0) or get("attention.sliding_window", 0):
+        raise UserError(f"{path}: experts and sliding windows are not supported in GGUF")
     width, heads = int(get("embedding_length")), int(get("attention.head_count"))
     head_dim = int(get("attention.key_length", width // heads))
     if int(get("rope.dimension_count", head_dim)) != head_dim:
@@ -118,7 +116,7 @@ def _config(path: Path, reader: gguf.GGUFReader) -> ModelConfig:
         head_dim=head_dim,
         d_ff=int(get("feed_forward_length")),
         rope_theta=theta,
-        rope_scaling=_scaling(path, stored, theta, head_dim),
+        rope_scaling=_scaling(path, get, stored, theta, head_dim),
         norm_eps=_decimal(get("attention.layer_norm_rms_epsilon")),
         tied="output.weight" not in stored,
         qkv_bias=family == "qwen2",
@@ -132,12 +130,38 @@ def _decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _scaling(path: Path, stored: Mapping, theta: float, head_dim: int) -> RopeScaling | None:
+def _scaling(
+    path: Path, get: Callable, stored: Mapping, theta: float, head_dim: int
+) -> RopeScaling | None:
+    """As llama.cpp reads it: a factor without a type is linear, and its older key counts too."""
+    kind = get("rope.scaling.type", "linear")
+    factor = float(get("rope.scaling.factor", get("rope.scale_linear", 0.0))) or 1.0
+    if kind == "none":
+        factor = 1.0
+    if kind not in ("none", "linear", "yarn"):
+        raise UserError(
+            f"{path}: rope scaling {kind!r} is not supported in GGUF: use none, linear or yarn"
+        )
+    if kind == "yarn":
+        gain = float(get("rope.scaling.attn_factor", 1.0))
+        return RopeScaling(
+            kind,
+            factor,
+            int(get("rope.scaling.original_context_length", get("context_length"))),
+            beta_fast=float(get("rope.scaling.yarn_beta_fast", 32.0)),
+            beta_slow=float(get("rope.scaling.yarn_beta_slow", 1.0)),
+            attention_factor=gain * (1.0 + 0.1 * math.log(max(factor, 1.0))),
+        )
+    if _FACTORS in stored and factor != 1.0:
+        raise UserError(f"{path}: {_FACTORS!r} beside a linear factor is not supported")
+    if _FACTORS in stored:
+        return _llama3(path, np.asarray(stored[_FACTORS].data, np.float32), theta, head_dim)
+    return None if factor == 1.0 else RopeScaling("linear", factor)
+
+
+def _llama3(path: Path, found: np.ndarray, theta: float, head_dim: int) -> RopeScaling:
     """Llama 3.1's scaling, known by its published constants and the file's own factors."""
-    if _FACTORS not in stored:
-        return None
-    found = np.asarray(stored[_FACTORS].data, np.float32)
-    scaling = RopeScaling(float(found.max()), 1.0, 4.0, 8192)
+    scaling = RopeScaling("llama3", float(found.max()), 8192)
     if found.shape != (head_dim // 2,) or not np.allclose(
         found, _llama3_factors(scaling, theta, head_dim), rtol=1e-4
     ):

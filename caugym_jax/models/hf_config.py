@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from caugym_jax.errors import UserError
-from caugym_jax.models.config import ModelConfig, RopeScaling
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.hf_rope import read_rope, write_scaling
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -49,7 +50,7 @@ def from_hf_config(hf: dict[str, Any]) -> ModelConfig:
                 f"config.json sets {key} = {hf[key]!r}, which is not supported for {family}"
             )
     heads, width = _number(hf, "num_attention_heads"), _number(hf, "hidden_size")
-    theta, scaling = _rope(hf)
+    theta, scaling = read_rope(hf)
     head_dim = hf.get("head_dim") or (128 if family == "qwen3" else width // heads)
     kv_heads = _number(hf, "num_key_value_heads", default=heads)
     if heads % kv_heads or head_dim % 2:
@@ -119,13 +120,7 @@ def to_hf_config(
         "use_cache": True,
     }
     if config.rope_scaling:
-        hf["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_max_position,
-        }
+        hf["rope_scaling"] = write_scaling(config.rope_scaling)
     if config.family in ("llama", "qwen3"):
         hf["attention_bias"] = False
     if config.family == "llama":
@@ -146,28 +141,6 @@ def _number(hf: dict[str, Any], key: str, default: int | None = None) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"config.json: {key} is {value!r}; it must be a positive integer")
     return value
-
-
-def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-    """Theta and scaling: `rope_parameters` of transformers 5, or the two older keys."""
-    rope = hf.get("rope_parameters") or hf.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10_000.0)))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    partial = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor", 1.0))
-    if partial not in (None, 1.0):
-        raise UserError(f"config.json: partial_rotary_factor {partial} is not supported")
-    if kind == "default":
-        return theta, None
-    if kind != "llama3":
-        raise UserError(
-            f"config.json: rope type {kind!r} is not supported; supported: default, llama3"
-        )
-    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    absent = [key for key in keys if key not in rope]
-    if absent:
-        raise UserError(f"config.json: llama3 rope scaling lacks {', '.join(absent)}")
-    factor, low, high, original = (rope[key] for key in keys)
-    return theta, RopeScaling(float(factor), float(low), float(high), int(original))
 
 
 def _window(hf: dict[str, Any]) -> int | None:

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models import gguf, weights
@@ -28,10 +29,12 @@ from caugym_jax.models.presets import ALIASES, PRESETS, Preset, preset
 from caugym_jax.models.transformer import Params, abstract_params, layout
 
 FILES_FETCHED = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
-_INDEX = "model.safetensors.index.json"
+_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")  # a constant that old exports saved
 SMOLLM2 = "CAUGYM_SMOLLM2"  # environment: where smollm2-135m lies
 _FLOATS = ("F64", "F32", "F16", "BF16")
+_PREFIX, _HEAD = "model.", "lm_head.weight"
+_BARE = ("layers.", "embed_tokens.", "norm.")  # what a decoder without its prefix is made of
 
 
 def locate(model: str | Path) -> Path:
@@ -92,7 +95,7 @@ def load_pretrained(
         path = gguf.convert(path)
     config = _read_config(path)
     with contextlib.ExitStack() as stack:
-        stored = _open(path, stack)
+        stored = _with_prefix(_open(path, stack))
         _check(path, stored, config)
         return config, _read(stored, config, mesh, np.dtype(dtype))
 
@@ -153,11 +156,23 @@ class _Stored(NamedTuple):
     """One tensor in an open safetensors file."""
 
     file: Any  # the open file
+    name: str
     shape: tuple[int, ...]
     dtype: str
 
-    def __call__(self, name: str, box: tuple[slice, ...]) -> np.ndarray:
-        return self.file.get_slice(name)[box]
+    def __call__(self, box: tuple[slice, ...]) -> np.ndarray:
+        """A part of the tensor.
+
+        Raises:
+          UserError: it holds a number that is not finite.
+        """
+        array = self.file.get_slice(self.name)[box]
+        if not np.isfinite(array).all():
+            raise UserError(
+                f"weight {self.name!r} holds NaN or an infinity: the file is damaged, or the "
+                "training that wrote it had failed; take an earlier checkpoint"
+            )
+        return array
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -173,6 +188,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> ModelConfig:
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise UserError(f"{folder}: {_why_absent(folder)}")
     try:
         return from_hf_config(_read_json(folder / "config.json"))
     except UserError as error:
@@ -181,9 +198,9 @@ def _read_config(folder: Path) -> ModelConfig:
 
 def _weight_files(folder: Path) -> tuple[list[Path], Mapping[str, str] | None]:
     """The files that hold the weights, there or not, and the index, if any: tensor to file."""
-    index = folder / _INDEX
-    if not index.exists():
-        return [folder / "model.safetensors"], None
+    index, single = folder / _INDEX, folder / _SINGLE
+    if single.exists() or not index.exists():
+        return [single], None
     listed = _read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(f, str) for f in listed.values()):
         raise UserError(f"{index} has no usable weight_map")
@@ -194,23 +211,49 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, _Stored]:
     """Opens the folder's safetensors files: every tensor they hold, by name."""
     files, listed = _weight_files(folder)
     index = folder / _INDEX
+    if listed is None and index.exists():
+        processes.say(f"{files[0]} is read, not the files of {index.name} beside it")
     stored: dict[str, _Stored] = {}
     for file in files:
         if not file.exists():
-            raise UserError(f"{file} does not exist: the model is not complete, fetch it again")
+            raise UserError(f"{file} does not exist: {_why_absent(folder)}")
         try:
             handle = stack.enter_context(safe_open(file, framework="numpy"))
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file} is damaged ({error}): fetch it again") from error
-        for name in handle.keys():  # noqa: SIM118 (not a mapping)
-            if listed is not None and listed.get(name) != file.name:
+        names = handle.keys()
+        for name in names:
+            if listed is not None and listed.get(name, file.name) != file.name:
                 raise UserError(f"{file} holds {name!r}, which {index.name} places elsewhere")
             view = handle.get_slice(name)
-            stored[name] = _Stored(handle, tuple(view.get_shape()), view.get_dtype())
+            stored[name] = _Stored(handle, name, tuple(view.get_shape()), view.get_dtype())
     for name in listed or ():
         if name not in stored:
             raise UserError(f"weight {name!r} is in {index} but in no file: fetch the model again")
     return stored
+
+
+def _why_absent(folder: Path) -> str:
+    """What a folder without its safetensors holds instead, and what to do."""
+    if (folder / "adapter_config.json").exists():
+        return (
+            "the folder is an adapter: give its base as the model and the folder as "
+            "config.lora.init, or merge it with peft"
+        )
+    if pickled := sorted(f.name for f in folder.glob("pytorch_model*.bin")):
+        return (
+            f"{pickled[0]} is a pickle, which is never opened: write safetensors with "
+            "transformers (model.save_pretrained(folder))"
+        )
+    return "the model is not complete, fetch it again"
+
+
+def _with_prefix(stored: dict[str, _Stored]) -> dict[str, _Stored]:
+    """The tensors by the names of a causal language model; those of a bare decoder, which
+    transformers saves without "model.", get them."""
+    if any(name.startswith(_PREFIX) for name in stored):
+        return stored
+    return {f"{_PREFIX}{name}" if name.startswith(_BARE) else name: x for name, x in stored.items()}
 
 
 def _check(folder: Path, stored: Mapping[str, _Stored], config: ModelConfig) -> None:
@@ -220,14 +263,21 @@ def _check(folder: Path, stored: Mapping[str, _Stored], config: ModelConfig) -> 
         for _, layer, row in weights.tensors(config)
     }
     missing = [name for name in expected if name not in stored]
+    if missing == [_HEAD]:
+        raise UserError(
+            f"{folder}: weight {_HEAD!r} is missing and config.json does not tie it to the "
+            "embedding: set tie_word_embeddings to true there if the head is the embedding"
+        )
     if missing:
-        raise UserError(f"{folder}: weight {_first(missing)} is missing")
+        raise UserError(f"{folder}: weight {_first(missing)} is missing for this config.json")
     extra = [name for name in stored if name not in expected and not _IGNORED.search(name)]
-    if config.tied and "lm_head.weight" in extra:
+    if config.tied and _HEAD in extra:
         _check_tied(folder, stored)
-        extra.remove("lm_head.weight")
-    if extra:
-        raise UserError(f"{folder}: unexpected weight {_first(extra)} for this config.json")
+        extra.remove(_HEAD)
+    if unknown := [name for name in extra if name.startswith((_PREFIX, _HEAD))]:
+        raise UserError(f"{folder}: unexpected weight {_first(unknown)} for this config.json")
+    if extra:  # another head beside the decoder, which transformers leaves out too
+        processes.say(f"{folder}: left out {_first(extra)}, which is no part of the decoder")
     for name, shape in expected.items():
         if stored[name].shape != shape:
             raise UserError(
@@ -246,16 +296,15 @@ def _first(names: list[str]) -> str:
 
 
 def _check_tied(folder: Path, stored: Mapping[str, _Stored]) -> None:
-    names = ("lm_head.weight", "model.embed_tokens.weight")
-    head, embed = (stored[name] for name in names)
+    head, embed = stored[_HEAD], stored["model.embed_tokens.weight"]
     same = head.shape == embed.shape
     for start in range(0, head.shape[0] if same else 0, 4096):
         rows = (slice(start, min(start + 4096, head.shape[0])), slice(0, head.shape[1]))
-        same = same and np.array_equal(head(names[0], rows), embed(names[1], rows))
+        same = same and np.array_equal(head(rows), embed(rows))
     if not same:
         raise UserError(
-            f"{folder}: weight 'lm_head.weight' differs from the embedding though config.json "
-            "sets tie_word_embeddings"
+            f"{folder}: weight {_HEAD!r} differs from the embedding though config.json sets "
+            "tie_word_embeddings: set it to false there to use that head, or remove the weight"
         )
 
 
@@ -278,13 +327,11 @@ def _read(
         kept = np.float32 if row.hf.endswith("norm.weight") else dtype
         out = np.empty([s.stop - s.start for s in block], kept)
         if not row.stacked:
-            out[...] = weights.from_hf(lambda box: stored[row.hf](row.hf, box), row, config, block)
+            out[...] = weights.from_hf(stored[row.hf], row, config, block)
             return out
         for place, layer in enumerate(range(block[0].start, block[0].stop)):
-            name = row.hf.format(layer)
-            out[place] = weights.from_hf(
-                lambda box, name=name: stored[name](name, box), row, config, block[1:]
-            )
+            tensor = stored[row.hf.format(layer)]
+            out[place] = weights.from_hf(tensor, row, config, block[1:])
         return out
 
     def array(row: weights.Weight, shape: jax.ShapeDtypeStruct, target) -> jax.Array:

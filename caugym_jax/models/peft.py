@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,21 @@ from caugym_jax.models.transformer import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-# What changes the adapter's meaning and is not supported; it must be absent or "off".
-_REFUSED = (
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "use_dora",
-    "lora_bias",
-    "layer_replication",
-    "trainable_token_indices",
-    "target_parameters",
-    "use_qalora",
-    "fan_in_fan_out",
-    "alora_invocation_tokens",
-    "exclude_modules",
-)
+# How an adapter was drawn before it was trained; these leave the base's weights as they are.
+# Others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) take a part of the base away when they begin.
+_PLAIN_INITS = (None, True, False, "gaussian", "eva", "orthogonal", "mica")
+# Settings that are read here, and those that do not change what an adapter computes; any other
+# that is set is refused.
+_READ = (
+    "peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "bias", "init_lora_weights",
+    "rank_pattern", "alpha_pattern",
+)  # fmt: skip
+_NEUTRAL = (
+    "task_type", "auto_mapping", "base_model_name_or_path", "revision", "inference_mode",
+    "lora_dropout", "peft_version", "megatron_core", "qalora_group_size", "layers_pattern",
+    "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config",
+    "ensure_weight_tying",
+)  # fmt: skip
 
 
 def save_adapter(
@@ -72,10 +72,10 @@ def load_adapter(folder: str | Path, config: ModelConfig, lora: Lora) -> Params:
 
     Raises:
       UserError: no such adapter, one of another kind, one with other settings than `lora` (they
-        are named), or one that does not fit the model.
+        are named), one whose beginning changed the base, or one that does not fit the model.
     """
     folder = Path(folder)
-    _check_settings(folder, config, lora)
+    settings = _check_settings(folder, config, lora)
     try:
         stored = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -85,13 +85,21 @@ def load_adapter(folder: str | Path, config: ModelConfig, lora: Lora) -> Params:
     for name, layer, key in _names(config, lora):
         if key not in stored:
             raise UserError(f"{folder}: {key!r} is missing")
-        tensor, place = stored.pop(key), layers[name][layer]
-        if tensor.T.shape != _matrix(place, name).shape:
+        tensor, place = stored.pop(key).astype(np.float32), layers[name][layer]
+        if not np.isfinite(tensor).all():
+            raise UserError(f"{folder}: {key!r} holds NaN or an infinity")
+        rank, scale = _strength(settings, key)
+        matrix = tensor.T
+        if name.endswith("_b"):  # ours has one scale for all modules, and the largest rank
+            matrix = matrix * np.float32(scale / lora.scale) if scale != lora.scale else matrix
+        if rank < lora.rank and rank in matrix.shape:
+            matrix = _wider(matrix, name, lora.rank)
+        if matrix.shape != _matrix(place, name).shape:
             raise UserError(
                 f"{folder}: {key!r} has shape {list(tensor.shape)}, the model asks for "
                 f"{list(_matrix(place, name).T.shape)}: it belongs to another model"
             )
-        layers[name][layer] = tensor.T.reshape(place.shape)
+        layers[name][layer] = matrix.reshape(place.shape)
     if stored:
         raise UserError(f"{folder}: unexpected weight {next(iter(stored))!r}")
     return {"layers": layers}
@@ -141,7 +149,39 @@ def _modules(config: ModelConfig, lora: Lora) -> set[str]:
     return {_module(config, matrix).rpartition(".")[2] for matrix in lora.matrices}
 
 
-def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> None:
+def _strength(settings: Mapping[str, Any], key: str) -> tuple[int, float]:
+    """(rank, scale) of the module that a tensor of the file belongs to."""
+    module = key.removeprefix("base_model.model.").rpartition(".lora_")[0]
+
+    def of(pattern: str, default: str) -> Any:
+        known = settings.get(pattern) or {}
+        found = next((k for k in known if re.match(rf"(.*\.)?({k})$", module)), None)
+        return settings[default] if found is None else known[found]
+
+    rank, alpha = of("rank_pattern", "r"), of("alpha_pattern", "lora_alpha")
+    return rank, alpha / (rank**0.5 if settings.get("use_rslora") else rank)
+
+
+def _wider(matrix: np.ndarray, name: str, rank: int) -> np.ndarray:
+    """A [in, r] or B [r, out] with zeros up to a larger rank: the same product."""
+    axis = 1 if name.endswith("_a") else 0
+    room = [(0, 0), (0, 0)]
+    room[axis] = (0, rank - matrix.shape[axis])
+    return np.pad(matrix, room)
+
+
+def _check_pattern(path: Path, key: str, pattern: Any) -> None:
+    """Refuses what is not a table of regular expressions and positive numbers."""
+    try:
+        right = all(re.compile(name) and value > 0 for name, value in pattern.items())
+    except (re.error, TypeError, AttributeError):
+        right = False
+    if not right:
+        raise UserError(f"{path}: {key}={pattern!r}: it must give modules a positive number each")
+
+
+def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> dict[str, Any]:
+    """PEFT's settings of an adapter, which must be those of `lora`."""
     path = folder / CONFIG
     try:
         stored = json.loads(path.read_text())
@@ -150,9 +190,15 @@ def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> None:
     kind = stored.get("peft_type")
     if kind != "LORA":
         raise UserError(f"{path}: an adapter of type {kind!r}; only LORA is supported")
-    for key in _REFUSED:
-        if stored.get(key):
-            raise UserError(f"{path}: {key}={stored[key]!r} is not supported")
+    for key, value in stored.items():
+        if value and key not in (*_READ, *_NEUTRAL):
+            raise UserError(f"{path}: {key}={value!r} is not supported")
+    if (init := stored.get("init_lora_weights")) not in _PLAIN_INITS:
+        raise UserError(
+            f"{path}: init_lora_weights={init!r} changes the base's weights and is not supported: "
+            "convert the adapter with PEFT (model.save_pretrained(folder, "
+            "path_initial_model_for_weight_conversion=...)) or merge it into its base there"
+        )
     if stored.get("bias", "none") != "none":
         raise UserError(f"{path}: bias={stored['bias']!r} is not supported")
     by_module = {_module(config, matrix).rpartition(".")[2]: matrix for matrix in MATRICES}
@@ -164,8 +210,11 @@ def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> None:
     strange = [t for t in targets if t not in by_module]
     if strange:
         raise UserError(f"{path}: this decoder has no target module {strange[0]!r}")
+    for key in ("rank_pattern", "alpha_pattern"):
+        _check_pattern(path, key, stored.get(key) or {})
+    ranks = [stored.get("r"), *(stored.get("rank_pattern") or {}).values()]
     theirs = {
-        "rank": stored.get("r"),
+        "rank": max(ranks) if isinstance(ranks[0], int) else ranks[0],
         "alpha": stored.get("lora_alpha"),
         "rslora": bool(stored.get("use_rslora")),
         "targets": Lora(rank=1, targets=",".join(by_module[t] for t in targets)).matrices,
@@ -177,3 +226,4 @@ def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> None:
             for k in differing
         )
         raise UserError(f"{folder} was made with other settings: set {' '.join(flags)}")
+    return stored

@@ -38,7 +38,7 @@ def _llama(D, L, N, K, F, *, V=128_256, theta=500_000.0, **more) -> ModelConfig:
 
 
 def _llama3_rope(factor: float) -> RopeScaling:
-    return RopeScaling(factor, 1.0, 4.0, 8192)
+    return RopeScaling("llama3", factor, 8192)
 
 
 def _qwen2(D, L, N, K, F, *, V=152_064, theta=1_000_000.0, **more) -> ModelConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,9 +24,7 @@ DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat
 class Tokenizer(Protocol):
     """What a tokenizer has to offer (see `data/tokenizer.py`)."""
 
-    end_ids: Sequence[int]
-    pad_id: int
-    bos_id: int | None
+    def generation_config(self) -> dict[str, Any]: ...
 
     def save(self, folder: Path, /) -> None: ...
 
@@ -63,7 +61,8 @@ def save_pretrained(
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r}: use {' or '.join(DTYPES)}")
     _check(config, params)
-    generation = {**_special_ids(tokenizer), **(generation or {})}
+    own = {} if tokenizer is None else tokenizer.generation_config()
+    generation = {**own, **(generation or {})}
     eos = generation.get("eos_token_id", [])
     hf = to_hf_config(
         config,
@@ -97,14 +96,6 @@ def save_pretrained(
         write_json(out / "generation_config.json", generation)
         write_tensors(out, tensors, max_shard_bytes)
     return folder
-
-
-def _special_ids(tokenizer: Tokenizer | None) -> dict[str, Any]:
-    if tokenizer is None:
-        return {}
-    ends = list(tokenizer.end_ids)
-    ids = {"eos_token_id": ends if len(ends) > 1 else ends[0], "pad_token_id": tokenizer.pad_id}
-    return ids if tokenizer.bos_id is None else {**ids, "bos_token_id": tokenizer.bos_id}
 
 
 @jax.jit

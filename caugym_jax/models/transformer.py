@@ -28,15 +28,10 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from caugym_jax.devices.mesh import Layout, constrain, look_up, traced_size
-from caugym_jax.models.attention import (
-    attention,
-    attention_over_pieces,
-    rotary_frequencies,
-    rotate,
-    visible,
-)
+from caugym_jax.models.attention import attention, attention_over_pieces, visible
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.kernels import LANES, NAMED
+from caugym_jax.models.rotary import rotary_frequencies, rotate
 
 Params = dict[str, Any]
 
@@ -162,7 +157,8 @@ class Layers(nnx.Module):
         if c.qk_norm:
             q = rms_norm(q, self.q_norm[...], c.norm_eps)
             k = rms_norm(k, self.k_norm[...], c.norm_eps)
-        mixed, kept = attend(rotate(q, angles), rotate(k, angles), v)
+        gain = c.rope_scaling.attention_factor if c.rope_scaling else 1.0
+        mixed, kept = attend(rotate(q, angles, gain), rotate(k, angles, gain), v)
         mixed = checkpoint_name(mixed, NAMED)
         x = x + linear("o", mixed, axes=2)
         x = constrain(x, "batch", "time", "width")
@@ -450,7 +446,7 @@ class Model:
 
     def _angles(self, positions: jax.Array) -> jax.Array:
         c = self.config
-        frequencies = rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        frequencies = rotary_frequencies(c.rotary_dim, c.rope_theta, c.rope_scaling)
         return positions[:, :, None].astype(jnp.float32) * frequencies
 
     def _block(self, x, weights, angles, attend):

@@ -121,7 +121,7 @@ def _items(config: Settings, model: Model) -> Any:
     """A batch as the loader gives it, of the longest rows; its tokens are all 0."""
     data, method = vars(config)["data"], config.method
     if method in ("grpo", "ppo"):
-        longest = min(data.max_prompt_length, model.config.max_position - 1)
+        longest = min(data.max_prompt_length, model.config.longest - 1)
         return [Prompt(Problem("", "", "ATE"), [0] * longest)] * data.batch_size
     longest = [0] * (data.max_length - 1)
     if method == "sft":

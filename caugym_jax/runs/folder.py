@@ -114,9 +114,8 @@ def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tokenizer.save(folder)
-    hf = to_hf_config(
-        config, eos=list(tokenizer.end_ids), bos=tokenizer.bos_id, pad=tokenizer.pad_id
-    )
+    bos = tokenizer.generation_config().get("bos_token_id")
+    hf = to_hf_config(config, eos=list(tokenizer.end_ids), bos=bos, pad=tokenizer.pad_id)
     write_text(folder / "config.json", json.dumps(hf, indent=2) + "\n")
 
 

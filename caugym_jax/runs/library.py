@@ -136,7 +136,7 @@ class LoadedModel:
 
         before = self._prompt(prompt)
         tokens = [*before, *reply_tokens(self._messages(prompt), completion, self.tokenizer)]
-        longest = self.model.config.max_position
+        longest = self.model.config.longest
         if len(tokens) > longest:
             raise UserError(
                 f"prompt and completion have {len(tokens)} tokens, the model takes {longest}"
@@ -178,7 +178,7 @@ class LoadedModel:
         from caugym_jax.sampling.sampler import Sampler
 
         if max_new_tokens is None:
-            max_new_tokens = min(NEW_TOKENS, self.model.config.max_position - 1)
+            max_new_tokens = min(NEW_TOKENS, self.model.config.longest - 1)
         key = max_new_tokens, min(questions, TOGETHER)
         if key not in self._samplers:
             self._samplers[key] = Sampler(

@@ -241,6 +241,7 @@ def _build_sft(run: Run) -> Algorithm:
     data, model = _data(run, SftData), run.model
     if data.packing and model.attention == "cudnn":  # which knows one document a row
         model = dataclasses.replace(model, attention="plain")
+    _check_length(run, data.max_length)
     settings = run.config.own
     if data.mixture is None:  # whose batches always divide
         check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
@@ -281,10 +282,15 @@ def _preferences(run: Run, triple: Callable) -> Method:
     return _method(run, algorithm, _loader(run, source, data.batch_size, list))
 
 
+def _check_length(run: Run, length: int) -> None:
+    longest = run.model.config.longest
+    if length > longest:
+        raise UserError(f"data.max_length={length}: the model takes {longest} tokens: lower it")
+
+
 def _build_preferences(run: Run, make: Callable) -> Algorithm:
-    data, longest = _data(run, PreferenceData), run.model.config.max_position
-    if data.max_length > longest:
-        raise UserError(f"data.max_length={data.max_length}: the model takes {longest} tokens")
+    data = _data(run, PreferenceData)
+    _check_length(run, data.max_length)
     settings = run.config.own
     check_rows(data.batch_size, settings.microbatches, row_count(run.mesh), "data.batch_size")
     learner, pad_id = _learner(run), run.tokenizer.pad_id
@@ -356,7 +362,7 @@ def _prompts(run: Run, data: PromptData, room: int) -> tuple[Any, int]:
         problem_source(data, seed=run.config.seed + 1),
         run.tokenizer,
         data.max_prompt_length,
-        run.model.config.max_position,
+        run.model.config.longest,
         room,
         data.too_long,
     )

@@ -189,7 +189,7 @@ class Sampler:
             raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
         if not end_ids:
             raise UserError("no end token is known: sampling would never stop")
-        self._model, self._positions = model, model.config.max_position
+        self._model, self._positions = model, model.config.longest
         if max_new_tokens >= self._positions:
             raise UserError(
                 f"max_new_tokens={max_new_tokens} leaves no room for a prompt in the model's "

@@ -61,7 +61,8 @@ def rope_factors(config: ModelConfig) -> np.ndarray:
 
 
 def write_gguf(path, config: ModelConfig, params: dict, *, quantized=False, **changes):
-    """`changes`: `drop`, the GGUF name of a tensor to leave out; `rope`, other factors."""
+    """`changes`: `drop`, the GGUF name of a tensor to leave out; `rope`, other factors; `fields`,
+    further metadata by name."""
     writer = GGUFWriter(path, config.family)
     writer.add_context_length(config.max_position)
     writer.add_embedding_length(config.d_model)
@@ -75,6 +76,9 @@ def write_gguf(path, config: ModelConfig, params: dict, *, quantized=False, **ch
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_eos_token_id(7)
+    for key, value in changes.get("fields", {}).items():
+        add_field = writer.add_string if isinstance(value, str) else writer.add_float32
+        (writer.add_uint32 if isinstance(value, int) else add_field)(key, value)
 
     def add(name, array):
         array = np.ascontiguousarray(array, np.float32)
@@ -90,7 +94,7 @@ def write_gguf(path, config: ModelConfig, params: dict, *, quantized=False, **ch
     add("output_norm.weight", params["final_norm"])
     if not config.tied:
         add("output.weight", params["head"].T)
-    if config.rope_scaling:
+    if config.rope_scaling and config.rope_scaling.kind == "llama3":
         add("rope_freqs.weight", changes.get("rope", rope_factors(config)))
     for layer in range(config.num_layers):
         for name, stack in params["layers"].items():

@@ -215,6 +215,76 @@ def test_damaged_and_incomplete_folders(tmp_path):
         load_pretrained(folder)
 
 
+def test_a_single_file_goes_before_an_index_beside_it(tmp_path, capsys):
+    """As in transformers: the folder of an older upload may hold both."""
+    _, old, folder = saved(tmp_path / "model", max_shard_bytes=60_000)
+    config = FAMILIES["llama"]
+    new = random_params(config, seed=1)
+    save_pretrained(tmp_path / "single", config, new)
+    shutil.copy(tmp_path / "single" / "model.safetensors", folder)
+    assert_same(load_pretrained(folder)[1], new)
+    assert "model.safetensors is read, not the files of" in capsys.readouterr().err
+
+
+def test_a_tensor_that_the_index_does_not_list_is_read(tmp_path):
+    """transformers reads whatever the listed files hold."""
+    _, params, folder = saved(tmp_path / "model", max_shard_bytes=60_000)
+    index = folder / "model.safetensors.index.json"
+    listed = json.loads(index.read_text())
+    del listed["weight_map"]["model.norm.weight"]
+    index.write_text(json.dumps(listed))
+    assert_same(load_pretrained(folder)[1], params)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_weight_that_is_not_finite_is_named(tmp_path, value, dtype):
+    _, _, folder = saved(tmp_path / "model", dtype=dtype)
+    edit(folder, lambda t: t["model.layers.1.mlp.up_proj.weight"].__setitem__((3, 7), value))
+    with pytest.raises(UserError, match=r"'model\.layers\.1\.mlp\.up_proj\.weight' holds NaN or"):
+        load_pretrained(folder)
+
+
+def test_a_decoder_saved_without_its_prefix(tmp_path):
+    """As transformers saves `model.model`; the head is then that of the embedding or missing."""
+    for family in ("qwen2-tied", "llama"):
+        _, params, folder = saved(tmp_path / family, family)
+
+        def bare(tensors):
+            for name in list(tensors):
+                tensors[name.removeprefix("model.")] = tensors.pop(name)
+            tensors.pop("lm_head.weight", None)
+
+        edit(folder, bare)
+        if family == "qwen2-tied":
+            assert_same(load_pretrained(folder)[1], params)
+        else:
+            with pytest.raises(UserError, match="'lm_head.weight' is missing.*tie_word_embeddings"):
+                load_pretrained(folder)
+
+
+def test_other_heads_are_left_out_with_a_word(tmp_path, capsys):
+    _, params, folder = saved(tmp_path / "model")
+    heads = {"v_head.summary.weight": np.ones((1, 48), np.float32), "mtp.fc.weight": np.ones(3)}
+    edit(folder, lambda t: t.update(heads))
+    assert_same(load_pretrained(folder)[1], params)
+    assert "left out 'mtp.fc.weight' (and 1 more), which is no part" in capsys.readouterr().err
+
+
+def test_folders_of_another_kind_say_what_to_do(tmp_path):
+    _, _, folder = saved(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pytorch_model.bin is a pickle, which is never opened"):
+        load_pretrained(folder)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="folder is an adapter: give its base as the model"):
+        load_pretrained(adapter)
+    with pytest.raises(UserError, match="folder is an adapter: give its base as the model"):
+        load_config(adapter)
+
+
 def test_saving_refuses_to_overwrite_and_leaves_nothing_half_written(tmp_path):
     config, params, folder = saved(tmp_path / "model")
     before = {file: file.read_bytes() for file in folder.iterdir()}
@@ -223,7 +293,8 @@ def test_saving_refuses_to_overwrite_and_leaves_nothing_half_written(tmp_path):
     assert before == {file: file.read_bytes() for file in folder.iterdir()}
 
     class Broken:
-        end_ids, pad_id, bos_id = (1,), 0, None
+        def generation_config(self):
+            return {"eos_token_id": 1, "pad_token_id": 0}
 
         def save(self, folder):
             (folder / "tokenizer.json").write_text("{")

@@ -33,7 +33,7 @@ def test_rope_of_transformers_5_and_4_read_the_same():
                                     for k, v in LLAMA31.items()}}  # fmt: skip
     for config in (old, new, older):
         assert from_hf_config(config).rope_theta == 5e5
-        assert from_hf_config(config).rope_scaling == RopeScaling(8.0, 1.0, 4.0, 8192)
+        assert from_hf_config(config).rope_scaling == RopeScaling("llama3", 8.0, 8192)
 
 
 def test_absent_keys_take_the_defaults_of_transformers():
@@ -66,9 +66,13 @@ def test_sliding_windows():
         (hf("qwen3", attention_bias=True), "attention_bias = True"),
         (hf(mlp_bias=True), "mlp_bias = True"),
         (hf(quantization_config={"bits": 4}), "quantization_config"),
-        (hf(rope_scaling={"rope_type": "yarn", "factor": 4.0}), "rope type 'yarn'"),
-        (hf(rope_scaling={"type": "linear", "factor": 4.0}), "rope type 'linear'"),
-        (hf(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "lacks low_freq_factor"),
+        (hf(rope_scaling={"rope_type": "ntk", "factor": 4.0}), "rope type 'ntk'"),
+        (hf(rope_scaling={"rope_type": "llama3", "factor": 8.0}), "low_freq_factor is None"),
+        (hf(rope_scaling={"factor": 4.0}), "factor of 4.0 and no rope_type"),
+        (hf(rope_scaling={"rope_type": "linear"}), "factor is None"),
+        (hf(rope_scaling=[4.0]), "rope_scaling is .4.0.; it must be an object"),
+        (hf(rope_parameters={"full_attention": {"rope_type": "default"}}), "by layer type"),
+        (hf(rope_theta="1e6"), "rope_theta is '1e6'"),
         (hf(partial_rotary_factor=0.5), "partial_rotary_factor 0.5"),
         (hf(num_key_value_heads=4), "multiple of key/value heads"),
         (hf(vocab_size=None), "vocab_size is None"),

@@ -1,6 +1,7 @@
 """GGUF files written here in llama.cpp's layout, read back."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from tests.models.gguf_files import write_gguf
 from tests.models.test_hub import assert_same
 from tests.models.tiny import FAMILIES, random_params
 
-SCALED = dataclasses.replace(FAMILIES["llama-scaled"], rope_scaling=RopeScaling(32, 1, 4, 8192))
+SCALED = dataclasses.replace(FAMILIES["llama-scaled"], rope_scaling=RopeScaling("llama3", 32, 8192))
 CASES = {
     **{name: FAMILIES[name] for name in ("llama", "llama-tied", "qwen2", "qwen2-tied", "qwen3")},
     "llama-scaled": SCALED,
@@ -35,6 +36,44 @@ def test_float32_files_are_read_bit_for_bit(tmp_path, name):
     config, loaded = load_pretrained(path)
     assert config == CASES[name]
     assert_same(loaded, params)
+
+
+FACTOR, TYPE = "llama.rope.scaling.factor", "llama.rope.scaling.type"
+CONTEXT = "llama.rope.scaling.original_context_length"
+
+
+@pytest.mark.parametrize(
+    ("fields", "scaling"),
+    [
+        ({FACTOR: 4.0}, RopeScaling("linear", 4.0)),
+        ({"llama.rope.scale_linear": 4.0}, RopeScaling("linear", 4.0)),
+        ({FACTOR: 2.0, "llama.rope.scale_linear": 4.0}, RopeScaling("linear", 2.0)),
+        ({TYPE: "linear", FACTOR: 4.0}, RopeScaling("linear", 4.0)),
+        ({TYPE: "none", FACTOR: 4.0}, None),
+        ({TYPE: "linear"}, None),
+        ({FACTOR: 1.0}, None),
+        (
+            {TYPE: "yarn", FACTOR: 4.0, CONTEXT: 128},
+            RopeScaling("yarn", 4.0, 128, attention_factor=1 + 0.1 * math.log(4.0)),
+        ),
+    ],
+)
+def test_rope_scaling_is_read_as_llama_cpp_reads_it(tmp_path, fields, scaling):
+    config = dataclasses.replace(FAMILIES["llama"], rope_scaling=scaling)
+    path = write_gguf(tmp_path / "tiny.gguf", config, random_params(config), fields=fields)
+    assert load_config(path) == config
+    assert load_pretrained(path)[0] == config
+
+
+def test_other_rope_scaling_is_refused(tmp_path):
+    params = random_params(SCALED)
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, SCALED, params, fields={TYPE: "longrope", FACTOR: 4.0})
+    with pytest.raises(UserError, match="rope scaling 'longrope' is not supported"):
+        load_config(path)
+    write_gguf(path, SCALED, params, fields={FACTOR: 4.0})
+    with pytest.raises(UserError, match="beside a linear factor"):
+        load_config(path)
 
 
 def test_quantised_files_are_near(tmp_path):

@@ -1,6 +1,7 @@
 """Tiny decoders of every family, and parameters in which nothing is zero, one or tied by chance."""
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -20,7 +21,8 @@ _BASE = ModelConfig(
     norm_eps=1e-5,
     max_position=512,
 )
-_SCALING = RopeScaling(8.0, 1.0, 4.0, 64)  # a context of 64, so that 256 tokens feel it
+_YARN = RopeScaling("yarn", 4.0, 64, attention_factor=0.1 * math.log(4.0) + 1.0)
+_SCALING = RopeScaling("llama3", 8.0, 64)  # a context of 64, so that 256 tokens feel it
 
 
 def _but(**changes) -> ModelConfig:
@@ -32,10 +34,13 @@ FAMILIES = {
     "llama-tied": _but(tied=True, rope_theta=100_000.0),
     "llama-scaled": _but(rope_scaling=_SCALING, rope_theta=500_000.0),
     "llama-scaled-tied": _but(rope_scaling=_SCALING, rope_theta=10_000.0, tied=True),
+    "llama-linear": _but(rope_scaling=RopeScaling("linear", 3.0)),
+    "llama-dynamic": _but(rope_scaling=RopeScaling("dynamic", 2.0), max_position=300),
     "qwen2": _but(family="qwen2", qkv_bias=True, rope_theta=1e6, norm_eps=1e-6),
     "qwen2-tied": _but(family="qwen2", qkv_bias=True, tied=True),
     "qwen3": _but(family="qwen3", qk_norm=True, rope_theta=1e6, norm_eps=1e-6),
     "qwen3-tied": _but(family="qwen3", qk_norm=True, tied=True),
+    "qwen3-yarn": _but(family="qwen3", qk_norm=True, rope_theta=1e6, rope_scaling=_YARN),
     "mistral": _but(family="mistral"),
     "mistral-window": _but(family="mistral", sliding_window=37),
 }

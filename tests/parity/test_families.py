@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from caugym_jax.models.hf_rope import write_scaling
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.models.save import save_pretrained
 from caugym_jax.models.transformer import Model
@@ -41,13 +42,7 @@ def build(config):
         options["sliding_window"] = config.sliding_window
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (s := config.rope_scaling) is not None:
-        rope |= {
-            "rope_type": "llama3",
-            "factor": s.factor,
-            "low_freq_factor": s.low_freq_factor,
-            "high_freq_factor": s.high_freq_factor,
-            "original_max_position_embeddings": s.original_max_position,
-        }
+        rope |= write_scaling(s)
     hf = getattr(transformers, f"{kind[config.family]}Config")(
         vocab_size=config.vocab_size,
         hidden_size=config.d_model,

@@ -91,11 +91,53 @@ def test_we_load_peft(case, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, dict(first), dict(second))
 
 
+@pytest.mark.parametrize("rslora", [False, True])
+def test_ranks_and_strengths_by_module(tmp_path, rslora):
+    """Smaller ranks stand in the largest with zeros, strengths go into B."""
+    config = FAMILIES["llama"]
+    lora = Lora(rank=6, alpha=8.0, rslora=rslora, targets="q,v,down")
+    model = build(config)
+    model.save_pretrained(tmp_path / "base")
+    params = load_pretrained(tmp_path / "base")[1]
+    adapted = made_by_peft(
+        model, dataclasses.replace(lora, rank=4), tmp_path / "theirs",
+        rank_pattern={"q_proj": 6, "layers.1.mlp.down_proj": 2}, alpha_pattern={"v_proj": 3},
+    )  # fmt: skip
+    tokens = tokens_of(config)
+    theirs = their_logits(adapted, tokens)
+    adapters = load_adapter(tmp_path / "theirs", config, lora)
+    ours = our_logits(config, attach(adapters, params, lora.scale), tokens)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+    with pytest.raises(UserError, match="set --config.lora.rank=6"):
+        load_adapter(tmp_path / "theirs", config, dataclasses.replace(lora, rank=4))
+
+
+INITS = {"gaussian": True, "orthogonal": True, "mica": True, "pissa": False, "pissa_niter_4": False,
+         "olora": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_how_an_adapter_was_drawn(init, tmp_path):
+    """What leaves the base alone is loaded; what changes it is refused by name."""
+    config, lora = FAMILIES["llama"], CASES["llama"]
+    model = build(config)
+    model.save_pretrained(tmp_path / "base")
+    params = load_pretrained(tmp_path / "base")[1]
+    adapted = made_by_peft(model, lora, tmp_path / "theirs", init_lora_weights=init)
+    if not INITS[init]:
+        with pytest.raises(UserError, match=f"init_lora_weights='{init}' changes the base"):
+            load_adapter(tmp_path / "theirs", config, lora)
+        return
+    adapters = load_adapter(tmp_path / "theirs", config, lora)
+    tokens = tokens_of(config)
+    ours = our_logits(config, attach(adapters, params, lora.scale), tokens)
+    np.testing.assert_allclose(ours, their_logits(adapted, tokens), rtol=0, atol=1e-4)
+
+
 def test_what_we_do_not_support_is_refused(tmp_path):
     config, lora = FAMILIES["llama"], CASES["llama"]
     for name, options in {
         "use_dora": {"use_dora": True},
-        "rank_pattern": {"rank_pattern": {"q_proj": 2}},
         "modules_to_save": {"modules_to_save": ["lm_head"]},
     }.items():
         made_by_peft(build(config), lora, tmp_path / name, **options)
