@@ -5,9 +5,8 @@ r1-distill-qwen-14b, ...), a folder, a GGUF file or a hub id. The batch shapes h
 points for one machine's memory; every one can be set.
 """
 
-from caugym_jax.models.presets import parameter_count, preset
+from caugym_jax.models.traits import traits
 
-SPREAD = 1e9  # parameters from which a model is split over all devices, not copied to each
 ZERO_FRACTION = 1 / 7
 ALL_TASKS = dict(
     tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),
@@ -21,15 +20,15 @@ def pretrained(config, name: str, max_completion_length: int | None = None) -> b
     """Sets `config` up for the pretrained model `name`, on all tasks; returns whether it is a
     reasoning model.
 
-    A reasoning model (the R1 distillations) thinks before it answers and gets room for that.
+    A reasoning model (R1's distillations, Qwen3) thinks before it answers and gets room for that.
     """
-    found = None if "/" in name or name.endswith(".gguf") else preset(name)
-    thinks = found is not None and found.thinks
+    found = traits(name)
+    thinks = found.thinks
     room = max_completion_length or (8192 if thinks else 512)
     config.model.update(name=name, remat="full")
     config.lora.base_dtype = "bfloat16"  # what they are published in
     config.data.update(ALL_TASKS)
     config.evaluation.update(ALL_TASKS, n=128 if thinks else 16, max_new_tokens=room)
-    if found is not None and parameter_count(found.config) >= SPREAD:
+    if found.large:
         config.mesh.update(data=1, fsdp=-1)
     return thinks

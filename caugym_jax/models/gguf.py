@@ -39,6 +39,11 @@ def read_config(path: Path) -> ModelConfig:
     return _config(path, _open(path))
 
 
+def chat_template(path: Path) -> str:
+    """The chat template of a GGUF file; empty where there is none."""
+    return _field(_open(path), "tokenizer.chat_template") or ""
+
+
 def convert(path: Path) -> Path:
     """The Hugging Face folder (float32 safetensors, config.json) of a GGUF file.
 

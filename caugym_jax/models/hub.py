@@ -31,6 +31,7 @@ from caugym_jax.models.transformer import Params, abstract_params, layout
 FILES_FETCHED = ("*.json", "model*.safetensors", "*.txt", "*.jinja", "tokenizer.model")
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 _IGNORED = re.compile(r"\.rotary_emb\.inv_freq$")  # a constant that old exports saved
+_HUB_ID = r"[\w-][\w.-]*/[\w.-]*[\w-]"
 SMOLLM2 = "CAUGYM_SMOLLM2"  # environment: where smollm2-135m lies
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIX, _HEAD = "model.", "lm_head.weight"
@@ -58,16 +59,27 @@ def locate(model: str | Path) -> Path:
     absent = UserError(
         f"there is no model at {name}: train it first, or give a folder, a .gguf file or a hub id"
     )
-    first, slash, _ = name.partition("/")
-    if slash and (first in ("", ".", "..", "runs") or first[0] == "~" or Path(first).is_dir()):
+    if _path_like(name):
         raise absent
     if name.lower() in PRESETS or name.lower() in ALIASES:
         return _locate_preset(preset(name))
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]*[\w-]", name) and path.suffix != ".gguf":
+    if hub_like(name):
         return _snapshot(name)
     if "/" in name or path.suffix == ".gguf":
         raise absent
     return _locate_preset(preset(name))  # says which names are near
+
+
+def hub_like(name: str) -> bool:
+    """Whether a name is a hub id, "owner/name", and not the path of something that is not there."""
+    formed = re.fullmatch(_HUB_ID, name) is not None and not name.endswith(".gguf")
+    return formed and not _path_like(name)
+
+
+def _path_like(name: str) -> bool:
+    first, slash, _ = name.partition("/")
+    known = first in ("", ".", "..", "runs") or first[:1] == "~" or Path(first).is_dir()
+    return bool(slash) and known
 
 
 def load_config(path: str | Path) -> ModelConfig:

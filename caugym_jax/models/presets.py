@@ -22,7 +22,7 @@ class Preset:
       hub_id: the Hugging Face repository.
       config: the decoder's shape.
       package: a package of the Python index that carries the weights, and the file's name in it.
-      thinks: it was trained to think at length before it answers (the R1 distillations).
+      thinks: it was trained to think at length before it answers (R1's distillations, Qwen3).
     """
 
     hub_id: str
@@ -66,6 +66,10 @@ def _mistral(*, V=32_000, theta=1_000_000.0, window=None) -> ModelConfig:
 
 def _r1(student: str, config: ModelConfig) -> Preset:
     return Preset(f"deepseek-ai/DeepSeek-R1-Distill-{student}", config, thinks=True)
+
+
+def _hybrid(size: str, config: ModelConfig) -> Preset:
+    return Preset(f"Qwen/Qwen3-{size}", config, thinks=True)
 
 
 def _but(config: ModelConfig, **changes) -> ModelConfig:
@@ -124,12 +128,12 @@ PRESETS: dict[str, Preset] = {
     "r1-distill-qwen-7b": _r1("Qwen-7B", _but(_QWEN2_7B, **_MATH)),
     "r1-distill-qwen-14b": _r1("Qwen-14B", _QWEN25_14B),
     "r1-distill-qwen-32b": _r1("Qwen-32B", _QWEN25_32B),
-    "qwen3-0.6b": Preset("Qwen/Qwen3-0.6B", _qwen3(1024, 28, 16, 3072, tied=True)),
-    "qwen3-1.7b": Preset("Qwen/Qwen3-1.7B", _qwen3(2048, 28, 16, 6144, tied=True)),
-    "qwen3-4b": Preset("Qwen/Qwen3-4B", _qwen3(2560, 36, 32, 9728, tied=True)),
-    "qwen3-8b": Preset("Qwen/Qwen3-8B", _qwen3(4096, 36, 32, 12_288)),
-    "qwen3-14b": Preset("Qwen/Qwen3-14B", _qwen3(5120, 40, 40, 17_408)),
-    "qwen3-32b": Preset("Qwen/Qwen3-32B", _qwen3(5120, 64, 64, 25_600)),
+    "qwen3-0.6b": _hybrid("0.6B", _qwen3(1024, 28, 16, 3072, tied=True)),
+    "qwen3-1.7b": _hybrid("1.7B", _qwen3(2048, 28, 16, 6144, tied=True)),
+    "qwen3-4b": _hybrid("4B", _qwen3(2560, 36, 32, 9728, tied=True)),
+    "qwen3-8b": _hybrid("8B", _qwen3(4096, 36, 32, 12_288)),
+    "qwen3-14b": _hybrid("14B", _qwen3(5120, 40, 40, 17_408)),
+    "qwen3-32b": _hybrid("32B", _qwen3(5120, 64, 64, 25_600)),
     "mistral-7b-v0.1": Preset("mistralai/Mistral-7B-v0.1", _mistral(theta=10_000.0, window=4096)),
     "mistral-7b-instruct-v0.1": Preset(
         "mistralai/Mistral-7B-Instruct-v0.1", _mistral(theta=10_000.0, window=4096)

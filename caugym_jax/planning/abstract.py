@@ -8,7 +8,6 @@ run whose weights are jax.ShapeDtypeStructs with their real shardings, and its `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +17,11 @@ from caugym_jax.algorithms.step import Adapter, state_shapes
 from caugym_jax.data.packing import pad
 from caugym_jax.devices.mesh import described, make_mesh, sampling_mesh
 from caugym_jax.devices.shapes import Call, Recorder, recording
+from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.lora import adapter_layout, attach, frozen_layout
-from caugym_jax.models.presets import ALIASES, PRESETS, preset
+from caugym_jax.models.traits import traits
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.runs import methods
 from caugym_jax.runs.opening import EMBEDDED, ModelSettings, merging, model_for
@@ -46,17 +46,16 @@ class Planned(NamedTuple):
 
 
 def shape_of(name: str) -> ModelConfig:
-    """The shape of a model by its name in a configuration; reads no weights, fetches nothing."""
-    if name.lower() in PRESETS or name.lower() in ALIASES:
-        return preset(name).config
-    path = Path(name).expanduser()
+    """The shape of a model by its name in a configuration; reads no weights."""
     if name == "embedded":
-        path = EMBEDDED
-    elif (path / "checkpoints").is_dir():
-        path = path / "model"
-    if path.exists():
-        return load_config(path)
-    return preset(name).config  # says which names are near
+        return load_config(EMBEDDED)
+    found = traits(name).config
+    if found is None:
+        raise UserError(
+            f"the shape of {name} is not known here: there is no such folder, and its config.json "
+            "cannot be fetched; give a preset's name or a folder that holds config.json"
+        )
+    return found
 
 
 def plan(
