@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -141,9 +142,11 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
         return init_state(params, optimizer, mesh)
 
     def prepare(state, draw):
+        started = time.perf_counter()
         batch: Batch = draw()
+        waited = time.perf_counter() - started
         check_rows(len(batch.tokens), microbatches, row_count(mesh), "data.batch_size")
-        metrics = {"tokens": int(np.sum(batch.segment_ids > 0))}
+        metrics = {"tokens": int(np.sum(batch.segment_ids > 0)), "time/data": waited}
         targets = put(find_targets(batch), rows(mesh))
         if alpha:
             drawn = functools.partial(noise_for, batch, alpha, model.config.d_model, seed)
