@@ -16,7 +16,8 @@ MIXTURE = """
         large=0..0.15 thin=.6 renamed=0 idle=.03;
     16000 reading=.24 shuffled=.28 usual=.14 given=.2 digits=.14
         large=.1..0.9 thin=.5 renamed=.35 idle=.15;
-    60000 reading=.12 shuffled=.38 usual=.26 given=.14 digits=.1 thin=.25 renamed=.5 idle=.3
+    60000 reading=.1 shuffled=.35 usual=.26 given=.18 digits=.06 graph=.05
+        thin=.25 renamed=.5 idle=.3
 """
 
 

@@ -5,6 +5,7 @@
     digits   a product's rows, or a quotient's digits, alone
     reading  a problem in shuffled sentences: its list alone, conditions counting most
     shuffled, usual    a problem and its whole solution
+    graph    a problem without any number: whether its effect is zero is left to the graph
 
 Row i of a stream is a function of (seed, i) and of how hard rows are to be.
 """
@@ -80,11 +81,12 @@ class Row:
         self.hardness = hardness
 
     def problem(self, wanted: Callable[[Problem], bool] = lambda problem: True) -> Problem:
-        """The first problem of this row that is wanted."""
-        for attempt in range(REACH):
-            kinds = LARGE if self.rng.random() < self.hardness.large else SMALL
+        """The first of this row's problems, as hard as it is to be, that is wanted."""
+        return self.drawn(LARGE if self.rng.random() < self.hardness.large else SMALL, wanted)
+
+    def drawn(self, kinds: Sequence[Kind], wanted: Callable[[Problem], bool]) -> Problem:
+        for place in range(REACH * self.index, REACH * (self.index + 1)):
             (kind,) = self.rng.choices(kinds, [kind.weight for kind in kinds])
-            place = REACH * self.index + attempt
             problem = generate_problem(self.seed, place, kind.tasks, **kind.options)
             if wanted(problem):
                 return problem
@@ -234,7 +236,7 @@ def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) ->
     """The story with other names, states, idle numbers, gaps, orders: no mark tells an answer."""
     rng = row.rng
     story, lacks, zero = story_of(problem), problem.lacks, problem.story.query.zero
-    codes = (story.codes and bool(story.given)) or rng.random() < 0.2
+    codes = story.codes or rng.random() < 0.2
     stop = (problem.variant != "insufficient" or rng.random() < 0.5) and rng.random() < 0.95
     if not (lacks or zero) and rng.random() < 0.08:
         fewer = varying.without_some(rng, story)
@@ -262,8 +264,29 @@ def _told(row: Row, text: Text) -> str:
     )
 
 
+def graph(row: Row) -> Example:
+    """Half of the texts look as released, where size and spaces tell zero from lacking too."""
+    rng = row.rng
+    released, zero = rng.random() < 0.6, rng.random() < 0.5
+    if zero:
+        tasks = tuple(task for task in TASKS if task not in BOUND_TASKS)
+        nodes = (3, 5) if released else (3, 8)
+        options = {"variant": "base", "nodes": nodes, "zero_fraction": 1.0}
+    else:
+        tasks, nodes = TASKS, (8, 8) if released else (4, 8)
+        options = {"variant": "insufficient", "nodes": nodes}
+    problem = row.drawn([Kind(1.0, tasks, options)], lambda p: not p.story.given)
+    story, codes = problem.story, rng.random() < 0.5
+    if rng.random() < row.hardness.renamed:
+        story = varying.renamed(rng, story, states=True)
+    text = Text(story, problem.lacks, codes if not released else not zero, stop=True)
+    plan = plan_of(story, lacks=text.lacks)
+    said = writing.written(plan.formula, plan.items, plan.x, plan.y, rng, plan.missing)
+    return row.prompted(_told(row, text), [*said, END])
+
+
 STREAMS: dict[str, Callable[[Row], Example]] = {
-    f.__name__: f for f in (lists, given, digits, reading, shuffled, usual)
+    f.__name__: f for f in (lists, given, digits, reading, shuffled, usual, graph)
 }
 
 

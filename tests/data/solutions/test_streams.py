@@ -60,6 +60,14 @@ def test_given_and_digits_are_right_arithmetic():
     assert row.mask is None or sum(row.mask) == 8
 
 
+def test_graph_has_no_numbers_and_both_answers():
+    rows = [example("graph", 0, i, LARGE) for i in range(20)]
+    assert not any(" is 0." in text(row.prompt) for row in rows)
+    answers = [text(row.completion) for row in rows]
+    assert 4 < sum("LACK_CONDITION" in answer for answer in answers) < 16
+    assert all("=> zero" in answer or "missing" in answer for answer in answers)
+
+
 def test_sentences_are_shuffled_and_idle_numbers_join_them():
     rows = [text(example("shuffled", 2, i, LARGE).completion) for i in range(30)]
     assert any(" o:" in row for row in rows)
