@@ -32,10 +32,11 @@ def main(argv: Sequence[str]) -> None:
         from caugym_jax.devices.mesh import MeshShape
         from caugym_jax.evals.accuracy import results, table
         from caugym_jax.evals.answering import Protocol, evaluate
+        from caugym_jax.runs.folder import numbered
         from caugym_jax.runs.opening import ModelSettings
         from caugym_jax.sampling.picking import Settings
 
-        model = ModelSettings(args.model, dtype=args.dtype, step=args.step)
+        model = ModelSettings(args.model, dtype=args.dtype, step=numbered(args.model, args.step))
         shape = MeshShape(fsdp=args.fsdp, tensor=args.tensor)
         picking = Settings(args.temperature, args.top_k, args.top_p, args.min_p)
         protocol = Protocol(
@@ -56,7 +57,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, help="workdir, folder, .gguf, preset, hub id or `embedded`")
     add("--data", required=True, help="problem files; several: by commas")
-    add("--out", type=Path, required=True, help="folder to write")
+    add("--out", type=commands.folder, required=True, help="folder to write")
     add("--samples", type=_positive, default=5, help="answers per problem (default 5)")
     add("--temperature", type=float, default=0.6, help="0: greedy (default 0.6)")
     add("--top_p", type=float, default=0.95, help="1: off (default 0.95)")
@@ -67,7 +68,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--lack_hint", choices=("insufficient", "all", "none"), default="insufficient")
     add("--seed", type=int, default=0)
     add("--batch_size", type=_positive, default=16, help="problems at a time (default 16)")
-    add("--step", type=int, help="which checkpoint of a workdir (default: the newest)")
+    add("--step", type=commands.step, help="a run's: a number, or best (default: the newest)")
     add("--dtype", choices=("float32", "bfloat16"), help="(default bfloat16, on a CPU float32)")
     add("--fsdp", type=_positive, default=1, help="devices that share the weights' width")
     add("--tensor", type=_positive, default=1, help="devices that share heads and vocabulary")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from caugym_jax.cli import commands
 from caugym_jax.devices import processes
@@ -36,9 +35,9 @@ def main(argv: Sequence[str]) -> None:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = commands.parser("caugym_jax.export", __doc__)
     add = parser.add_argument
-    add("--workdir", type=Path, required=True, help="folder of a run")
-    add("--out", type=Path, required=True, help="folder to write")
-    add("--step", type=int, help="which checkpoint (default: the newest)")
+    add("--workdir", type=commands.folder, required=True, help="folder of a run")
+    add("--out", type=commands.folder, required=True, help="folder to write")
+    add("--step", type=commands.step, help="a number, or best (default: the newest)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default float32)")
     add("--adapter", action="store_true", help="the trained adapter alone, in PEFT's format")
     return parser.parse_args(argv)

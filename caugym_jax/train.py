@@ -14,7 +14,6 @@ Several processes train together where they find each other: docs/processes.md, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from caugym_jax.cli import commands
 from caugym_jax.cli.config import parse
@@ -24,7 +23,7 @@ from caugym_jax.devices import processes, starting
 def main(argv: Sequence[str]) -> None:
     parser = commands.parser("caugym_jax.train", __doc__)
     parser.add_argument("--config", required=True, metavar="NAME.py[:ARG]")
-    parser.add_argument("--workdir", type=Path, help="default: runs/<config>")
+    parser.add_argument("--workdir", type=commands.folder, help="default: runs/<config>")
     options, overrides = parse(parser, argv)
 
     starting.prepare()

@@ -26,7 +26,7 @@ def get_config(arg: str | None = None):
 
 def preferences(config, arg: str | None) -> None:
     """What DPO and KTO have in common."""
-    config.evaluation.every = 20
+    config.evaluation.every = config.checkpoint.every = 20
     if arg is None:
         config.steps = 40
         config.data.update(max_length=176, solutions="worked")

@@ -45,6 +45,7 @@ def get_config(arg: str | None = None):
         return config
     thinks = pretrained(config, arg)
     config.steps = 300
+    config.evaluation.every = 20  # every second checkpoint is evaluated
     config.data.max_prompt_length = 1024
     config.grpo.update(
         max_completion_length=config.evaluation.max_new_tokens,

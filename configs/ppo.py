@@ -35,6 +35,7 @@ def get_config(arg: str | None = None):
         return config
     thinks = pretrained(config, arg)
     config.steps = 300
+    config.evaluation.every = 20  # every second checkpoint is evaluated
     config.data.update(batch_size=64, max_prompt_length=1024)
     config.ppo.update(
         group_size=1,

@@ -16,7 +16,7 @@ from caugym_jax.configs.models import ZERO_FRACTION, pretrained
 def get_config(arg: str | None = None):
     config = base("sft")
     config.log.show = ("loss", "mean_token_accuracy")
-    config.evaluation.every = 30
+    config.evaluation.every = config.checkpoint.every = 30
     if arg is None:
         config.steps = 60
         config.data.update(batch_size=48, max_length=192)

@@ -22,7 +22,11 @@ for argument in "$@"; do
         --dry-run) dry=1 ;;
         -h | --help) usage; exit 0 ;;
         --config=*) config=${argument#*=}; arguments+=("$argument") ;;
-        --workdir=*) workdir=${argument#*=} ;;
+        --workdir=*)
+            workdir=${argument#*=}
+            workdir=${workdir/#\~\//$HOME/} # as written here the shell leaves it
+            [[ -n $workdir ]] || { echo "error: --workdir= must not be empty" >&2; exit 2; }
+            ;;
         --config.*=*) arguments+=("$argument") ;;
         *)
             echo "error: unknown argument $argument (write --NAME=VALUE)" >&2
@@ -37,6 +41,8 @@ if ! [[ $processes =~ ^[1-9][0-9]*$ ]] || [[ -z $config ]]; then
 fi
 
 python=${PYTHON:-python}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} # from any folder, installed or not
 grace=${GRACE:-20}
 if [[ -z $workdir ]]; then # as caugym_jax.train names it
     name=${config%.py}

@@ -248,12 +248,14 @@ def test_workdirs(tmp_path):
             1,
             "error: cannot fetch nobody/no-such-model",
         ),
-        ({"JAX_PLATFORMS": "absent"}, ["--config=sft.py"], 1, "error: no device to run on"),
+        ({"JAX_PLATFORMS": "cuda"}, ["--config=sft.py"], 1, "error: no device to run on"),
+        ({"JAX_ENABLE_X64": "1"}, ["--config=sft.py"], 1, "error: JAX_ENABLE_X64 is set: unset it"),
+        ({}, ["--config=sft.py", "--workdir="], 2, "--workdir: must not be empty"),
     ],
 )
 def test_as_a_real_command(tmp_path, environment, options, status, told):
     done = subprocess.run(
-        [sys.executable, "-m", "caugym_jax.train", *options, f"--workdir={tmp_path / 'run'}"],
+        [sys.executable, "-m", "caugym_jax.train", f"--workdir={tmp_path / 'run'}", *options],
         cwd=ROOT,
         env=os.environ | {"HF_HOME": str(tmp_path)} | environment,
         capture_output=True,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -131,10 +132,10 @@ def make_mesh(*sizes: int, devices: Sequence[jax.Device] | None = None, **named:
       devices: None: all of this machine's.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices, or the devices' slices are
-        others than `slices`.
+      UserError: there is no device, the sizes do not multiply to their number, or the devices'
+        slices are others than `slices`.
     """
-    devices = list(jax.devices() if devices is None else devices)
+    devices = list(found_devices() if devices is None else devices)
     shape = MeshShape(*sizes, **named)
     axes, slices = shape.sizes, shape.slices
     for axis, size in axes.items():
@@ -154,6 +155,22 @@ def make_mesh(*sizes: int, devices: Sequence[jax.Device] | None = None, **named:
     return Mesh(
         _arranged(devices, tuple(axes.values()), slices), MESH_AXES, (AxisType.Auto,) * len(axes)
     )
+
+
+def found_devices() -> list[jax.Device]:
+    """All devices.
+
+    Raises:
+      UserError: jax finds none, or not those that JAX_PLATFORMS asks for.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a plugin is not installed
+        why = (str(error).strip().splitlines() or ["a plugin is not installed"])[0]
+        raise UserError(
+            f"no device to run on ({why}): unset or change JAX_PLATFORMS"
+            f"={os.environ.get('JAX_PLATFORMS', '')}"
+        ) from error
 
 
 def _arranged(devices: list[jax.Device], shape: tuple[int, ...], slices: int) -> np.ndarray:

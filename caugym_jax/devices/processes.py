@@ -142,8 +142,11 @@ def connected(env: Mapping[str, str] = os.environ) -> Iterator[None]:
     that ends early ends the others, within CAUGYM_HEARTBEAT_TIMEOUT seconds.
 
     Raises:
-      UserError: the environment contradicts itself, or the processes cannot be connected.
+      UserError: the environment contradicts itself or asks for float64, or the processes cannot be
+        connected.
     """
+    if env.get("JAX_ENABLE_X64", "").lower() in ("1", "true", "t", "yes", "y", "on"):
+        raise UserError("JAX_ENABLE_X64 is set: unset it; models are float32 or bfloat16")
     if (found := find(env)) is None:
         yield
         return

@@ -8,12 +8,12 @@ import jax
 
 from caugym_jax.data.sources import Problems, problem_source, prompt_items
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.errors import require
+from caugym_jax.errors import UserError, require
 from caugym_jax.evals import probe
 from caugym_jax.evals.probe import Probed
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.types import Problem
+from caugym_jax.types import TASKS, Problem
 
 STREAM = 1_000_003  # added to the seed of training problems; seeds of two runs differ by far less
 
@@ -67,6 +67,15 @@ class HeldOut:
     @property
     def problems(self) -> list[Problem]:
         return [problem for problem, _ in self._items]
+
+    def check(self, figure: str | None) -> None:
+        """Refuses a `checkpoint.best` that the answers to these problems do not have."""
+        tasks = sorted({problem.task for problem in self.problems})
+        task = (figure or "").removeprefix("strict_")
+        if task != figure and task in TASKS and task not in tasks:
+            raise UserError(
+                f"config.checkpoint.best={figure}: the evaluation asks {', '.join(tasks)} only"
+            )
 
     def ask(self, params: Params) -> Probed:
         """The greedy answers of a model with these weights."""

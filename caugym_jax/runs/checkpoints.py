@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from caugym_jax.devices import processes
+from caugym_jax.devices.mesh import fetch
 from caugym_jax.errors import UserError, require
 from caugym_jax.runs import digests, stored
 from caugym_jax.runs.log import write_text
-from caugym_jax.types import TrainState
+from caugym_jax.types import TASKS, TrainState
 
 _ELSEWHERE = "elsewhere.txt"  # in WORKDIR/checkpoints: the folder that holds them instead
+FIGURES = ("strict", "strict_nonzero", *(f"strict_{task}" for task in TASKS), "wellformed")
 _CHUNK = 1 << 23  # bytes of an array that are compressed, and read back, as one
 
 
@@ -37,8 +40,8 @@ class CheckpointSettings:
     Attributes:
       every: steps from one checkpoint to the next.
       keep: how many of the newest are kept.
-      best: the evaluation figure (strict, wellformed, strict_ATE, ...) whose best checkpoint is
-        kept too; None: only the newest.
+      best: the evaluation figure (strict, strict_nonzero, strict_ATE, ..., wellformed) whose best
+        checkpoint is kept too: an evaluation that is a new best is saved; None: only the newest.
       folder: where to keep them, e.g. gs://bucket/run (needs gcsfs); empty: in
         WORKDIR/checkpoints. The workdir remembers it for every later reader.
     """
@@ -50,6 +53,7 @@ class CheckpointSettings:
 
     def __post_init__(self):
         require(self, "every", "keep", at_least=1)
+        require(self, "best", among=FIGURES, hint="or none: only the newest are kept")
 
 
 class Checkpoints:
@@ -77,13 +81,16 @@ class Checkpoints:
         self._may_move, self._closed = not read_only, False
         if not read_only:
             self._newest()
+        self._best_figure = best = settings.best
+
+        def quality(metrics: dict[str, float]) -> float:
+            return -math.inf if best is None else metrics.get(best, -math.inf)
+
         policies = [checkpoint_managers.LatestN(settings.keep)]
-        if (best := settings.best) is not None:
+        if best is not None:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics.get(best, -math.inf),
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
+                    get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False
                 )
             )
         try:
@@ -91,6 +98,7 @@ class Checkpoints:
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                    best_fn=quality,  # without it Orbax writes no metrics
                     # Orbax's own read_only warns on stderr each time and adds nothing to these two.
                     create=not read_only,
                     cleanup_tmp_directories=not read_only,
@@ -103,6 +111,31 @@ class Checkpoints:
             )
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self._directory}: {error}") from error
+        self._figures = {}  # of the steps that were evaluated
+        if best is not None:
+            self._figures = processes.first(
+                lambda: {step: self._figure(step) for step in self._manager.all_steps()}
+            )
+
+    def _figure(self, step: int) -> float | None:
+        """The figure that decides which checkpoint is best."""
+        try:
+            return (self._manager.metrics(step) or {}).get(self._best_figure)
+        except (OSError, ValueError, KeyError):
+            return None  # it is being deleted, or has none
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The evaluated checkpoint whose figure `checkpoint.best` is highest (of equal ones the
+        newest), and the figure."""
+        found = [(figure, step) for step, figure in self._figures.items() if figure is not None]
+        return max(found)[::-1] if found else None
+
+    def is_best(self, figures: dict[str, float] | None) -> bool:
+        """Whether a model with these figures is better than all that were saved."""
+        if figures is None or self._best_figure is None:
+            return False
+        return self.best is None or figures[self._best_figure] > self.best[1]
 
     @property
     def latest(self) -> int | None:
@@ -117,10 +150,18 @@ class Checkpoints:
         """Starts saving in the background; waits for the one before. `host` is what JSON can hold.
 
         Raises:
-          UserError: it could not be written (disk full). Earlier checkpoints are intact.
+          UserError: it could not be written (disk full), or is not finite. Earlier checkpoints are
+            intact.
         """
         step = int(state.step)
+        if wrong := not_finite(state):
+            raise UserError(
+                f"step {step} is not saved: {wrong[0]} is not finite{_others(wrong)}; the last "
+                "checkpoint is intact: start from it in another --workdir, with "
+                "--config.model.name=WORKDIR and a lower learning rate"
+            )
         self._damage[step] = ""
+        self._figures[step] = (metrics or {}).get(self._best_figure)
         self._guard(
             lambda: self._manager.save(
                 step,
@@ -128,7 +169,7 @@ class Checkpoints:
                     state=ocp.args.StandardSave(state, save_args=_split(state)),
                     loader=ocp.args.JsonSave(host),
                 ),
-                metrics=metrics,
+                metrics=metrics or {},
             )
         )
 
@@ -329,6 +370,27 @@ def _split(state: TrainState) -> Any:
         return ocp.SaveArgs(chunk_byte_size=_CHUNK, shard_axes=(0,) * in_layers)
 
     return jax.tree.map_with_path(chunks, state)
+
+
+def not_finite(state: Any) -> list[str]:
+    """The paths of the arrays that hold NaN or infinity."""
+    leaves = jax.tree.leaves_with_path(state)
+    floats = [(path, x) for path, x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    whole = fetch(_all_finite([x for _, x in floats]))
+    return [_named(path) for (path, _), fine in zip(floats, whole, strict=True) if not fine]
+
+
+@jax.jit
+def _all_finite(arrays: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.all(jnp.isfinite(x)) for x in arrays]
+
+
+def _named(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _others(names: list[str]) -> str:
+    return f" (nor {len(names) - 1} other arrays)" if names[1:] else ""
 
 
 def _set_aside(folder: epath.Path) -> str:

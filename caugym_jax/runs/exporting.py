@@ -13,6 +13,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.peft import save_adapter
 from caugym_jax.models.save import save_pretrained
+from caugym_jax.runs.folder import numbered
 from caugym_jax.runs.opening import (
     ModelSettings,
     base_of,
@@ -23,8 +24,11 @@ from caugym_jax.runs.opening import (
 )
 
 
-def export(workdir: Path, out: Path, step: int | None = None, dtype: str = "float32") -> str:
+def export(workdir: Path, out: Path, step: int | str | None = None, dtype: str = "float32") -> str:
     """Writes the model of a checkpoint (the newest by default), adapters merged into their base.
+
+    Args:
+      step: a number, or "best" (`folder.numbered`).
 
     Weights go from the checkpoint to OUT one by one.
 
@@ -35,6 +39,7 @@ def export(workdir: Path, out: Path, step: int | None = None, dtype: str = "floa
       UserError: the run has no such checkpoint, or OUT exists or cannot be written.
     """
     _check(workdir)
+    step = numbered(workdir, step)
     config = load_config(workdir / "model")
     if lora_of(workdir) is None:
         params = stored_params(workdir, config, step)
@@ -51,13 +56,14 @@ def export(workdir: Path, out: Path, step: int | None = None, dtype: str = "floa
     )
 
 
-def export_adapter(workdir: Path, out: Path, step: int | None = None) -> str:
+def export_adapter(workdir: Path, out: Path, step: int | str | None = None) -> str:
     """As `export`, but the trained adapter alone.
 
     Raises:
       UserError: also where the run trained the whole model.
     """
     _check(workdir)
+    step = numbered(workdir, step)
     config, lora = load_config(workdir / "model"), lora_of(workdir)
     if lora is None:
         raise UserError(f"{workdir} trained the whole model: export it without --adapter")

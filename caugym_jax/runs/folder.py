@@ -1,6 +1,8 @@
 """A run's folder: whose it is, what shape its model has, and how the run ended.
 
 WORKDIR/config.json     the flattened configuration
+        run.json        each start: time, command, versions, devices; digests of the run's files
+        lock            the process that trains here now
         model/          config.json and tokenizer of the model (no weights)
         checkpoints/    training states
         metrics.jsonl  samples.jsonl  tensorboard/
@@ -10,21 +12,28 @@ WORKDIR/config.json     the flattened configuration
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import jax
+
 from caugym_jax.cli.config import differences
 from caugym_jax.data.tokenizer import Tokenizer
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.hf_config import to_hf_config
-from caugym_jax.runs.checkpoints import Checkpoints, saved_steps
+from caugym_jax.runs import identity
+from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings, saved_steps
 from caugym_jax.runs.log import write_text, writing
 
 Parsed = TypeVar("Parsed")
+RECORD = "run.json"
 
 
 def default_workdir(config: str) -> Path:
@@ -55,13 +64,16 @@ def claim_workdir(
     config: dict[str, Any],
     may_change: tuple[str, ...],
     defaults: Mapping[str, Any] = MappingProxyType({}),
+    meaning: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> None:
     """Makes the workdir, or checks that it belongs to this configuration.
 
     Args:
       defaults: of keys that a run may lack which was started before there were such keys.
+      meaning: settings of one meaning -> equal settings.
 
-    A run that has saved nothing starts again, with any settings.
+    A run that has saved nothing starts again, with any settings. Where the evaluation has changed,
+    the first model will be asked again. Files that have changed since the run began are reported.
 
     Raises:
       UserError: it holds another run (the differences are listed), or something else.
@@ -70,19 +82,71 @@ def claim_workdir(
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the workdir {workdir}: {error.strerror}") from error
-    stored = workdir / "config.json"
+    files = identity.files(config)
+    record = read_back(workdir / RECORD, dict) or {}
     if old := settings_of(workdir):
-        old = {key: value for key, value in defaults.items() if key in config} | old
-        found = differences(old, config, may_change)
-        if found and not saved_steps(workdir):
-            for name in ("before.json", "after.json", "summary.json"):
-                (workdir / name).unlink(missing_ok=True)
-        elif found:
+        old = {key: value for key, value in defaults.items() if key in config} | _renamed(old)
+        same = _same_content(old, config, record.get("files", {}), files)
+        found = differences(meaning(old | same), meaning(config), may_change)
+        if found and saved_steps(workdir):
             raise UserError(
                 f"{workdir} belongs to a run with other settings ({'; '.join(found)}): choose "
-                "another --workdir, or remove that one"
+                f"another --workdir; with --config.model.name={workdir} a run there starts from "
+                "this one's model"
             )
-    write_text(stored, json.dumps(config, indent=1, sort_keys=True) + "\n")
+        if found or _asks_else(old, config):
+            for name in ("before.json", "after.json", "summary.json"):
+                (workdir / name).unlink(missing_ok=True)
+        if found:
+            record = {}
+        for key, digest in record.get("files", {}).items():
+            if old.get(key) == config.get(key) and files.get(key, digest) != digest:
+                print(f"{config[key]} has changed since this run began", file=sys.stderr)
+    start = {"time": _now(), "command": sys.argv, "devices": str(jax.devices()[0].device_kind)}
+    start |= {"device_count": jax.device_count(), "processes": processes.count()}
+    record = {"files": files} | record
+    record["starts"] = [*record.get("starts", []), start | identity.program()]
+    write_text(workdir / RECORD, json.dumps(record, indent=1) + "\n")
+    write_text(workdir / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+# Keys of earlier versions, and what they are called now.
+RENAMED = {
+    "ppo.cliprange": "ppo.epsilon",
+    "ppo.kl_coef": "ppo.beta",
+    "ppo.num_mini_batches": "ppo.num_minibatches",
+    "ppo.num_ppo_epochs": "ppo.num_iterations",
+}
+
+
+def _renamed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(key, key): value for key, value in settings.items()}
+
+
+def _same_content(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    then: Mapping[str, str],
+    now: Mapping[str, str],
+) -> dict[str, Any]:
+    """Settings of `new` that name another place where the same lies. Of a run the digest does not
+    know the weights, so that one stays where it is.
+    """
+    return {
+        key: new[key]
+        for key, digest in now.items()
+        if then.get(key) == digest and key in old and not (Path(new[key]) / "checkpoints").is_dir()
+    }
+
+
+def _asks_else(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether the held-out problems, or how they are asked, have changed."""
+    keys = {key for key in (*old, *new) if key.startswith("evaluation.")} - {"evaluation.every"}
+    return any(old.get(key) != new.get(key) for key in keys)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def pinned_step(workdir: Path, name: str, step: int | None) -> int | None:
@@ -94,9 +158,14 @@ def pinned_step(workdir: Path, name: str, step: int | None) -> int | None:
     stored = settings_of(workdir)
     if step is not None:
         return step
-    if stored.get("model.name") == name:
+    before = stored.get("model.name")
+    if before == name or (before and _same_place(before, name)):
         return stored.get("model.step")
     return chosen_step(name, None)
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).exists() and Path(other).exists() and os.path.samefile(one, other)
 
 
 def chosen_step(name: str, step: int | None) -> int | None:
@@ -107,6 +176,28 @@ def chosen_step(name: str, step: int | None) -> int | None:
         return step
     with Checkpoints(name, read_only=True) as checkpoints:
         return checkpoints.latest
+
+
+def numbered(workdir: str | Path, step: int | str | None) -> int | None:
+    """The number of a run's checkpoint; "best" is the one of `checkpoint.best`.
+
+    Raises:
+      UserError: no checkpoint of the workdir was evaluated, or it keeps no best.
+    """
+    if step is None or isinstance(step, int):
+        return step
+    figure = settings_of(workdir).get("checkpoint.best")
+    best = None
+    if figure is not None:
+        settings = CheckpointSettings(best=figure)
+        with Checkpoints(workdir, settings, read_only=True) as checkpoints:
+            best = checkpoints.best
+    if best is None:
+        raise UserError(
+            f"--step=best: {workdir} holds no checkpoint that was evaluated by checkpoint.best="
+            f"{figure}: give the number of one"
+        )
+    return best[0]
 
 
 def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
@@ -137,4 +228,6 @@ def ended(workdir: Path, steps: int) -> str | None:
 def end(workdir: Path, answers: dict[str, Any], steps: int, text: str) -> None:
     """Writes the last answers and the summary, with which a run has ended."""
     write_text(workdir / "after.json", json.dumps(answers))
+    record = read_back(workdir / RECORD, dict) or {}
+    write_text(workdir / RECORD, json.dumps(record | {"ended": _now()}, indent=1) + "\n")
     write_text(workdir / "summary.json", json.dumps({"steps": steps, "text": text}))

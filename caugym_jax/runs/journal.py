@@ -84,9 +84,17 @@ class Journal:
         shown = "  ".join(f"{key} {100 * value:.1f}%" for key, value in figures.items())
         self.note(f"{f'step {step}' if step else 'before'}: {shown}")
 
-    def ending(self, results: str, state: TrainState) -> str:
-        """The text that a run ends with: its results, what went wrong, and what to do next."""
+    def ending(self, results: str, state: TrainState, best: tuple[int, float] | None) -> str:
+        """The text that a run ends with: its results, what went wrong, and what to do next.
+
+        Args:
+          best: the step of the best checkpoint and its figure.
+        """
         notes = []
+        if best is not None:
+            notes.append(
+                f"Best checkpoint: step {best[0]} ({100 * best[1]:.1f}%), opened with --step=best."
+            )
         if self._without_signal:
             notes.append(
                 f"{self._without_signal} steps had no signal (all groups' rewards agreed) and were "

@@ -135,14 +135,23 @@ def _open_wandb(workdir: Path) -> Any:
             "log.wandb=True needs the package wandb: pip install wandb, or set log.wandb=False"
         ) from error
     path = str(workdir.resolve())
-    run = wandb.init(
-        project="caugym_jax",
-        name=workdir.name,
+    options = dict(  # entity, group and more: wandb reads them from its own variables
+        project=os.environ.get("WANDB_PROJECT") or "caugym_jax",
+        name=os.environ.get("WANDB_NAME") or workdir.name,
         id=hashlib.sha256(path.encode()).hexdigest()[:16],
         resume="allow",
         dir=path,
         config=json.loads((workdir / "config.json").read_text()),
     )
+    try:
+        run = wandb.init(**options)
+    except (wandb.Error, OSError) as error:  # no key, no network: the run goes on without it
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        processes.say(
+            f"W&B cannot be reached ({why}): it records in {path}/wandb, and `wandb sync` sends "
+            "that later"
+        )
+        run = wandb.init(**options, mode="offline")
     run.define_metric("*", step_metric="step")  # a resumed run makes some steps again
     return run
 

@@ -13,9 +13,10 @@ from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import fetch, make_mesh
 from caugym_jax.runs import folder
 from caugym_jax.runs.checkpoints import Checkpoints
-from caugym_jax.runs.session import claim, open_session
+from caugym_jax.runs.lock import alone
+from caugym_jax.runs.session import agree, claim, open_session
 from caugym_jax.runs.settings import Settings
-from caugym_jax.runs.stopping import Termination
+from caugym_jax.runs.stopping import Signals
 from caugym_jax.types import TrainState
 
 
@@ -27,18 +28,24 @@ def train(config: Settings, workdir: Path) -> str:
       has ended already returns it at once.
 
     Raises:
-      UserError: a setting, the data, the model or the workdir cannot be used.
-      SystemExit: SIGTERM came; the step is saved.
+      UserError: a setting, the data, the model or the workdir cannot be used, or the processes of
+        the run were started differently.
+      SystemExit: a signal came (`runs.stopping`); the step is saved.
     """
-    config = claim(config, workdir)
-    if (text := processes.first(lambda: folder.ended(workdir, config.steps))) is not None:
-        return text
+    agree(config, workdir)
+    with alone(workdir):
+        config = claim(config, workdir)
+        text = processes.first(lambda: folder.ended(workdir, config.steps))
+        return _train(config, workdir) if text is None else text
+
+
+def _train(config: Settings, workdir: Path) -> str:
     mesh = make_mesh(**vars(config.mesh))
     with jax.set_mesh(mesh), Checkpoints(workdir, config.checkpoint) as checkpoints:
         session, state = open_session(config, workdir, mesh, checkpoints)
         (algorithm, loader, _, weights), held_out, before, journal, first = session
         after = None
-        with Termination() as termination:
+        with Signals() as signals:
             for step in range(first + 1, config.steps + 1):
                 started, last = time.perf_counter(), step == config.steps
                 experience, metrics, samples = algorithm.prepare(state, lambda: next(loader))
@@ -54,19 +61,19 @@ def train(config: Settings, workdir: Path) -> str:
                     after = held_out.ask(weights(state))
                     figures = held_out.figures(after)
                     journal.evaluation(step, figures, time.perf_counter() - started)
-                stopping = termination.due()
-                if step % config.checkpoint.every == 0 or last or stopping:
+                asked, due = signals.asked(), step % config.checkpoint.every == 0 or last
+                if due or asked.save or checkpoints.is_best(figures):
                     host = {"loader": loader.get_state(), "totals": journal.totals}
                     checkpoints.save(state, host, figures)
-                if stopping:
+                if asked.stop:
                     checkpoints.close()
                     journal.close()
-                    termination.leave(step)
+                    signals.leave(step, asked.stop)
             checkpoints.close()
-            journal.close()
-            after = after or held_out.ask(weights(state))  # all steps were made before
-            text = journal.ending(held_out.summary(before, after), state)
-            processes.first(lambda: folder.end(workdir, after.as_json(), config.steps, text))
+        journal.close()
+        after = after or held_out.ask(weights(state))  # all steps were made before
+        text = journal.ending(held_out.summary(before, after), state, checkpoints.best)
+        processes.first(lambda: folder.end(workdir, after.as_json(), config.steps, text))
     return text
 
 

@@ -12,20 +12,37 @@ from typing import Any, NamedTuple
 import jax
 
 from caugym_jax.devices import processes, speed
+from caugym_jax.devices.mesh import found_devices
 from caugym_jax.errors import UserError
 from caugym_jax.evals.held_out import HeldOut, open_held_out
 from caugym_jax.evals.probe import Probed
+from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import abstract_params
-from caugym_jax.runs import folder
+from caugym_jax.runs import folder, identity
 from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.journal import Journal
 from caugym_jax.runs.log import write_text
 from caugym_jax.runs.methods import Method, open_method, open_run
-from caugym_jax.runs.settings import Settings, flat
+from caugym_jax.runs.settings import METHODS, Settings, flat
 from caugym_jax.types import TrainState
 
-# What may differ between the runs that share a workdir.
-MAY_CHANGE = ("steps", "log", "checkpoint")
+# What may differ between the runs that share a workdir: it does not change what is learned.
+MAY_CHANGE = (
+    "steps",
+    "log",
+    "checkpoint",
+    "evaluation",
+    "mesh",
+    "sampling",
+    "model.remat",
+    "model.attention",
+    *(f"{method}.microbatches" for method in METHODS),
+    *(
+        f"{method}.{key}"
+        for method in ("grpo", "ppo")
+        for key in ("sample_batch_size", "reward_timeout")
+    ),
+)
 
 
 class Session(NamedTuple):
@@ -38,19 +55,51 @@ class Session(NamedTuple):
     first: int  # steps made so far
 
 
+def agree(config: Settings, workdir: Path) -> None:
+    """Checks the devices, and that all processes of the run were started alike.
+
+    Raises:
+      UserError: on all processes, naming what differs and where.
+    """
+    _check_devices()
+    given = flat(config)
+    settings = {f"config.{key}": value for key, value in given.items()}
+    files = {f"the content of config.{key}": x for key, x in identity.files(given).items()}
+    identity.agree(settings | files | identity.program() | {"--workdir": str(workdir.absolute())})
+
+
 def claim(config: Settings, workdir: Path) -> Settings:
-    """Checks the devices, and makes or takes over the workdir.
+    """Makes or takes over the workdir.
 
     Returns:
       The settings, with the checkpoint that the run starts from (`folder.pinned_step`).
     """
     jax.config.update("jax_threefry_partitionable", True)
-    _check_devices()
     step = folder.pinned_step(workdir, config.model.name, config.model.step)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, step=step))
     given, defaults = flat(config), flat(type(config)())
-    processes.first(lambda: folder.claim_workdir(workdir, given, MAY_CHANGE, defaults))
+    processes.first(
+        lambda: folder.claim_workdir(workdir, given, MAY_CHANGE, defaults, meaning=_meaning)
+    )
     return config
+
+
+def _meaning(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with what they leave to the machine said, and files by one path."""
+    implied = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    out = settings | {"model.dtype": settings.get("model.dtype") or implied}
+    return out | {
+        key: ",".join(_place(part) for part in settings[key].split(","))
+        for key in identity.PATHS
+        if isinstance(settings.get(key), str)
+    }
+
+
+def _place(name: str) -> str:
+    """A path, whatever it is called from here; of a preset its hub id."""
+    if name.lower() in PRESETS or name.lower() in ALIASES:
+        return preset(name).hub_id
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def open_session(
@@ -67,6 +116,7 @@ def open_session(
     processes.first(lambda: folder.save_shape(workdir / "model", model.config, tokenizer))
     method = open_method(run)
     held_out = open_held_out(config.evaluation, config.seed, model, tokenizer, run.sampler_mesh)
+    held_out.check(config.checkpoint.best)
 
     def ask_first(state: TrainState) -> Probed:
         answers = held_out.ask(method.weights(state))
@@ -104,11 +154,7 @@ def open_session(
 
 
 def _check_devices() -> None:
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        why = str(error).splitlines()[0]
-        raise UserError(f"no device to run on ({why}): unset or change JAX_PLATFORMS") from error
+    found_devices()
     if jax.process_count() != processes.count():
         raise UserError(
             f"this is one of {jax.process_count()} processes, which have not met: set "

@@ -1,12 +1,16 @@
 """How commands end: in a pipe that closes, and as the first process of a container."""
 
+import argparse
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from caugym_jax.cli import commands
 from tests.shared import ROOT
 
 START = [sys.executable, "-c"]
@@ -58,3 +62,24 @@ def test_the_first_process_of_a_container_heeds_sigterm():
         (first,) = subprocess.check_output(["pgrep", "-P", str(outside.pid)]).split()
         subprocess.run(["kill", "-TERM", first], check=True)
         assert outside.wait(20) == 128 + signal.SIGTERM
+
+
+def test_output_that_takes_ascii_alone():
+    code = COMMAND.format("print('caf\\u00e9')")
+    done = subprocess.run(
+        [*START, code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (0, b"caf\\xe9\n"), done.stderr
+
+
+def test_folders_and_checkpoints_as_options(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert commands.folder("~/x") == Path("/home/me/x") and commands.folder("a") == Path("a")
+    with pytest.raises(argparse.ArgumentTypeError):
+        commands.folder("")
+    assert (commands.step("best"), commands.step("7")) == ("best", 7)
+    with pytest.raises(ValueError):
+        commands.step("newest")

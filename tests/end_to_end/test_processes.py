@@ -236,6 +236,38 @@ def fails_in_one(completions, problems, truncated):
     return [0.0] * len(completions)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "values"), [("optim.peak", ("0.1", "0.2")), ("steps", ("3", "4"))]
+)
+def test_processes_that_differ_end_at_once(tiny_model, tmp_path, keys, values):  # noqa: F811
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"JAX_PLATFORMS": "cpu", "CAUGYM_COORDINATOR": f"127.0.0.1:{port}"}
+    settings |= {"CAUGYM_PROCESSES": "2", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    arguments = [sys.executable, "-m", "caugym_jax.train"]
+    both = [
+        subprocess.Popen(
+            [*arguments, *command("sft", tiny_model, tmp_path / "run", f"--config.{keys}={value}")],
+            cwd=ROOT,
+            env=os.environ | settings | {"CAUGYM_PROCESS_ID": str(p)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for p, value in enumerate(values)
+    ]
+    for process in both:
+        out, said = process.communicate(timeout=300)
+        assert (process.returncode, out) == (1, ""), said
+        assert said.startswith(
+            f"error: config.{keys} is {values[1]} in process 1 and {values[0]} in process 0: start"
+        )
+        assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_others_do_not_come(tmp_path):
     environment = os.environ | {
         "CAUGYM_COORDINATOR": "127.0.0.1:1", "CAUGYM_PROCESSES": "2", "CAUGYM_PROCESS_ID": "1",

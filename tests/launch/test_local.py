@@ -98,3 +98,27 @@ def test_what_would_run():
         for p in (0, 1)
     ]
     assert subprocess.run(["launch/local.sh"], cwd=ROOT, capture_output=True).returncode == 2
+
+
+def test_from_another_folder_with_the_home_s_sign(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] && echo 1 || echo "$PYTHONPATH $@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "launch/local.sh", "--processes=1", "--config=x.py", "--workdir=~/deep/run"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    workdir = tmp_path / "deep/run"
+    assert done.stdout == f"{ROOT} -m caugym_jax.train --config=x.py --workdir={workdir}\n", done
+    assert (workdir / "logs/process-0.log").exists() and not (tmp_path / "~").exists()
+
+
+def test_an_empty_workdir_is_refused():
+    done = subprocess.run(
+        ["launch/local.sh", "--processes=1", "--config=x.py", "--workdir="],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "error: --workdir= must not be empty\n")

@@ -18,6 +18,7 @@ import xxhash
 from caugym_jax.devices.mesh import make_mesh, replicated, sharding
 from caugym_jax.errors import UserError
 from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings, abstract_state, saved_steps
+from caugym_jax.runs.folder import numbered
 from caugym_jax.types import TrainState
 from tests.shared import ROOT
 from tests.small_disk import small_disk  # noqa: F401
@@ -72,6 +73,47 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     reopened.wait()
     assert reopened.steps == [7]
     reopened.close()
+
+
+def test_the_best_is_known_when_it_is_made_and_afterwards(tmp_path):
+    checkpoints = Checkpoints(tmp_path, CheckpointSettings(keep=1))
+    assert checkpoints.best is None and checkpoints.is_best({"strict": 0.0})
+    for step, strict in ((2, None), (3, 0.5), (4, 0.2), (5, None)):
+        figures = None if strict is None else {"strict": strict, "wellformed": 1.0}
+        checkpoints.save(state_of(step), {}, figures)
+    assert checkpoints.best == (3, 0.5)
+    assert [checkpoints.is_best({"strict": x}) for x in (0.4, 0.5, 0.6)] == [False, False, True]
+    assert not checkpoints.is_best(None)
+    checkpoints.close()
+    (tmp_path / "config.json").write_text('{"method": "sft", "checkpoint.best": "strict"}')
+    assert numbered(tmp_path, "best") == 3 and saved_steps(tmp_path) == [3, 5]
+    assert numbered(tmp_path, 5) == 5 and numbered(tmp_path, None) is None
+    reopened = Checkpoints(tmp_path, CheckpointSettings(keep=1))
+    assert reopened.best == (3, 0.5)
+    reopened.save(state_of(6), {}, {"strict": 0.5})  # of equal ones the newest is kept
+    reopened.close()
+    assert numbered(tmp_path, "best") == 6 and saved_steps(tmp_path) == [6]
+    (tmp_path / "config.json").write_text('{"method": "sft", "checkpoint.best": null}')
+    with pytest.raises(UserError, match="--step=best: .* give the number of one"):
+        numbered(tmp_path, "best")
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    save(tmp_path, 1)
+    state = state_of(2)
+    for bad in (np.nan, np.inf):
+        nu = state.opt_state["nu"] | {"wide": state.opt_state["nu"]["wide"].at[0, 0].set(bad)}
+        checkpoints = Checkpoints(tmp_path)
+        told = "step 2 is not saved: opt_state.nu.wide is not finite; the last"
+        with pytest.raises(UserError, match=told):
+            checkpoints.save(state._replace(opt_state=state.opt_state | {"nu": nu}), {})
+        checkpoints.close()
+    assert saved_steps(tmp_path) == [1]
+
+
+def test_a_best_that_is_no_figure_is_refused():
+    with pytest.raises(UserError, match="best='accuracy': must be one of strict, "):
+        CheckpointSettings(best="accuracy")
 
 
 def test_what_is_restored_is_what_was_saved_on_any_mesh(tmp_path):

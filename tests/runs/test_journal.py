@@ -1,16 +1,11 @@
 """What a run counts and reports of its steps."""
 
 import json
-import os
-import signal
-import threading
 
 import jax.numpy as jnp
-import pytest
 
 from caugym_jax.runs.journal import Journal
 from caugym_jax.runs.log import LogSettings
-from caugym_jax.runs.stopping import Termination
 from caugym_jax.types import TrainState
 
 SETTINGS = LogSettings(every=1, tensorboard=False, samples=1, samples_every=2, alarms_every=3)
@@ -38,7 +33,7 @@ def test_counts_go_on_from_a_checkpoint(tmp_path):
     journal.close()
     journal = open_journal(tmp_path, 2, totals)
     journal.step(3, {"tokens": 7, "step_time": 1.0}, SAMPLES, STATE)
-    text = journal.ending("results", STATE._replace(skipped=jnp.int32(2)))
+    text = journal.ending("results", STATE._replace(skipped=jnp.int32(2)), (4, 0.5))
     journal.close()
     first, second, third = metrics(tmp_path)
     assert first["mfu"] == 0.3 and first["tokens_per_second"] == 5.0
@@ -47,7 +42,8 @@ def test_counts_go_on_from_a_checkpoint(tmp_path):
     assert (second["steps_without_signal"], third["steps_without_signal"]) == (1, 2)
     samples = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in samples] == [{"step": 2, "completion": "a"}]
-    assert text.startswith("results\n\n2 steps had no signal")
+    best = "Best checkpoint: step 4 (50.0%), opened with --step=best."
+    assert text.startswith(f"results\n\n{best}\n2 steps had no signal")
     assert "2 updates were skipped: their gradient was not finite." in text
 
 
@@ -70,29 +66,3 @@ def test_evaluations_are_logged_and_shown(tmp_path, capsys):
         {"step": 3, "eval/strict": 0.5, "time/evaluate": 1.5},
     ]
     assert capsys.readouterr().err == "before: strict 25.0%\nstep 3: strict 50.0%\n"
-
-
-def test_sigterm_is_noticed_inside_the_block_alone(capsys):
-    outside = signal.getsignal(signal.SIGTERM)
-    with Termination() as termination:
-        assert not termination.due()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert termination.due()
-        with pytest.raises(SystemExit) as stop:
-            termination.leave(4)
-    assert stop.value.code == 143
-    assert capsys.readouterr().err == "terminated after step 4, which is saved\n"
-    assert signal.getsignal(signal.SIGTERM) is outside
-
-
-def test_a_run_in_another_thread_leaves_signals_alone():
-    outside, seen = signal.getsignal(signal.SIGTERM), []
-
-    def run():
-        with Termination() as termination:
-            seen.append((signal.getsignal(signal.SIGTERM), termination.due()))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    assert seen == [(outside, False)]

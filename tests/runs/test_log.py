@@ -128,7 +128,9 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
         opened.append(settings)
         return FakeRun()
 
-    fake = types.SimpleNamespace(init=start, Table=lambda columns, data: (columns, data))
+    fake = types.SimpleNamespace(
+        init=start, Error=RuntimeError, Table=lambda columns, data: (columns, data)
+    )
     monkeypatch.setitem(sys.modules, "wandb", fake)
     (tmp_path / "config.json").write_text('{"method": "sft"}')
     for _ in range(2):
@@ -143,6 +145,27 @@ def test_weights_and_biases_gets_the_same_numbers(tmp_path, monkeypatch):
     ]
     assert opened[0]["config"] == {"method": "sft"}
     assert opened[0] == opened[1]  # the same id: a resumed run goes on with its own
+
+
+def test_wandb_without_key_or_network_goes_on_offline(tmp_path, monkeypatch, capsys):
+    opened = []
+
+    class Error(Exception):
+        pass
+
+    def start(**settings):
+        opened.append(settings)
+        if settings.get("mode") != "offline":
+            raise Error("api_key not configured (no-tty)\ncall wandb.login")
+        return types.SimpleNamespace(define_metric=lambda *_, **__: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=start, Error=Error))
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    (tmp_path / "config.json").write_text("{}")
+    Log(tmp_path, 0, LogSettings(tensorboard=False, wandb=True))
+    assert [x["project"] for x in opened] == ["mine", "mine"] and opened[1]["mode"] == "offline"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("W&B cannot be reached (api_key not configured (no-tty)): it records in")
 
 
 def test_without_the_package_wandb_the_way_out_is_told(tmp_path, monkeypatch):

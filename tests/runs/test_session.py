@@ -1,0 +1,56 @@
+"""Which runs go on in a workdir: those whose settings mean the same."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from caugym_jax.errors import UserError
+from caugym_jax.runs.session import claim
+from caugym_jax.runs.settings import METHODS, load
+
+OLD_RUNS = Path(__file__).parent / "old_runs"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_of_the_first_release_goes_on(tmp_path, method):
+    """Its config.json has other names for some keys, and lacks newer ones."""
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    shutil.copy(OLD_RUNS / f"{method}.json", tmp_path / "config.json")
+    claim(load(f"{method}.py", ["steps=1000"]), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 1000
+    with pytest.raises(UserError, match="optim.peak"):
+        claim(load(f"{method}.py", ["optim.peak=0.5"]), tmp_path)
+
+
+def test_other_settings_with_one_meaning(tmp_path, monkeypatch, capsys):
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"a": 1}')
+    run = tmp_path / "run"
+    (run / "checkpoints" / "2").mkdir(parents=True)
+
+    def go_on(*overrides):
+        claim(load("sft.py", overrides), run)
+
+    go_on(f"data.path={data}")
+    for name in ("before.json", "summary.json"):
+        (run / name).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    more = ("evaluation.every=7", "model.remat=full", "mesh.fsdp=2", "sft.microbatches=4")
+    go_on("data.path=data.jsonl", "model.dtype=float32", *more)
+    assert (run / "before.json").exists() and (run / "summary.json").exists()
+    go_on("data.path=data.jsonl", "evaluation.n=7")  # other problems: the first model answers again
+    assert not (run / "before.json").exists() and not (run / "summary.json").exists()
+    data.rename("moved.jsonl")
+    go_on("data.path=moved.jsonl")
+    assert capsys.readouterr().err == ""
+    Path("moved.jsonl").write_text('{"a": 2}')
+    go_on("data.path=moved.jsonl")
+    assert "moved.jsonl has changed since this run began" in capsys.readouterr().err
+    Path("other.jsonl").write_text('{"a": 3}')
+    with pytest.raises(UserError, match="data.path: .*moved.jsonl -> .*other.jsonl"):
+        go_on("data.path=other.jsonl")
+    for change in ("model.dtype=bfloat16", "seed=1"):
+        with pytest.raises(UserError, match=r"with --config.model.name=\S+ a run there starts"):
+            go_on("data.path=moved.jsonl", change)
