@@ -22,6 +22,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 import transformers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
+from caugym_jax.data.gguf_tokenizer import read_gguf  # noqa: E402
 from caugym_jax.errors import UserError  # noqa: E402
 
 # Of generation_config.json, what is written anew.
@@ -122,7 +123,8 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
     """
     path = Path(source)
     if path.suffix == ".gguf":
-        return _from_gguf(path)
+        raw, ends = read_gguf(path)
+        return wrap(raw, ends, str(path))
     if path.is_dir():
         return _from_folder(path)
     if path.exists() or str(source).startswith(("/", ".", "~")) or str(source).count("/") > 1:
@@ -225,67 +227,6 @@ def _hub_folder(name: str) -> Path:
             f"cannot find tokenizer '{name}' on this machine or the hub ({_line(error)})"
         ) from error
     return Path(found)
-
-
-def _from_gguf(path: Path) -> Tokenizer:
-    """Byte-level BPE with single digits, rebuilt from a GGUF file's fields (SmolLM2's kind)."""
-    import gguf
-    from tokenizers import AddedToken, decoders, models, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
-
-    try:
-        fields = gguf.GGUFReader(path).fields
-    except (OSError, ValueError, IndexError) as error:
-        raise UserError(f"{path} is not a readable GGUF file ({_line(error)})") from error
-
-    def field(key: str) -> Any:
-        return fields[f"tokenizer.{key}"].contents() if f"tokenizer.{key}" in fields else None
-
-    kind = (field("ggml.model"), field("ggml.pre"))
-    if kind != ("gpt2", "smollm"):
-        raise UserError(
-            f"{path}: its tokenizer is of kind {kind[0]}/{kind[1]}, only gpt2/smollm is rebuilt "
-            "from GGUF: use the model's Hugging Face folder"
-        )
-    tokens = field("ggml.tokens")
-    backend = Backend(
-        models.BPE(
-            vocab={token: i for i, token in enumerate(tokens)},
-            merges=[tuple(merge.split(" ")) for merge in field("ggml.merges")],
-        )
-    )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    backend.decoder = decoders.ByteLevel()
-    control = gguf.TokenType.CONTROL
-    backend.add_special_tokens(
-        [
-            AddedToken(token, special=True, normalized=False)
-            for token, type_ in zip(tokens, field("ggml.token_type"), strict=True)
-            if type_ == control
-        ]
-    )
-    named = {
-        name: tokens[field(f"ggml.{key}_token_id")]
-        for name, key in {
-            "bos_token": "bos",
-            "eos_token": "eos",
-            "unk_token": "unknown",
-            "pad_token": "padding",
-        }.items()
-        if field(f"ggml.{key}_token_id") is not None
-    }
-    raw = PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        chat_template=field("chat_template"),
-        clean_up_tokenization_spaces=False,
-        **named,
-    )
-    return wrap(raw, [field("ggml.eot_token_id")], str(path))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
