@@ -38,11 +38,18 @@ _PREFIX, _HEAD = "model.", "lm_head.weight"
 _BARE = ("layers.", "embed_tokens.", "norm.")  # what a decoder without its prefix is made of
 
 
+# The models in the package, by name.
+PACKAGED = {
+    path.parent.name: path.parent for path in sorted(Path(__file__).parent.glob("*/config.json"))
+}
+
+
 def locate(model: str | Path) -> Path:
     """Where a model's weights lie on this machine; fetches them from the hub if nowhere.
 
     Args:
-      model: a folder, a .gguf file, a preset's name or a hub id ("owner/name").
+      model: the name of a model in the package ("embedded"), a folder, a .gguf file, a preset's
+        name or a hub id ("owner/name").
 
     Returns:
       A Hugging Face folder or a .gguf file.
@@ -50,6 +57,8 @@ def locate(model: str | Path) -> Path:
     Raises:
       UserError: no such path, name or repository; no network.
     """
+    if str(model) in PACKAGED:
+        return PACKAGED[str(model)]
     path = Path(model).expanduser()
     if path.exists():
         if path.is_dir() or path.suffix == ".gguf":

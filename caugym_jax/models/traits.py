@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from caugym_jax.errors import UserError
 from caugym_jax.models import gguf
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.hub import hub_like, load_config
+from caugym_jax.models.hub import PACKAGED, hub_like, load_config
 from caugym_jax.models.presets import ALIASES, PRESETS, Preset, parameter_count, preset
 
 _SMALL = ("config.json", "tokenizer_config.json", "chat_template.jinja")
@@ -41,7 +41,7 @@ def traits(name: str) -> Traits:
     Raises:
       UserError: no such preset, or a folder or file that is no model of a known kind.
     """
-    path = Path(name).expanduser()
+    path = PACKAGED.get(name, Path(name).expanduser())
     if path.exists():
         return _of_path(path / "model" if (path / "checkpoints").is_dir() else path)
     if (found := _preset(name)) is not None:

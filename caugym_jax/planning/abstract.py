@@ -19,12 +19,11 @@ from caugym_jax.devices.mesh import described, make_mesh, sampling_mesh
 from caugym_jax.devices.shapes import Call, Recorder, recording
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.hub import load_config
 from caugym_jax.models.lora import adapter_layout, attach, frozen_layout
 from caugym_jax.models.traits import traits
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.runs import methods
-from caugym_jax.runs.opening import EMBEDDED, ModelSettings, merging, model_for
+from caugym_jax.runs.opening import ModelSettings, merging, model_for
 from caugym_jax.runs.settings import Settings
 from caugym_jax.types import Example, Judged, Preference, Problem
 
@@ -47,8 +46,6 @@ class Planned(NamedTuple):
 
 def shape_of(name: str) -> ModelConfig:
     """The shape of a model by its name in a configuration; reads no weights."""
-    if name == "embedded":
-        return load_config(EMBEDDED)
     found = traits(name).config
     if found is None:
         raise UserError(

@@ -16,7 +16,7 @@ from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.attention import KERNELS
 from caugym_jax.models.config import ModelConfig, Shape
-from caugym_jax.models.hub import load_config, load_pretrained, locate
+from caugym_jax.models.hub import PACKAGED, load_config, load_pretrained, locate
 from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
@@ -27,7 +27,6 @@ from caugym_jax.runs.folder import settings_of
 from caugym_jax.runs.stored import Stored
 
 UNROLLED = 8  # layers that are looped over in training on a CPU; more are scanned
-EMBEDDED = Path(__file__).parents[1] / "models" / "embedded"
 
 
 class Opened(NamedTuple):
@@ -93,7 +92,7 @@ def open_model(
     """
     name = settings.name
     is_run = (Path(name) / "checkpoints").is_dir()
-    path = EMBEDDED if name == "embedded" else Path(name) / "model" if is_run else locate(name)
+    path = Path(name) / "model" if is_run else locate(name)
     tokenizer, shape = load_tokenizer(path), settings.shape
     config = shape.config(tokenizer.vocab_size) if shape.layers else load_config(path)
     check_vocabulary(tokenizer, config.vocab_size)
@@ -168,8 +167,8 @@ def lora_of(workdir: str | Path) -> Lora | None:
 def base_of(workdir: str | Path) -> str:
     """What others call the model that a run started from: its hub id or path."""
     name = settings_of(workdir)["model.name"]
-    if name == "embedded":
-        return str(EMBEDDED)
+    if name in PACKAGED:
+        return str(PACKAGED[name])
     known = name.lower() in PRESETS or name.lower() in ALIASES
     return preset(name).hub_id if known else name
 

@@ -11,7 +11,7 @@ from caugym_jax.data.mixing import open_mixture, read_stages
 from caugym_jax.data.solutions import vocabulary
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.runs.opening import EMBEDDED
+from caugym_jax.models.hub import PACKAGED
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,6 @@ def test_a_file_is_a_source(tokenizer, tmp_path):
 
 def test_streams_need_their_own_tokens(tokenizer):
     with pytest.raises(UserError, match="model.name"):
-        mixture("10 usual=1", load_tokenizer(EMBEDDED))
+        mixture("10 usual=1", load_tokenizer(PACKAGED["embedded"]))
     with pytest.raises(UserError, match="no source 'usuall'"):
         mixture("10 usuall=1", tokenizer)
