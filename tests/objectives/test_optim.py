@@ -10,6 +10,7 @@ import optax
 import optax.contrib
 import pytest
 
+from caugym_jax.data.token_features import Features, save_features
 from caugym_jax.devices.mesh import Layout
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
@@ -357,3 +358,27 @@ def test_moving_average_against_float64():
 def test_settings_that_exclude_each_other(options, told):
     with pytest.raises(UserError, match=told):
         Optim(**options)
+
+
+def test_shared_rows_need_muon_and_the_models_own_tokens(tmp_path):
+    with pytest.raises(UserError, match="optim.name=muon"):
+        Optim(name="adamw", shared_rows="tokens")
+    features = Features(np.ones((7, 2), np.float32), np.ones(2, np.float32), 7)
+    save_features(tmp_path, features)
+    settings = Optim(name="muon", shared_rows=str(tmp_path))
+    with pytest.raises(UserError, match="7 tokens, the trained embedding 32 rows"):
+        make_optimizer(layout(CONFIG), 10, settings)
+
+
+def test_shared_rows_move_tables_together_and_leave_the_rest(tmp_path):
+    save_features(tmp_path, Features(np.eye(32, 2, dtype=np.float32), np.ones(2, np.float32), 32))
+    plain, shared = (
+        make_optimizer(layout(CONFIG), 10, Optim(name="muon", shared_rows=folder)).transform
+        for folder in (None, str(tmp_path))
+    )
+    params = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), abstract_params(CONFIG))
+    gradient = jax.tree.map(lambda x: 0.01 * x, params)
+    one, two = (t.update(gradient, t.init(params), params)[0] for t in (plain, shared))
+    np.testing.assert_allclose(two["embed"][:2], 2 * one["embed"][:2], rtol=1e-5)
+    np.testing.assert_allclose(two["embed"][2:], one["embed"][2:], rtol=1e-5)
+    np.testing.assert_array_equal(two["layers"]["q"], one["layers"]["q"])
