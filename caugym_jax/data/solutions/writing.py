@@ -209,19 +209,14 @@ class Steps:
         self.say(n.JSON_BOUND, n.high(value), n.low(value), n.JSON_END)
 
     def guess(self, rest: int, divisor: int, *, last: bool) -> int:
-        """A digit of a quotient: right, rounded up now and then, and (rng, but for the last) one
-        off where that can be put right, so that a learner meets what its own slips lead to."""
+        """A digit of a quotient: right, or (rng, but for the last one) now and then one too large,
+        which a row puts right, so that a learner meets what its own slips lead to."""
         if not divisor:
             return 9
         up = 0.1 if self.rng is None else 0.25 * self.rng.random()
         digit = max(0, min(9, int((rest + up * divisor) // divisor)))
-        if not last and self.rng is not None and self.rng.random() < 0.08:
-            over = rest / divisor - digit
-            if over < 0.3 and digit > 0:
-                digit -= 1
-            elif over > 0.5 and digit < 9:
-                digit += 1
-        return digit
+        slips = not last and self.rng is not None and self.rng.random() < 0.08
+        return digit + 1 if slips and digit < 9 and rest / divisor - digit > 0.5 else digit
 
 
 # Formulas: operands are numbered as in n.FORMULAS ---------------------------------------------
