@@ -32,17 +32,18 @@ def main(argv: Sequence[str]) -> None:
         from caugym_jax.devices.mesh import MeshShape
         from caugym_jax.evals.accuracy import results, table
         from caugym_jax.evals.answering import Protocol, evaluate
-        from caugym_jax.runs.folder import numbered
         from caugym_jax.runs.opening import ModelSettings
         from caugym_jax.sampling.picking import Settings
 
-        model = ModelSettings(args.model, dtype=args.dtype, step=numbered(args.model, args.step))
+        model = ModelSettings(args.model, dtype=args.dtype)
         shape = MeshShape(fsdp=args.fsdp, tensor=args.tensor)
         picking = Settings(args.temperature, args.top_k, args.top_p, args.min_p)
         protocol = Protocol(
             args.samples, picking, args.max_new_tokens, args.lack_hint, args.seed, args.batch_size
         )
-        settings, sets = evaluate(model, shape, args.data, args.out, protocol, args.limit)
+        settings, sets = evaluate(
+            model, shape, args.data, args.out, protocol, args.limit, args.step
+        )
 
         def report() -> None:
             write_json(args.out / "results.json", results(args.model, settings, sets))

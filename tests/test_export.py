@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_pretrained
+from caugym_jax.runs import exporting
 from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings
 from caugym_jax.runs.folder import chosen_step, save_shape
 from caugym_jax.runs.opening import ModelSettings, open_model, stored_params
@@ -64,6 +66,26 @@ def test_a_checkpoint_that_a_live_run_is_writing_survives_readers(workdir, tmp_p
     assert chosen_step(str(workdir), None) == 5
     assert unfinished.is_dir()
     unfinished.rmdir()
+
+
+def test_a_live_run_may_delete_what_is_exported(workdir, tmp_path, capsys, monkeypatch):
+    """The run saves step 7 and deletes step 5 while that one is read."""
+    live = shutil.copytree(workdir, tmp_path / "live")
+    real, asked = exporting.stored_params, []
+
+    def read(folder, config, step):
+        asked.append(step)
+        if len(asked) == 1:
+            shutil.copytree(live / "checkpoints" / "3", live / "checkpoints" / "7")
+            shutil.rmtree(live / "checkpoints" / "5")
+        return real(folder, config, step)
+
+    monkeypatch.setattr(exporting, "stored_params", read)
+    export.main([f"--workdir={live}", f"--out={tmp_path / 'hf'}"])
+    assert asked == [5, 7] and capsys.readouterr().err == ""
+    assert_same(load_pretrained(tmp_path / "hf")[1], random_params(CONFIG, seed=3))
+    with pytest.raises(UserError, match="has no checkpoint of step 5: it has 3, 7"):
+        export.main([f"--workdir={live}", f"--out={tmp_path / 'hf5'}", "--step=5"])
 
 
 def test_bfloat16_halves_it(workdir, tmp_path):

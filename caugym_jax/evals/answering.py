@@ -16,7 +16,8 @@ from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import MeshShape, make_mesh, sampling_mesh
 from caugym_jax.evals.accuracy import summarize
 from caugym_jax.evals.answers import AnswersFile, claim, read_answers
-from caugym_jax.runs.folder import chosen_step
+from caugym_jax.evals.probe import require_finite
+from caugym_jax.runs.folder import of_checkpoint
 from caugym_jax.runs.log import Progress
 from caugym_jax.runs.opening import ModelSettings, Opened, open_model
 from caugym_jax.sampling.picking import Settings
@@ -45,8 +46,12 @@ def evaluate(
     out: Path,
     protocol: Protocol,
     limit: int | None = None,
+    step: int | str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Answers the first `limit` problems of each file into OUT/NAME.jsonl, and grades the answers.
+
+    Args:
+      step: which checkpoint of a run, a number or "best"; None: the newest.
 
     Returns:
       (settings, sets) of results.json; only process 0 has sets.
@@ -57,7 +62,11 @@ def evaluate(
     picking = protocol.picking.check()
     problems = {path: read_problems(path)[:limit] for path in files}
     mesh = make_mesh(**vars(shape))
-    opened = open_model(chosen, mesh)
+    opened, checkpoint = of_checkpoint(
+        chosen.name,
+        chosen.step if step is None else step,
+        lambda number: (open_model(dataclasses.replace(chosen, step=number), mesh), number),
+    )
     # All prompts first: a problem that cannot be asked stops the command before any answer.
     prompts = {
         path: [prompt_tokens(p, opened.tokenizer, protocol.lack_hint) for p in problems[path]]
@@ -72,7 +81,6 @@ def evaluate(
         "lack_hint": protocol.lack_hint,
         "seed": protocol.seed,
     }
-    checkpoint = chosen_step(chosen.name, chosen.step)
     fixed = {"model": chosen.name, "checkpoint": checkpoint, **settings}
     processes.first(lambda: claim(out, fixed))
     sampler = Sampler(
@@ -110,14 +118,16 @@ def _answer_file(
     stream = zlib.crc32(answers.stem.encode())  # a file's samples do not depend on other files
 
     def ask(items: Sequence[int]) -> Rollout:
-        return sampler(
-            opened.params,
-            [prompts[i] for i in items],
-            ids=items,
-            seed=protocol.seed,
-            step=stream,
-            samples_per_prompt=protocol.samples,
-            **protocol.picking._asdict(),
+        return require_finite(
+            sampler(
+                opened.params,
+                [prompts[i] for i in items],
+                ids=items,
+                seed=protocol.seed,
+                step=stream,
+                samples_per_prompt=protocol.samples,
+                **protocol.picking._asdict(),
+            )
         )
 
     fits = [len(tokens) < positions for tokens in prompts]

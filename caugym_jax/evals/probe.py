@@ -11,10 +11,11 @@ import numpy as np
 from caugym_jax.causal.engine.answers import TOLERANCE
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
+from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward
 from caugym_jax.rewards.form import form_reward
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.types import Problem
+from caugym_jax.types import Problem, Rollout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +45,27 @@ class Probed:
         return Probed(stored["completions"], right, wellformed, ended)
 
 
+def require_finite(rollout: Rollout) -> Rollout:
+    """The rollout.
+
+    Raises:
+      UserError: log-probabilities of it are NaN or infinite, so that its tokens mean nothing.
+    """
+    wrong = ~np.isfinite(np.asarray(rollout.logprobs)).all(axis=1)
+    if wrong.any():
+        raise UserError(
+            f"the model's logits are not finite in {wrong.sum()} of {len(wrong)} answers: its "
+            "weights hold NaN or infinity, or are too large for its dtype (try float32)"
+        )
+    return rollout
+
+
 def probe(
     sampler: Sampler, params: Any, tokenizer: Tokenizer, items: Sequence[tuple[Problem, list[int]]]
 ) -> Probed:
     """Answers every (problem, prompt tokens) greedily and judges the answers."""
-    rollout = sampler(
-        params, [tokens for _, tokens in items], ids=range(len(items)), temperature=0.0
+    rollout = require_finite(
+        sampler(params, [tokens for _, tokens in items], ids=range(len(items)), temperature=0.0)
     )
     P, ended = rollout.prompt_width, np.asarray(rollout.ended, bool)
 

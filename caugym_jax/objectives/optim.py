@@ -34,6 +34,8 @@ class Optim:
       decay: constant, linear or cosine, down to peak * final_ratio at the last step.
       decay_from: the fraction of the run at which decay begins (not before the warm-up's end).
       final_ratio: the last step's rate as a fraction of the peak.
+      horizon: the steps over which the rate changes, after which it stays; None: the steps that the
+        run was first given, however many it is given later.
       b1: adamw's and lion's momentum; schedule_free's places the gradients between the average (1)
         and the last weights (0).
       b2: decay of the second moment; of adamw, lion and schedule_free.
@@ -56,6 +58,7 @@ class Optim:
     decay: str = "constant"
     decay_from: float = 0.0
     final_ratio: float = 0.0
+    horizon: int | None = None
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
@@ -70,6 +73,7 @@ class Optim:
         require(self, "decay", among=DECAYS)
         require(self, "peak", above=0)
         require(self, "warmup", "weight_decay", at_least=0)
+        require(self, "horizon", at_least=1)
         require(self, "decay_from", "final_ratio", at_least=0, at_most=1)
         require(self, "b2", "momentum", "ema", at_least=0, below=1)
         require(self, "eps", above=0)

@@ -197,7 +197,16 @@ class Checkpoints:
                 f"checkpoint {self._directory / str(step)} cannot be read "
                 f"({_first_line(error)}): remove that folder to go on from the one before"
             ) from error
-        return TrainState(*found["state"]), found["loader"]
+        state = TrainState(*found["state"])
+        self._check_finite(state, step)
+        return state, found["loader"]
+
+    def _check_finite(self, tree: Any, step: int) -> None:
+        if wrong := not_finite(tree):
+            raise UserError(
+                f"checkpoint {self._directory / str(step)} is of no use: {wrong[0]} is not finite"
+                f"{_others(wrong)}; remove that folder to go on from the one before"
+            )
 
     def restore_params(self, abstract: Any, step: int | None = None) -> Any:
         """The parameters alone of a step (the newest by default), onto `abstract`'s shardings."""
@@ -210,7 +219,7 @@ class Checkpoints:
             with ocp.PyTreeCheckpointer() as reader:
                 folder = self._directory / str(step) / "state"
                 arguments = ocp.checkpoint_utils.construct_restore_args(abstract)
-                return reader.restore(
+                found = reader.restore(
                     folder,
                     ocp.args.PyTreeRestore(
                         item=abstract, restore_args=arguments, partial_restore=True
@@ -220,6 +229,8 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {self._directory / str(step)} cannot be read: {_first_line(error)}"
             ) from error
+        self._check_finite(found, step)
+        return found
 
     def stored(self, abstract: Any, step: int | None = None) -> Any:
         """As `restore_parts`, but a tree of `stored.Stored`, whose arrays stay on the disk."""
@@ -267,9 +278,13 @@ class Checkpoints:
         reads, renamed.
         """
         found = self._listed()
-        damaged = []
+        damaged, seen = [], found[-1:]
         while found and (why := self._wrong(found[-1])):
-            damaged.append((found.pop(), why))
+            now = self._listed()
+            if not self._may_move and now[-1:] > seen:  # a live run saves, and deletes older ones
+                found, damaged, seen = now, [], now[-1:]
+            else:
+                damaged.append((found.pop(), why))
         if damaged and not found:
             listed = "; ".join(f"{step}: {why}" for step, why in damaged)
             raise UserError(
@@ -292,7 +307,7 @@ class Checkpoints:
         if step not in self._damage:
             folder = self._directory / str(step)
             digest = folder / digests.NAME
-            written = processes.first(lambda: digest.stat().mtime if digest.exists() else None)
+            written = processes.first(lambda: _written(digest))
             if written is None:
                 _say_once(f"{folder} has no {digest.name}: it is used without a check of its files")
             self._damage[step] = "" if written is None else _look(folder, written)
@@ -326,6 +341,13 @@ def _steps_in(folder: str | Path | epath.Path) -> list[int]:
         return sorted(ocp.utils.checkpoint_steps(folder)) if epath.Path(folder).exists() else []
     except ImportError as error:
         raise UserError(f"{folder} cannot be reached: {error} (pip install gcsfs)") from error
+
+
+def _written(path: epath.Path) -> float | None:
+    try:
+        return path.stat().mtime
+    except FileNotFoundError:
+        return None
 
 
 @functools.lru_cache

@@ -13,7 +13,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.peft import save_adapter
 from caugym_jax.models.save import save_pretrained
-from caugym_jax.runs.folder import numbered
+from caugym_jax.runs.folder import of_checkpoint
 from caugym_jax.runs.opening import (
     ModelSettings,
     base_of,
@@ -30,7 +30,7 @@ def export(workdir: Path, out: Path, step: int | str | None = None, dtype: str =
     Args:
       step: a number, or "best" (`folder.numbered`).
 
-    Weights go from the checkpoint to OUT one by one.
+    Weights go from the checkpoint to OUT one by one. The run may be training meanwhile.
 
     Returns:
       What was written and how to load it, in two lines.
@@ -39,16 +39,18 @@ def export(workdir: Path, out: Path, step: int | str | None = None, dtype: str =
       UserError: the run has no such checkpoint, or OUT exists or cannot be written.
     """
     _check(workdir)
-    step = numbered(workdir, step)
     config = load_config(workdir / "model")
-    if lora_of(workdir) is None:
-        params = stored_params(workdir, config, step)
-        tokenizer = load_tokenizer(workdir / "model")
-    else:
-        _, params, tokenizer = open_model(
-            ModelSettings(str(workdir), step=step), _mesh(config.d_model)
-        )
-    save_pretrained(out, config, params, tokenizer=tokenizer, dtype=dtype)
+
+    def write(number: int | None) -> None:
+        if lora_of(workdir) is None:
+            params = stored_params(workdir, config, number)
+            tokenizer = load_tokenizer(workdir / "model")
+        else:
+            settings = ModelSettings(str(workdir), step=number)
+            _, params, tokenizer = open_model(settings, _mesh(config.d_model))
+        save_pretrained(out, config, params, tokenizer=tokenizer, dtype=dtype)
+
+    of_checkpoint(workdir, step, write)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
     return (
         f"wrote {out}: {size / 1e6:.1f} MB of {dtype} weights\n"
@@ -63,12 +65,13 @@ def export_adapter(workdir: Path, out: Path, step: int | str | None = None) -> s
       UserError: also where the run trained the whole model.
     """
     _check(workdir)
-    step = numbered(workdir, step)
     config, lora = load_config(workdir / "model"), lora_of(workdir)
     if lora is None:
         raise UserError(f"{workdir} trained the whole model: export it without --adapter")
     base = base_of(workdir)
-    adapters = open_adapters(workdir, _mesh(config.d_model), step)
+    adapters = of_checkpoint(
+        workdir, step, lambda number: open_adapters(workdir, _mesh(config.d_model), number)
+    )
     save_adapter(out, config, lora, adapters, base)
     return (
         f"wrote {out}: an adapter of rank {lora.rank} for {base}\n"

@@ -33,6 +33,8 @@ from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings, saved_s
 from caugym_jax.runs.log import write_text, writing
 
 Parsed = TypeVar("Parsed")
+T = TypeVar("T")
+DELETION = 5.0  # seconds that a live run may need to delete a checkpoint
 RECORD = "run.json"
 
 
@@ -198,6 +200,34 @@ def numbered(workdir: str | Path, step: int | str | None) -> int | None:
             f"{figure}: give the number of one"
         )
     return best[0]
+
+
+def of_checkpoint(workdir: str | Path, step: int | str | None, use: Callable[[int | None], T]) -> T:
+    """use(the number of a run's checkpoint), e.g. to export it.
+
+    A live run may delete the checkpoint meanwhile: then `use` is called again, with the one that
+    is the newest (or best) by then.
+
+    Args:
+      step: as `numbered` takes it. Of what is no run the number is None.
+    """
+    if not (Path(workdir) / "checkpoints").is_dir():
+        return use(chosen_step(str(workdir), numbered(workdir, step)))
+    while True:
+        before = saved_steps(workdir)
+        try:
+            return use(chosen_step(str(workdir), numbered(workdir, step)))
+        except Exception:
+            if processes.count() > 1 or not _moves_on(Path(workdir), before):
+                raise
+
+
+def _moves_on(workdir: Path, before: list[int]) -> bool:
+    """Whether a run has saved or deleted checkpoints since; a deletion may be under way."""
+    end = time.monotonic() + (DELETION if (workdir / "lock").exists() else 0.0)
+    while (same := saved_steps(workdir) == before) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not same
 
 
 def save_shape(folder: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -179,7 +179,9 @@ def _learner(run: Run, updates_a_step: int = 1) -> Learner:
 
 
 def _optimizer(run: Run, updates_a_step: int = 1) -> Optimizer:
-    return make_optimizer(run.trained, run.config.steps * updates_a_step, run.config.optim)
+    settings = run.config.optim
+    steps = settings.horizon or run.config.steps
+    return make_optimizer(run.trained, steps * updates_a_step, settings)
 
 
 T = TypeVar("T")
@@ -351,9 +353,10 @@ def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
     """PPO's critic, on the policy's decoder or on that of another model."""
     model, start = (run.model, None) if name is None else run.open_critic(name, run)
     value = ValueModel(model)
-    steps = run.config.steps * updates_a_step
     assert isinstance(run.config, PpoSettings)
-    return Critic(value, make_optimizer(value.layout, steps, run.config.critic_optim), start)
+    settings = run.config.critic_optim
+    steps = (settings.horizon or run.config.steps) * updates_a_step
+    return Critic(value, make_optimizer(value.layout, steps, settings), start)
 
 
 def _prompts(run: Run, data: PromptData, room: int) -> tuple[Any, int]:

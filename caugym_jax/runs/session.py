@@ -18,6 +18,7 @@ from caugym_jax.evals.held_out import HeldOut, open_held_out
 from caugym_jax.evals.probe import Probed
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import abstract_params
+from caugym_jax.objectives.optim import Optim
 from caugym_jax.runs import folder, identity
 from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.journal import Journal
@@ -32,6 +33,8 @@ MAY_CHANGE = (
     "log",
     "checkpoint",
     "evaluation",
+    "optim.horizon",
+    "critic_optim.horizon",
     "mesh",
     "sampling",
     "model.remat",
@@ -77,11 +80,36 @@ def claim(config: Settings, workdir: Path) -> Settings:
     jax.config.update("jax_threefry_partitionable", True)
     step = folder.pinned_step(workdir, config.model.name, config.model.step)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, step=step))
+    config = _with_horizon(config, workdir)
     given, defaults = flat(config), flat(type(config)())
     processes.first(
         lambda: folder.claim_workdir(workdir, given, MAY_CHANGE, defaults, meaning=_meaning)
     )
     return config
+
+
+def _with_horizon(config: Settings, workdir: Path) -> Settings:
+    """The settings with the horizons of their learning rates: of a run that goes on, as before."""
+    stored = folder.settings_of(workdir) if folder.saved_steps(workdir) else {}
+    sections = {key: x for key, x in vars(config).items() if isinstance(x, Optim)}
+    first = stored.get("steps") or config.steps
+    pinned = {
+        key: dataclasses.replace(x, horizon=x.horizon or stored.get(f"{key}.horizon") or first)
+        for key, x in sections.items()
+    }
+    return dataclasses.replace(config, **pinned)
+
+
+def beyond_horizon(config: Settings) -> str | None:
+    """What the learning rate does in a run of more steps than its schedule has, if it decays."""
+    settings = config.optim
+    if settings.decay == "constant" or (settings.horizon or config.steps) >= config.steps:
+        return None
+    return (
+        f"the learning rate's decay ends at step {settings.horizon} (config.optim.horizon): later "
+        f"steps keep its last rate, {settings.peak * settings.final_ratio:.3g}; "
+        f"config.optim.horizon={config.steps} spreads it over all steps"
+    )
 
 
 def _meaning(settings: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +175,8 @@ def open_session(
     first = int(state.step)
     journal = Journal(workdir, first, config.steps, config.log, totals, utilisation)
     journal.note(_about(config, model, size, mesh, time.perf_counter() - started))
+    if text := beyond_horizon(config):
+        journal.note(text)
     before = before or ask_first(state)
     if not first:
         journal.evaluation(0, held_out.figures(before), None)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from caugym_jax.evals.probe import Probed, figures, nonzero, paired_gain, summary
-from caugym_jax.types import Problem
+from caugym_jax.errors import UserError
+from caugym_jax.evals.probe import Probed, figures, nonzero, paired_gain, require_finite, summary
+from caugym_jax.types import Problem, Rollout
 
 
 def problem(task, answer):
@@ -24,6 +25,17 @@ def probed(right, completions=None):
     right = np.array(right, bool)
     n = len(right)
     return Probed(completions or ["x"] * n, right, np.ones(n, bool), np.arange(n) > 0)
+
+
+def test_answers_from_logits_that_are_not_finite_are_an_error():
+    tokens, logprobs = np.zeros((3, 4), np.int32), np.zeros((3, 2), np.float32)
+    rollout = Rollout(tokens, *[None] * (len(Rollout._fields) - 1))._replace(logprobs=logprobs)
+    assert require_finite(rollout) is rollout
+    for bad in (np.nan, -np.inf):
+        wrong = logprobs.copy()
+        wrong[1, 0] = bad
+        with pytest.raises(UserError, match="logits are not finite in 1 of 3 answers"):
+            require_finite(rollout._replace(logprobs=wrong))
 
 
 def test_paired_gain_by_hand():

@@ -17,6 +17,7 @@ import xxhash
 
 from caugym_jax.devices.mesh import make_mesh, replicated, sharding
 from caugym_jax.errors import UserError
+from caugym_jax.runs import checkpoints as checkpoints_module
 from caugym_jax.runs.checkpoints import Checkpoints, CheckpointSettings, abstract_state, saved_steps
 from caugym_jax.runs.folder import numbered
 from caugym_jax.types import TrainState
@@ -109,6 +110,24 @@ def test_what_is_not_finite_is_not_saved(tmp_path):
             checkpoints.save(state._replace(opt_state=state.opt_state | {"nu": nu}), {})
         checkpoints.close()
     assert saved_steps(tmp_path) == [1]
+
+
+def test_what_is_not_finite_is_not_opened(tmp_path, monkeypatch):
+    """As versions could save it that did not look."""
+    state = state_of(2)
+    bad = state._replace(params=state.params | {"scale": state.params["scale"] * np.nan})
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_module, "not_finite", lambda tree: [])
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(bad, {})
+        checkpoints.close()
+    reader = Checkpoints(tmp_path, read_only=True)
+    wanted = abstract_state(state)
+    with pytest.raises(UserError, match="/2 is of no use: params.scale is not finite; remove"):
+        reader.restore(wanted)
+    with pytest.raises(UserError, match="/2 is of no use: params.scale is not finite; remove"):
+        reader.restore_params(wanted.params)
+    reader.close()
 
 
 def test_a_best_that_is_no_figure_is_refused():

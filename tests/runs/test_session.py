@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from caugym_jax.errors import UserError
-from caugym_jax.runs.session import claim
+from caugym_jax.runs.session import beyond_horizon, claim
 from caugym_jax.runs.settings import METHODS, load
 
 OLD_RUNS = Path(__file__).parent / "old_runs"
@@ -22,6 +22,24 @@ def test_a_run_of_the_first_release_goes_on(tmp_path, method):
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 1000
     with pytest.raises(UserError, match="optim.peak"):
         claim(load(f"{method}.py", ["optim.peak=0.5"]), tmp_path)
+
+
+def test_more_steps_keep_the_learning_rate_s_horizon(tmp_path):
+    first = claim(load("grpo.py", ["steps=30"]), tmp_path)
+    assert first.optim.horizon == 30 and beyond_horizon(first) is None
+    longer = load("grpo.py", ["steps=50"])
+    assert claim(longer, tmp_path).optim.horizon == 50  # nothing was saved: a new run
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    longer = claim(load("grpo.py", ["steps=90"]), tmp_path)
+    assert longer.optim.horizon == 50
+    assert claim(load("grpo.py", ["steps=99"]), tmp_path).optim.horizon == 50  # the first run's
+    assert beyond_horizon(longer) == (
+        "the learning rate's decay ends at step 50 (config.optim.horizon): later steps keep its "
+        "last rate, 3e-05; config.optim.horizon=90 spreads it over all steps"
+    )
+    chosen = claim(load("grpo.py", ["steps=90", "optim.horizon=90"]), tmp_path)
+    assert chosen.optim.horizon == 90 and beyond_horizon(chosen) is None
+    assert claim(load("grpo.py", ["steps=95"]), tmp_path).optim.horizon == 90
 
 
 def test_other_settings_with_one_meaning(tmp_path, monkeypatch, capsys):
