@@ -144,7 +144,11 @@ def dpo(
         metrics = {"tokens": int(np.sum(laid_out.batch.segment_ids > 0))}
         share = len(pairs) / laid_out.mask[:, 0].sum()
         targets = put(laid_out, rows(mesh))
-        ref_logps = score(targets) if known[0] is None else put(np.stack(known), rows(mesh))
+        if known[0] is None:
+            assert score is not None  # items without a reference need the learner's
+            ref_logps = score(targets)
+        else:
+            ref_logps = put(np.stack(known), rows(mesh))
         shares = put(np.full(len(pairs), share, np.float32), rows(mesh))
         return Pairs(targets, ref_logps, shares), metrics, []
 

@@ -113,7 +113,11 @@ def kto(
         tokens = np.sum(laid_out.batch.segment_ids > 0, axis=(0, 2))
         metrics = {"tokens": int(tokens.sum()), "tokens_updated": int(tokens[0])}
         targets = put(laid_out, rows(mesh))
-        ref_logps = score(targets) if known[0] is None else put(np.stack(known), rows(mesh))
+        if known[0] is None:
+            assert score is not None  # items without a reference need the learner's
+            ref_logps = score(targets)
+        else:
+            ref_logps = put(np.stack(known), rows(mesh))
         labels = put(np.array([x.label for x in items]), rows(mesh))
         return compare(state.params, targets, ref_logps, labels), metrics, []
 

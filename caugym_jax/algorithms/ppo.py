@@ -193,6 +193,7 @@ def _updates(
 
     @jax.jit
     def adapted(coef, e: Experience):
+        assert settings.kl_target is not None  # else the coefficient stays
         count = jnp.sum(jnp.any(e.mask > 0, axis=1))
         kl = jnp.sum(kl_of(e)) / count
         return adapted_kl_coef(

@@ -240,15 +240,16 @@ def judge_by_share(
     rewards may take long, and all get all verdicts."""
     if processes.count() == 1:
         return judge(prompts, rollout)
-    rows = np.arange(len(prompts) * group_size).reshape(-1, group_size)
-    own = Rollout(*(np.asarray(x)[processes.share_of(rows).reshape(-1)] for x in rollout))
+    groups = [range(i * group_size, (i + 1) * group_size) for i in range(len(prompts))]
+    own_rows = np.array([row for group in processes.share_of(groups) for row in group], int)
+    own = Rollout(*(np.asarray(x)[own_rows] for x in rollout))
     parts = processes.together(lambda: judge(list(processes.share_of(prompts)), own))
 
     def merged(name: str) -> list:
         """A field of all rows: what was one process's is a group at a time."""
         fields = [getattr(part, name) for part in parts]
-        groups = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
-        return [row for group in processes.interleaved(groups) for row in group]
+        pieces = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
+        return [row for group in processes.interleaved(pieces) for row in group]
 
     return RolloutRewards(
         names=parts[0].names,

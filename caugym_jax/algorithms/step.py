@@ -241,6 +241,7 @@ def make_step(
         trained = None
         if adapter is not WHOLE:
             trained = sum(x.size for x in jax.tree.leaves(optimizer.layout.shapes))
+        assert work is not None  # else nobody asks
         parts = microbatch_count(batch, microbatches)
         return work(batch)._replace(train=True, parts=parts, adapters=trained)
 

@@ -212,6 +212,7 @@ def attention_over_pieces(q: jax.Array, pieces) -> jax.Array:
         parts.append([x.swapaxes(1, 2).reshape(B, N, -1) for x in part])
     most = functools.reduce(jnp.maximum, (m for m, _, _ in parts))
     scales = [jnp.exp(m - most) for m, _, _ in parts]
-    total = sum(scale * z for scale, (_, z, _) in zip(scales, parts, strict=True))
-    mixed = sum(scale * o for scale, (_, _, o) in zip(scales, parts, strict=True))
-    return (mixed / total).astype(q.dtype)
+    zero = jnp.float32(0)
+    total = sum((scale * z for scale, (_, z, _) in zip(scales, parts, strict=True)), zero)
+    summed = sum((scale * o for scale, (_, _, o) in zip(scales, parts, strict=True)), zero)
+    return (summed / total).astype(q.dtype)

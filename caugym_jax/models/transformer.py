@@ -202,9 +202,9 @@ Cache = tuple[Piece, ...]
 
 def _write(kv: tuple, new: tuple, slot: jax.Array, layer: jax.Array | None) -> tuple:
     """A piece's (k, v) with one token's k [B, K, H, 1] and v [B, K, 1, H] written to a slot."""
-    starts = (0, 0, 0, slot), (0, 0, slot, 0)
+    starts: list[tuple[Any, ...]] = [(0, 0, 0, slot), (0, 0, slot, 0)]
     if layer is not None:  # one of a stack
-        new, starts = [y[None] for y in new], [(layer, *start) for start in starts]
+        new, starts = tuple(y[None] for y in new), [(layer, *start) for start in starts]
     return tuple(
         jax.lax.dynamic_update_slice(array, y.astype(array.dtype), start)
         for array, y, start in zip(kv, new, starts, strict=True)

@@ -176,7 +176,9 @@ def base_of(workdir: str | Path) -> str:
 
 def open_adapters(workdir: str | Path, mesh: jax.sharding.Mesh, step: int | None = None) -> Params:
     """The adapters that a run trained, without its base."""
-    where = adapter_layout(load_config(Path(workdir) / "model"), lora_of(workdir))
+    lora = lora_of(workdir)
+    assert lora is not None, workdir  # callers have looked
+    where = adapter_layout(load_config(Path(workdir) / "model"), lora)
     return _trained(workdir, where, mesh, step)
 
 
@@ -250,6 +252,7 @@ def _base(name: str, config: ModelConfig, lora: Lora, mesh: jax.sharding.Mesh) -
         ) from error
     if opened.model.config != config:
         raise UserError(f"{name} holds adapters of {base}, whose shape has changed since")
+    assert opened.params is not None  # they are asked for
     return opened.params
 
 
