@@ -470,11 +470,11 @@ class Model:
         if self.unrolled and not isinstance(layers, tuple):
             layers = _split_stack(layers)
         if isinstance(layers, tuple):
-            kept = []
+            each = []
             for weights in layers:
                 x, keep = block(x, weights)
-                kept.append(keep)
-            kept = None if kept[0] is None else tuple(zip(*kept, strict=True))
+                each.append(keep)
+            kept = None if each[0] is None else tuple(zip(*each, strict=True))
         else:
             x, kept = jax.lax.scan(block, x, layers)
         return rms_norm(x, params["final_norm"], self.config.norm_eps), kept

@@ -68,7 +68,7 @@ class ModelSettings:
             raise UserError(f"shape.layers={self.shape.layers}: set model.init=random with it")
         require(self, "init", among=("pretrained", "random"))
         require(self, "dtype", among=("float32", "bfloat16"))
-        require(self, "remat", among=REMAT)
+        require(self, "remat", among=tuple(REMAT))
         require(self, "attention", among=tuple(KERNELS))
         require(self, "step", at_least=0)
 
