@@ -161,7 +161,7 @@ class Checkpoints:
                 "--config.model.name=WORKDIR and a lower learning rate"
             )
         self._damage[step] = ""
-        self._figures[step] = (metrics or {}).get(self._best_figure)
+        self._figures[step] = (metrics or {}).get(self._best_figure or "")
         self._guard(
             lambda: self._manager.save(
                 step,

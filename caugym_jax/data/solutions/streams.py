@@ -276,8 +276,8 @@ def graph(row: Row) -> Example:
     else:
         tasks, nodes = TASKS, (8, 8) if released else (4, 8)
         options = {"variant": "insufficient", "nodes": nodes}
-    problem = row.drawn([Kind(1.0, tasks, options)], lambda p: not p.story.given)
-    story, codes = problem.story, rng.random() < 0.5
+    problem = row.drawn([Kind(1.0, tasks, options)], lambda p: not story_of(p).given)
+    story, codes = story_of(problem), rng.random() < 0.5
     if rng.random() < row.hardness.renamed:
         story = varying.renamed(rng, story, states=True)
     text = Text(story, problem.lacks, codes if not released else not zero, stop=True)
