@@ -139,9 +139,9 @@ def _explain(name: str, item: int) -> None:
     if not isinstance(problem, Problem):
         raise UserError(problem)
     checked = check(problem, item)
-    if checked.solved is None:
-        raise UserError(f"{name}, item {item}: {checked.unread}")
     story = problem.story
+    if checked.solved is None or story is None:
+        raise UserError(f"{name}, item {item}: {checked.unread}")
     print("\n".join(explanation(story, checked.solved)), "", sep="\n")
     print("\n".join(describe(story, node) for node in range(len(story.names))))
     for step, said in explain(story).items():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 TASKS = ("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS")
@@ -145,7 +146,7 @@ class Example:
 
     prompt: list[int]
     completion: list[int]
-    mask: list[float] | None = None  # weights of the completion in the loss; None: 1 each
+    mask: Sequence[float] | None = None  # weights of the completion in the loss; None: 1 each
 
 
 @dataclasses.dataclass(frozen=True)

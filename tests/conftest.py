@@ -14,7 +14,7 @@ if _FLAG not in os.environ.get("XLA_FLAGS", ""):
 _TESTS = Path(__file__).parent
 
 # The shapes and types that signatures state are checked in tests, and only there.
-_CHECKED = ("advantages", "dpo", "gae", "kto", "logprobs", "sft", "shared_rows", "value")
+_CHECKED = ("advantages", "dpo", "gae", "kto", "logprobs", "policy", "sft", "shared_rows", "value")
 jaxtyping.install_import_hook(
     [*(f"caugym_jax.objectives.{name}" for name in _CHECKED), "caugym_jax.sampling.picking"],
     "beartype.beartype",

@@ -6,12 +6,21 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.algorithms.preference import lay_out, reference_scorer, score_sequences
 from caugym_jax.algorithms.sft import Targets, target_work
-from caugym_jax.algorithms.step import Algorithm, Learner, check_rows, init_state, make_step
+from caugym_jax.algorithms.step import (
+    Algorithm,
+    Learner,
+    Losses,
+    Prepared,
+    check_rows,
+    init_state,
+    make_step,
+)
 from caugym_jax.devices.mesh import put, row_count, rows
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.transformer import Params
@@ -50,7 +59,7 @@ class Dpo:
     label_smoothing: float = 0.0
     microbatches: int | None = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "beta", above=0)
         require(self, "microbatches", at_least=1)
         require(self, "loss_weights")
@@ -92,7 +101,7 @@ def dpo(
     model, optimizer, mesh, adapter, reference = learner
     microbatches = settings.microbatches
 
-    def loss(params: Params, e: Pairs):
+    def loss(params: Params, e: Pairs) -> Losses:
         s = score_sequences(model, params, e.targets)
         total, pairs = objective.dpo(
             s.logps,
@@ -108,7 +117,7 @@ def dpo(
         rewards = settings.beta * (s.logps - e.ref_logps)
         chosen, rejected = rewards.T
 
-        def mean(x):
+        def mean(x: jax.Array) -> tuple[jax.Array, jax.Array]:
             return jnp.sum(x * counted), pairs
 
         sums = {
@@ -137,14 +146,18 @@ def dpo(
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
 
-    def prepare(state: TrainState, draw: Callable[[], list[tuple[Preference, Any]]]):
+    def prepare(state: TrainState, draw: Callable[[], list[tuple[Preference, Any]]]) -> Prepared:
         pairs, known = zip(*draw(), strict=True)
         check_rows(len(pairs), microbatches, row_count(mesh), "data.batch_size")
         laid_out = lay_out([(p.prompt, p.chosen, p.rejected) for p in pairs], max_length, pad_id)
         metrics = {"tokens": int(np.sum(laid_out.batch.segment_ids > 0))}
         share = len(pairs) / laid_out.mask[:, 0].sum()
         targets = put(laid_out, rows(mesh))
-        ref_logps = score(targets) if known[0] is None else put(np.stack(known), rows(mesh))
+        if known[0] is None:
+            assert score is not None  # items without a reference need the learner's
+            ref_logps = score(targets)
+        else:
+            ref_logps = put(np.stack(known), rows(mesh))
         shares = put(np.full(len(pairs), share, np.float32), rows(mesh))
         return Pairs(targets, ref_logps, shares), metrics, []
 

@@ -19,6 +19,9 @@ from caugym_jax.algorithms.rollouts import (
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
+    Losses,
+    Prepared,
+    Updated,
     init_state,
     make_step,
     mean_report,
@@ -67,7 +70,7 @@ class Grpo(PolicyLoss, RolloutSettings):
     mask_truncated_completions: bool = False
     kl_in_reward: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         RolloutSettings.__post_init__(self)
         PolicyLoss.__post_init__(self)
         require(self, "baseline", among=("group", "leave_one_out", "none"))
@@ -116,7 +119,7 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
     if settings.beta and reference is None:
         raise UserError("beta > 0 needs reference parameters: set a reference model")
 
-    def loss(params, e: Experience):
+    def loss(params: Any, e: Experience) -> Losses:
         scores = rollouts.score(params, e)
         horizon = settings.max_completion_length
         return policy_loss(scores.logprobs, scores.entropy, e, settings, horizon)
@@ -136,7 +139,7 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
 
-    def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
+    def prepare(state: TrainState, draw: Callable[[], list[Prompt]]) -> Prepared:
         clock = time.perf_counter()
         collected = rollouts.collect(
             state,
@@ -176,9 +179,10 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
         metrics["time/prepare"] = time.perf_counter() - clock
         return e, metrics, samples
 
-    def update(state: TrainState, e: Experience):
+    def update(state: TrainState, e: Experience) -> Updated:
         if settings.on_policy:
-            return step(state, e)
+            state, metrics = step(state, e)
+            return state, metrics
         parts, reports = minibatches(e, settings.num_minibatches, mesh), []
         for part in settings.num_iterations * parts:
             state, metrics = step(state, part)

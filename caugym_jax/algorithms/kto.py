@@ -16,6 +16,9 @@ from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
     Loss,
+    Losses,
+    Prepared,
+    Updated,
     check_rows,
     in_parts,
     init_state,
@@ -63,7 +66,7 @@ class Kto:
     undesirable_weight: float = 1.0
     microbatches: int | None = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "beta", above=0)
         require(self, "loss_type", among=objective.LOSS_TYPES)
         require(self, "desirable_weight", "undesirable_weight", at_least=0)
@@ -106,18 +109,22 @@ def kto(
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
 
-    def prepare(state: TrainState, draw: Callable[[], list[tuple[Judged, Any]]]):
+    def prepare(state: TrainState, draw: Callable[[], list[tuple[Judged, Any]]]) -> Prepared:
         items, known = zip(*draw(), strict=True)
         check_rows(len(items), microbatches, row_count(mesh), "data.batch_size")
         laid_out = lay_out([(x.prompt, x.completion, x.other) for x in items], max_length, pad_id)
         tokens = np.sum(laid_out.batch.segment_ids > 0, axis=(0, 2))
         metrics = {"tokens": int(tokens.sum()), "tokens_updated": int(tokens[0])}
         targets = put(laid_out, rows(mesh))
-        ref_logps = score(targets) if known[0] is None else put(np.stack(known), rows(mesh))
+        if known[0] is None:
+            assert score is not None  # items without a reference need the learner's
+            ref_logps = score(targets)
+        else:
+            ref_logps = put(np.stack(known), rows(mesh))
         labels = put(np.array([x.label for x in items]), rows(mesh))
         return compare(state.params, targets, ref_logps, labels), metrics, []
 
-    def update(state: TrainState, batch: Completions):
+    def update(state: TrainState, batch: Completions) -> Updated:
         state, metrics = step(state, batch)
         return state, computed(_means_by_class, metrics)
 
@@ -127,7 +134,7 @@ def kto(
 def _loss(model: Model, settings: Kto) -> Loss:
     beta = settings.beta
 
-    def loss(params: Params, e: Completions):
+    def loss(params: Params, e: Completions) -> Losses:
         s = score_sequences(model, params, e.targets)
         ratios = s.logps - e.ref_logps
         total, weight = objective.kto(
@@ -158,7 +165,9 @@ def _reference_point(learner: Learner, settings: Kto) -> Program:
     """The program that takes z0 and leaves the mismatched completions behind."""
     model, adapter, microbatches = learner.model, learner.adapter, settings.microbatches
 
-    def compare(params, targets: Targets, ref_logps, labels, frozen) -> Completions:
+    def compare(
+        params: Any, targets: Targets, ref_logps: jax.Array, labels: jax.Array, frozen: Any
+    ) -> Completions:
         own, other = (jax.tree.map(lambda x, i=i: x[:, i], targets) for i in (0, 1))
         if settings.loss_type == "kto":
             weights = adapter.apply(params, frozen)
@@ -168,7 +177,7 @@ def _reference_point(learner: Learner, settings: Kto) -> Program:
             z0 = jnp.float32(0)
         return Completions(own, ref_logps[:, 0], labels, jnp.broadcast_to(z0, labels.shape))
 
-    def work(_, targets: Targets, *rest: Any) -> Work:
+    def work(_: Any, targets: Targets, *rest: Any) -> Work:
         both = target_work(model, targets)
         return both._replace(rows=both.rows // 2, parts=microbatch_count(targets, microbatches))
 

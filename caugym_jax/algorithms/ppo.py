@@ -15,6 +15,9 @@ from caugym_jax.algorithms.rollouts import Part, Prompt, Rollouts, RolloutSettin
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
+    Losses,
+    Prepared,
+    Updated,
     init_state,
     make_step,
     mean_report,
@@ -79,7 +82,7 @@ class Ppo(RolloutSettings):
     entropy_coef: float = 0.0
     loss_type: str = "dapo"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         RolloutSettings.__post_init__(self)
         require(self, "loss_type", among=("dapo", "grpo", "dr_grpo"))
         require(self, "kl_estimator", among=("k1", "k2", "k3"))
@@ -146,7 +149,7 @@ def _preparation(
     evaluate = rollouts.program("value", critic_values(critic), critic_work(critic))
     kl_of = _kl_of(settings)
 
-    def prepare(state: TrainState, draw: Callable[[], list[Prompt]]):
+    def prepare(state: TrainState, draw: Callable[[], list[Prompt]]) -> Prepared:
         clock = time.perf_counter()
         collected = rollouts.collect(state, draw)
         metrics, samples = collected.metrics, collected.samples
@@ -192,7 +195,8 @@ def _updates(
     kl_of = _kl_of(settings)
 
     @jax.jit
-    def adapted(coef, e: Experience):
+    def adapted(coef: jax.Array, e: Experience) -> jax.Array:
+        assert settings.kl_target is not None  # else the coefficient stays
         count = jnp.sum(jnp.any(e.mask > 0, axis=1))
         kl = jnp.sum(kl_of(e)) / count
         return adapted_kl_coef(
@@ -203,7 +207,7 @@ def _updates(
         lambda e, order: jax.tree.map(lambda x: x[order], e), out_shardings=rows(mesh)
     )
 
-    def update(state: TrainState, e: Experience):
+    def update(state: TrainState, e: Experience) -> Updated:
         policy, value = state._replace(critic=None, kl_coef=None), state.critic
         coef, step, reports = state.kl_coef, int(fetch(state.step)), []
         if settings.kl_target is not None:
@@ -240,10 +244,10 @@ def _steps(
     """The compiled updates of policy and critic."""
     epsilon, values_of = settings.epsilon, critic_values(critic)
 
-    def averaged(per_token, mask):
+    def averaged(per_token: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         return aggregate(per_token, mask, settings.loss_type, settings.max_completion_length)
 
-    def policy_loss(params, e: Experience):
+    def policy_loss(params: Any, e: Experience) -> Losses:
         scores, mask = rollouts.score(params, e), e.mask
         terms = clipped_surrogate(
             scores.logprobs,
@@ -264,7 +268,7 @@ def _steps(
         }
         return averaged(terms.loss - settings.entropy_coef * scores.entropy, mask), sums
 
-    def value_loss(params, e: Experience):
+    def value_loss(params: Params, e: Experience) -> Losses:
         values = values_of(params, e)
         terms = clipped_value_loss(values, e.values, e.returns, settings.cliprange_value)
         return averaged(terms.loss, e.mask), {"val/clipfrac_avg": _mean(terms.clipped, e.mask)}
@@ -287,7 +291,7 @@ def _steps(
 def critic_values(critic: Critic) -> Callable[[Params, Experience], jax.Array]:
     """(critic's weights, rows) -> values [B, C] of the completions' places."""
 
-    def values(params, e: Experience):
+    def values(params: Params, e: Experience) -> jax.Array:
         return critic.model.values(
             params, e.tokens, e.positions, e.segment_ids, start=e.prompt_width
         )
@@ -313,11 +317,19 @@ def order_of(settings: Ppo, seed: int, step: int, iteration: int, count: int) ->
     return np.random.default_rng((seed, step, iteration)).permutation(count)
 
 
-def _reported(scores, coef, kl, logprobs, values, returns, mask) -> dict[str, float]:
+def _reported(
+    scores: np.ndarray,
+    coef: float,
+    kl: np.ndarray,
+    logprobs: np.ndarray,
+    values: np.ndarray,
+    returns: np.ndarray,
+    mask: np.ndarray,
+) -> dict[str, float]:
     """What is reported of a rollout, under TRL's names: means over completions of their sums."""
     real = mask.any(axis=1)
 
-    def mean(x):
+    def mean(x: np.ndarray) -> float:
         return float(x[real].sum(axis=-1).mean()) if x.ndim > 1 else float(x[real].mean())
 
     penalty = -coef * kl

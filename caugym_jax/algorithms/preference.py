@@ -48,7 +48,8 @@ def lay_out(triples: Sequence[Triple], max_length: int, pad_id: int) -> Targets:
     examples = [Example(prompt, said) for prompt, *both in triples for said in both]
     longest = max(len(e.prompt) + len(e.completion) for e in examples)
     targets = find_targets(pad(examples, width_for(longest, max_length), pad_id))
-    return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), targets)
+    paired: Targets = jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), targets)
+    return paired
 
 
 def score_sequences(model: Model, params: Params, targets: Targets) -> Sequences:
@@ -66,8 +67,11 @@ def reference_scorer(learner: Learner, microbatches: int | None, remedy: str) ->
     model = learner.model
 
     def logps(targets: Targets, weights: Params) -> jax.Array:
-        one = lambda part: score_sequences(model, weights, part).logps  # noqa: E731
-        return in_parts(one, targets, 1, microbatches)
+        def one(part: Targets) -> Any:
+            return score_sequences(model, weights, part).logps
+
+        found: jax.Array = in_parts(one, targets, 1, microbatches)
+        return found
 
     def work(targets: Targets) -> Work:
         return target_work(model, targets)._replace(parts=microbatch_count(targets, microbatches))
@@ -87,7 +91,7 @@ def cached_reference(
     triples: Sequence[Triple],
     score: Score,
     digest: str,
-    mesh,
+    mesh: jax.sharding.Mesh,
     *,
     batch_size: int,
     max_length: int,

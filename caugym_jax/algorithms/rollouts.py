@@ -73,7 +73,7 @@ class RolloutSettings:
     num_minibatches: int = 1
     microbatches: int | None = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         counts = ("group_size", "max_completion_length", "num_iterations", "num_minibatches")
         require(self, *counts, "sample_batch_size", "microbatches", at_least=1)
         require(self, "temperature", above=0, hint="or all samples of a prompt would be the same")
@@ -240,15 +240,16 @@ def judge_by_share(
     rewards may take long, and all get all verdicts."""
     if processes.count() == 1:
         return judge(prompts, rollout)
-    rows = np.arange(len(prompts) * group_size).reshape(-1, group_size)
-    own = Rollout(*(np.asarray(x)[processes.share_of(rows).reshape(-1)] for x in rollout))
+    groups = [range(i * group_size, (i + 1) * group_size) for i in range(len(prompts))]
+    own_rows = np.array([row for group in processes.share_of(groups) for row in group], int)
+    own = Rollout(*(np.asarray(x)[own_rows] for x in rollout))
     parts = processes.together(lambda: judge(list(processes.share_of(prompts)), own))
 
-    def merged(name: str) -> list:
+    def merged(name: str) -> list[Any]:
         """A field of all rows: what was one process's is a group at a time."""
         fields = [getattr(part, name) for part in parts]
-        groups = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
-        return [row for group in processes.interleaved(groups) for row in group]
+        pieces = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
+        return [row for group in processes.interleaved(pieces) for row in group]
 
     return RolloutRewards(
         names=parts[0].names,
@@ -391,18 +392,18 @@ class Rollouts:
         work: Callable[[Experience], Work],
         *,
         apply: Callable[..., Params] | None = None,
-        last: tuple = (),
+        last: tuple[Any, ...] = (),
     ) -> Program:
         """The program (weights, experience) -> function(weights, rows) of all rows [B, C], taken
         together as the updates will take them."""
         settings = self.settings
         updates, microbatches = settings.num_minibatches, settings.microbatches
 
-        def run(weights, e, *frozen):
+        def run(weights: Params, e: Experience, *frozen: Any) -> Any:
             weights = weights if apply is None else apply(weights, *frozen)
             return in_parts(lambda part: function(weights, part), e, updates, microbatches)
 
-        def working(_, e):
+        def working(_: Params, e: Experience) -> Work:
             count = len(e.tokens) // updates
             one = jax.ShapeDtypeStruct((count,), np.int32)
             return work(e)._replace(parts=updates * microbatch_count(one, microbatches))
@@ -510,7 +511,7 @@ def rollout_metrics(drawn: list[RolloutRewards], group_size: int) -> dict[str, f
     groups = total.reshape(-1, group_size)
     finished = lengths[ended] if ended.any() else np.zeros(1)
 
-    def known(x):  # NaN only where nothing was judged
+    def known(x: np.ndarray) -> np.ndarray:  # NaN only where nothing was judged
         return x[np.isfinite(x)] if np.isfinite(x).any() else np.full(1, np.nan)
 
     metrics = {

@@ -5,13 +5,22 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.step import Algorithm, Learner, check_rows, init_state, make_step
+from caugym_jax.algorithms.step import (
+    Algorithm,
+    Learner,
+    Losses,
+    Prepared,
+    check_rows,
+    init_state,
+    make_step,
+)
 from caugym_jax.data.packing import width_for
 from caugym_jax.devices.mesh import fetch, put, row_count, rows
 from caugym_jax.devices.shapes import computed
@@ -20,7 +29,7 @@ from caugym_jax.models.transformer import Model
 from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.logprobs import Scores, score_hidden
 from caugym_jax.objectives.sft import nll
-from caugym_jax.types import Batch
+from caugym_jax.types import Batch, TrainState
 
 
 class Targets(NamedTuple):
@@ -76,8 +85,9 @@ def _noise(t: Targets, width: int) -> jax.Array | None:
         return None
     keys, size = t.noise
     shape = size.shape[1], width
-    drawn = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))(keys)
-    return drawn * size[..., None]
+    draw = jax.vmap(lambda key: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0))
+    noise: jax.Array = draw(keys) * size[..., None]
+    return noise
 
 
 def score_targets(model: Model, params: Any, t: Targets) -> Scores:
@@ -103,7 +113,7 @@ class Sft:
     neftune_noise_alpha: float = 0.0
     microbatches: int | None = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         require(self, "neftune_noise_alpha", at_least=0)
         require(self, "microbatches", at_least=1)
 
@@ -118,7 +128,7 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
     model, optimizer, mesh, adapter, _ = learner
     alpha, microbatches = settings.neftune_noise_alpha, settings.microbatches
 
-    def loss(params, t: Targets):
+    def loss(params: Any, t: Targets) -> Losses:
         scores = score_targets(model, params, t)
         weight = t.mask.sum()
         sums = {
@@ -138,12 +148,12 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
     )
     spread = jax.jit(lambda keys: keys, out_shardings=rows(mesh))
 
-    def init(params: Any):
+    def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
 
-    def prepare(state, draw):
+    def prepare(state: TrainState, draw: Callable[[], Batch]) -> Prepared:
         started = time.perf_counter()
-        batch: Batch = draw()
+        batch = draw()
         waited = time.perf_counter() - started
         check_rows(len(batch.tokens), microbatches, row_count(mesh), "data.batch_size")
         metrics = {"tokens": int(np.sum(batch.segment_ids > 0)), "time/data": waited}

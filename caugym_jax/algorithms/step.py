@@ -29,7 +29,10 @@ from caugym_jax.types import TrainState
 # A reported quantity as (sum, weight): adds exactly, and is divided once.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 # loss(weights, microbatch) -> ((total, weight), sums)
-Loss = Callable[[Any, Any], tuple[tuple[jax.Array, jax.Array], Sums]]
+Losses = tuple[tuple[jax.Array, jax.Array], Sums]
+Loss = Callable[[Any, Any], Losses]
+Prepared = tuple[Any, dict[str, Any], list[dict[str, Any]]]  # (experience, metrics, samples)
+Updated = tuple[TrainState, dict[str, Any]]  # (state, metrics)
 
 
 class Algorithm(NamedTuple):
@@ -44,8 +47,8 @@ class Algorithm(NamedTuple):
     """
 
     init: Callable[[Any], TrainState]
-    prepare: Callable[..., Any]
-    update: Callable[..., Any]
+    prepare: Callable[[TrainState, Callable[[], Any]], Prepared]
+    update: Callable[[TrainState, Any], Updated]
 
 
 class Adapter(NamedTuple):
@@ -73,7 +76,9 @@ class Learner(NamedTuple):
     reference: Params | None = None
 
 
-def init_state(params: Any, optimizer: Optimizer, mesh, *, donate: bool = False) -> TrainState:
+def init_state(
+    params: Any, optimizer: Optimizer, mesh: jax.sharding.Mesh, *, donate: bool = False
+) -> TrainState:
     """Step 0: zeroed moments, laid out like the parameters they belong to.
 
     Args:
@@ -82,7 +87,7 @@ def init_state(params: Any, optimizer: Optimizer, mesh, *, donate: bool = False)
     """
     transform = optimizer.transform
 
-    def init(params):
+    def init(params: Any) -> TrainState:
         zero = jnp.zeros((), jnp.int32)
         params = jax.tree.map(lambda x, s: x.astype(s.dtype), params, optimizer.layout.shapes)
         return TrainState(zero, params, transform.init(params), zero)
@@ -94,7 +99,8 @@ def init_state(params: Any, optimizer: Optimizer, mesh, *, donate: bool = False)
         donate=(0,) if donate else (),
         places=state_shardings(optimizer, mesh),
     )
-    return program(params)
+    state: TrainState = program(params)
+    return state
 
 
 def state_shapes(
@@ -105,14 +111,14 @@ def state_shapes(
         return init(described(trained, mesh))
 
 
-def state_shardings(optimizer: Optimizer, mesh) -> TrainState:
+def state_shardings(optimizer: Optimizer, mesh: jax.sharding.Mesh) -> TrainState:
     """Where each array of the training state lives: moments like their parameters."""
     shapes, axes = optimizer.layout
     both = jax.tree.map(lambda x, names: (x.shape, names), shapes, axes)
     weights = dict(jax.tree.leaves_with_path(both, is_leaf=lambda x: isinstance(x, tuple)))
     alone = replicated(mesh)
 
-    def place(path, leaf):
+    def place(path: Any, leaf: jax.ShapeDtypeStruct) -> jax.sharding.NamedSharding:
         """Like the weight whose path this ends with; a factored moment lacks one of its axes."""
         tails = (path[start:] for start in range(len(path)))
         shape, names = next((weights[tail] for tail in tails if tail in weights), ((), ()))
@@ -131,7 +137,7 @@ def split_rows(batch: Any, parts: int) -> Any:
     """[B, ...] -> [parts, B / parts, ...], each part taking every parts-th row (so that rows
     which lie on one device stay there)."""
 
-    def split(x):
+    def split(x: jax.Array) -> jax.Array:
         return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(split, batch)
@@ -140,11 +146,12 @@ def split_rows(batch: Any, parts: int) -> Any:
 def minibatches(batch: Any, parts: int, mesh: jax.sharding.Mesh) -> list[Any]:
     """`split_rows(batch, parts)` as a list."""
 
-    def split(batch):
+    def split(batch: Any) -> list[Any]:
         together = split_rows(batch, parts)
         return [jax.tree.map(lambda x, i=i: x[i], together) for i in range(parts)]
 
-    return computed(split, batch, places=rows(mesh))
+    parted: list[Any] = computed(split, batch, places=rows(mesh))
+    return parted
 
 
 def merge_rows(parts: Any) -> Any:
@@ -156,7 +163,8 @@ def microbatch_count(batch: Any, microbatches: int | None) -> int:
     """`microbatches`, or, where it is None, as many as leave one row to each device."""
     if microbatches is not None:
         return microbatches
-    return max(1, jax.tree.leaves(batch)[0].shape[0] // traced_row_count())
+    count: int = jax.tree.leaves(batch)[0].shape[0]
+    return max(1, count // traced_row_count())
 
 
 def in_parts(
@@ -174,10 +182,11 @@ def in_parts(
 def mean_report(reports: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]:
     """The mean over the updates of a step of what they report; of the learning rate, the last."""
 
-    def mean(reports):
+    def mean(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         return {k: sum(r[k] for r in reports) / len(reports) for k in reports[0]}
 
-    return computed(mean, reports) | {"learning_rate": reports[-1]["learning_rate"]}
+    means: dict[str, jax.Array] = computed(mean, reports)
+    return means | {"learning_rate": reports[-1]["learning_rate"]}
 
 
 def gradients(
@@ -192,7 +201,7 @@ def gradients(
       (gradient, loss, sums).
     """
 
-    def objective(params, microbatch):
+    def objective(params: Any, microbatch: Any) -> tuple[jax.Array, tuple[jax.Array, Sums]]:
         (total, weight), sums = loss(params, microbatch)
         return total, (weight, sums)
 
@@ -206,7 +215,7 @@ def gradients(
         shapes = jax.eval_shape(differentiate, params, first)
         start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-        def add(carry, part):
+        def add(carry: Any, part: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, carry, differentiate(params, part)), None
 
         ((total, (weight, sums)), gradient), _ = jax.lax.scan(add, start, parts)
@@ -217,7 +226,7 @@ def gradients(
 def make_step(
     loss: Loss,
     optimizer: Optimizer,
-    mesh,
+    mesh: jax.sharding.Mesh,
     adapter: Adapter = WHOLE,
     *,
     microbatches: int | None = 1,
@@ -241,11 +250,12 @@ def make_step(
         trained = None
         if adapter is not WHOLE:
             trained = sum(x.size for x in jax.tree.leaves(optimizer.layout.shapes))
+        assert work is not None  # else nobody asks
         parts = microbatch_count(batch, microbatches)
         return work(batch)._replace(train=True, parts=parts, adapters=trained)
 
-    def step(state: TrainState, batch: Any, frozen: Any):
-        def of_trained(params, part):
+    def step(state: TrainState, batch: Any, frozen: Any) -> Updated:
+        def of_trained(params: Any, part: Any) -> Losses:
             return loss(adapter.apply(params, frozen), part)
 
         gradient, value, sums = gradients(of_trained, state.params, batch, microbatches)
@@ -254,7 +264,7 @@ def make_step(
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        def keep(new, old):
+        def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
 
         state = TrainState(
@@ -279,7 +289,8 @@ def make_step(
 
 
 def _updates_done(opt_state: Any) -> jax.Array:
-    return optax.tree.get_all_with_path(opt_state, "count")[0][1]
+    count: jax.Array = optax.tree.get_all_with_path(opt_state, "count")[0][1]
+    return count
 
 
 def check_rows(rows: int, microbatches: int | None, parts: int, what: str) -> None:

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ def worker_count(asked: int | None, items: int) -> int:
 
 def in_order(
     work: Callable[[Task], Result], tasks: Iterable[Task], workers: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """work(task) for each task, in their order, whatever the number of workers.
 
     With more than one, `work` and the tasks are sent to spawned processes, a few at a time (AHEAD

@@ -12,6 +12,7 @@ Three layers, none of which loses a character:
 
 from __future__ import annotations
 
+import itertools
 import json
 import string
 from collections.abc import Iterable
@@ -115,7 +116,7 @@ def phrases(names: Iterable[str], states: Iterable[str]) -> list[str]:
 
 def build_tokenizer(
     names: Iterable[str] = VARIABLE_NAMES,
-    states: Iterable[str] = (*(s for pair in STATE_PAIRS for s in pair), *MORE_STATES),
+    states: Iterable[str] = (*itertools.chain.from_iterable(STATE_PAIRS), *MORE_STATES),
 ) -> Tokenizer:
     """The tokenizer for these variable names (lower case) and state words.
 

@@ -49,10 +49,12 @@ def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem
         raise UserError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     names = paths.split(",") if isinstance(paths, str) else [str(paths)]
     items = [item for name in names for item in read_items(name.strip(), variant)]
+    problems = []
     for item in items:
         if isinstance(item, str):
             raise UserError(item)
-    return items
+        problems.append(item)
+    return problems
 
 
 def read_items(name: str, variant: str | None = None) -> list[Problem | str]:
@@ -183,7 +185,9 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
 
 def _hub_rows(name: str) -> list[dict[str, Any]]:
     """All rows of a split of a hub data set, or of a folder with the files of one."""
-    source, split = re.fullmatch(r"hf:(.*?)(?::([^:/]+))?", name).groups()
+    found = re.fullmatch(r"hf:(.*?)(?::([^:/]+))?", name, re.DOTALL)
+    assert found is not None, name  # callers know that it begins with hf:
+    source, split = found.groups()
     if not re.fullmatch(r"[^:/]+/[^:/]+", source) and not Path(source).is_dir():
         raise UserError(f"'{name}': expected hf:owner/name, hf:owner/name:split or hf:FOLDER")
     import datasets

@@ -62,7 +62,10 @@ class Batches:
         self.workers = workers
         self.pool: Any = None
         self.waited = 0.0  # seconds, in all
-        self.set_state({"group": 0, "batch": 0})
+        self.batches: list[Batch] = []
+        self.place = 0  # in `batches`
+        self.due: collections.deque[Any] = collections.deque()
+        self.following = self.asked = 0  # groups
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -81,8 +84,8 @@ class Batches:
 
     def set_state(self, state: dict[str, int]) -> None:
         self.following, self.place = state["group"], state["batch"]
-        self.batches: list[Batch] = []
-        self.due: collections.deque = collections.deque()
+        self.batches = []
+        self.due = collections.deque()
         self.asked = self.following
 
     def _group(self) -> list[Batch]:

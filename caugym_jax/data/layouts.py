@@ -116,7 +116,7 @@ def _official_texts(row: dict[str, Any]) -> dict[str, Any]:
 
 def _calm_texts(row: dict[str, Any]) -> dict[str, Any]:
     """The text as CauGym's base set puts it together, and the label from CaLM's number."""
-    task, question = row.get("Type"), row.pop("Question")
+    task, question = str(row.get("Type")), row.pop("Question")
     info = row.pop("given_info")
     header = "" if info.startswith(HEADER[:20]) else HEADER[: HEADER.index("Imagine")]
     lines = [
@@ -145,6 +145,7 @@ def _chat_texts(row: dict[str, Any]) -> dict[str, Any]:
     prompt = _message(row.pop("prompt"), "user")
     text = prompt.removesuffix(LACK_HINT).rstrip(" ").removesuffix(STEP_BY_STEP).rstrip(" \n")
     answer, right = row.pop("answer", None), row.get("label") is not False
+    solution: str | None
     if "chosen" in row:
         solution = _completion(row.pop("chosen"))
         row["rejected"] = _completion(row["rejected"])
@@ -197,7 +198,8 @@ def _engine_answer(story: Story | None, unread: str) -> str:
 
 def _check_answer(problem: Problem) -> None:
     try:
-        good = problem.lacks or math.isfinite(problem.prob)
+        prob = problem.prob
+        good = prob is None or math.isfinite(prob)
     except (ValueError, TypeError, KeyError):
         good = False
     if not good:

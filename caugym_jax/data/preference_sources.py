@@ -85,13 +85,13 @@ def preference_items(
       paired: DPO's pairs; else KTO's judged completions, half of the generated ones desirable.
     """
     max_length = settings.max_length
-    make = preference if paired else judged
     if callable(source):
         rows = generated_rows(source, seed, settings.solutions, settings.rejected)
         if paired:
-            return generated(rows, make, tokenizer, max_length), []
-        items = generated(one_of_each(rows), make, tokenizer, max_length)
+            return generated(rows, preference, tokenizer, max_length), []
+        items = generated(one_of_each(rows), judged, tokenizer, max_length)
         return generated_with_others(items, max_length), []
+    make: Callable[[Row, Tokenizer], Preference | Judged] = preference if paired else judged
     sifted = sift(source, make, tokenizer, max_length, settings.too_long, settings.unusable)
     lines = [line for line in [sifted.report(source)] if line]
     return (sifted.kept if paired else with_others(sifted.kept, max_length)), lines

@@ -26,7 +26,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.types import Judged, Preference
 
 Row = Mapping[str, Any]
-Made = TypeVar("Made")
+Made = TypeVar("Made", bound=Preference | Judged)
 LISTED = 5  # of the dropped rows of a kind, these many are named
 
 
@@ -61,11 +61,11 @@ def preference(row: Row, tokenizer: Tokenizer) -> Preference:
       Unusable: an empty completion, or the two are the same.
     """
     if row.get("prompt") is None:
-        *prompt, chosen = _conversation(row["chosen"], "chosen")
-        *other, rejected = _conversation(row["rejected"], "rejected")
+        *prompt, better = _conversation(row["chosen"], "chosen")
+        *other, worse = _conversation(row["rejected"], "rejected")
         if prompt != other or not prompt:
             raise ValueError("without a 'prompt', chosen and rejected differ in the last message")
-        chosen, rejected = _reply([chosen], "chosen"), _reply([rejected], "rejected")
+        chosen, rejected = _reply([better], "chosen"), _reply([worse], "rejected")
     else:
         prompt = _conversation(row["prompt"], "prompt")
         chosen, rejected = (_reply(row[key], key) for key in ("chosen", "rejected"))
@@ -113,7 +113,8 @@ def sift(
       UserError: a malformed row (named by its place from 0); one that is refused (all are counted
         and the first few listed); or none is left.
     """
-    kept, found = [], {"too_long": {}, "unusable": {}}
+    kept = []
+    found: dict[str, dict[str, list[int]]] = {"too_long": {}, "unusable": {}}
     rows = read_rows(name)
     for i, row in enumerate(rows):
         try:
@@ -127,12 +128,12 @@ def sift(
             if longest(item) <= max_length:
                 kept.append(item)
             else:
-                kind = f"more than data.max_length={max_length} tokens"
-                found["too_long"].setdefault(kind, []).append(i)
+                over = f"more than data.max_length={max_length} tokens"
+                found["too_long"].setdefault(over, []).append(i)
     for key, rule in (("unusable", unusable), ("too_long", too_long)):
         if found[key] and rule == "refuse":
-            dropped = Sifted([], len(rows), found[key]).report(name).removeprefix("dropped ")
-            raise UserError(f"{dropped}: fix them, or set data.{key}=drop")
+            dropped = Sifted([], len(rows), found[key]).report(name) or ""
+            raise UserError(f"{dropped.removeprefix('dropped ')}: fix them, or set data.{key}=drop")
     sifted = Sifted(kept, len(rows), found["unusable"] | found["too_long"])
     if not kept:
         raise UserError(sifted.report(name) or f"{name} holds no rows")

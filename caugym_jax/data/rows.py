@@ -53,6 +53,7 @@ def wording_options(purpose: str) -> dict[str, bool]:
 
 
 def _problem_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, Any]:
+    assert problem.story is not None  # generated problems have one
     return {
         "problem": problem.text,
         "answer": problem.answer,
@@ -114,7 +115,8 @@ def _rl_row(problem: Problem, index: int, seed: int, split: str) -> dict[str, An
 
 def structure(story: Story) -> dict[str, Any]:
     """A generated story as JSON-serialisable structure. Events are lists of [node, value]."""
-    query = story.query
+    query, exact = story.query, story.exact
+    assert exact is not None  # a generated story has it
     record = {
         "graph": {"nodes": list(story.names), "edges": [list(edge) for edge in story.edges]},
         "states": [list(pair) for pair in story.states],
@@ -136,7 +138,7 @@ def structure(story: Story) -> dict[str, Any]:
             }
             for term, number in story.given
         ],
-        "exact": float(story.exact),
+        "exact": float(exact),
     }
     return record if story.block is None else {**record, "block": story.block}
 

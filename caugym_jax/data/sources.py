@@ -143,8 +143,9 @@ def problem_source(
         )
         if not solutions:
             return problem
-        by_task = isinstance(direct_fraction, Mapping)
-        share = direct_fraction.get(problem.task, 0.0) if by_task else direct_fraction
+        share = direct_fraction
+        if isinstance(share, Mapping):
+            share = share.get(problem.task, 0.0)
         direct = random.Random(f"direct {seed} {index}").random() < share
         return dataclasses.replace(problem, solution=problem.answer if direct else work(problem))
 
@@ -226,6 +227,7 @@ def sft_batches(
             for attempt in range(ATTEMPTS):
                 problem = source(index + attempt * ELSEWHERE)
                 prompt = prompt_tokens(problem, tokenizer)
+                assert problem.solution is not None  # generated to be imitated
                 completion = completion_tokens(problem, problem.solution, tokenizer)
                 if len(prompt) + len(completion) <= max_length:
                     return Example(prompt, completion)

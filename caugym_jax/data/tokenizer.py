@@ -155,7 +155,7 @@ def _from_folder(folder: Path) -> Tokenizer:
     generation, config = (
         _read_json(folder / name) for name in ("generation_config.json", "config.json")
     )
-    ends: list[int] = []
+    ends: list[int | None] = []
     for settings in (generation, config):
         value = settings.get("eos_token_id")
         ends += value if isinstance(value, list) else [value]
@@ -183,8 +183,8 @@ def wrap(
     if end is None:
         raise UserError(f"{where}: no end-of-sequence token in the tokenizer or its configuration")
     pad = raw.pad_token_id if raw.pad_token_id is not None else end
-    ends = tuple(sorted(ids))
-    return Tokenizer(raw, ends, end, pad, _bos_of_plain_text(raw), generation or {})
+    bos = _bos_of_plain_text(raw)
+    return Tokenizer(raw, tuple(sorted(ids)), end, pad, bos, generation or {})
 
 
 def _around_reply(raw: PreTrainedTokenizerFast) -> tuple[str, int | None]:

@@ -149,7 +149,7 @@ def _failures(found: Sequence[dict[str, float]]) -> dict[str, float] | None:
     """The shares of samples that fail by each kind, over the items of which it is known."""
     if not found:
         return None
-    return {kind: _mean([one[kind] for one in found]) for kind in checking.KINDS}
+    return {kind: sum(one[kind] for one in found) / len(found) for kind in checking.KINDS}
 
 
 def clustered_stderr(values: Sequence[float], clusters: Sequence[Any]) -> float | None:
@@ -164,7 +164,9 @@ def clustered_stderr(values: Sequence[float], clusters: Sequence[Any]) -> float 
 
     By hand: values 1, 1, 0, 0 in clusters a, a, b, b: r = 1, -1; sqrt(2 * 2) / 4 = 0.5.
     """
-    mean = _mean(values)
+    if not values:
+        return None
+    mean = sum(values) / len(values)
     residuals: dict[Any, float] = defaultdict(float)
     for value, cluster in zip(values, clusters, strict=True):
         residuals[cluster] += value - mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -117,10 +118,13 @@ def _answer_file(
     positions = opened.model.config.longest
     stream = zlib.crc32(answers.stem.encode())  # a file's samples do not depend on other files
 
+    params = opened.params
+    assert params is not None  # `evaluate` asks for them
+
     def ask(items: Sequence[int]) -> Rollout:
         return require_finite(
             sampler(
-                opened.params,
+                params,
                 [prompts[i] for i in items],
                 ids=items,
                 seed=protocol.seed,
@@ -179,7 +183,7 @@ def answer(
             rate = rollout.completion_length.sum() / (time.perf_counter() - clock)
             shown = {"new tokens/s": rate, "truncated": 1 - rollout.ended.mean()}
         answered = [problem_record(problems[i]) | answers[i] for i in items]
-        processes.first(lambda answered=answered: file.add(answered))
+        processes.first(functools.partial(file.add, answered))
         progress.show(items.stop, shown, tuple(shown))
     processes.first(file.finish)
 

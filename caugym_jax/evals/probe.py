@@ -159,6 +159,6 @@ def summary(before: Probed, after: Probed, problems: Sequence[Problem], *, shown
 
 def _by_turns(tasks: np.ndarray, chosen: np.ndarray, n: int) -> list[int]:
     """The first `n` chosen items, taking the tasks in turn."""
-    queues = [list(np.flatnonzero(chosen & (tasks == t))) for t in sorted(set(tasks))]
+    queues = [np.flatnonzero(chosen & (tasks == t)).tolist() for t in sorted(set(tasks))]
     rounds = max(map(len, queues))
     return [q[r] for r in range(rounds) for q in queues if r < len(q)][:n]

@@ -137,13 +137,20 @@ def _plain(q, k, v, q_places, k_places, window):
         seen = end if T == S else S
         keys = k[:, :seen], v[:, :seen], jax.tree.map(lambda x, n=seen: x[:, :n], k_places)
         of_block = _recomputed if S > LONG else _masked
-        queries = jax.tree.map(lambda x, s=start, e=end: x[:, s:e], (q, q_places))
-        blocks.append(of_block(*queries, *keys, window))
+        some, places = jax.tree.map(lambda x, s=start, e=end: x[:, s:e], (q, q_places))
+        blocks.append(of_block(some, places, *keys, window))
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
 
 
 def _masked(q, q_places, k, v, k_places, window):
-    return _attention_of_block(q, k, v, visible(*q_places, *k_places, window))
+    seen = visible(
+        q_places.positions,
+        q_places.segment_ids,
+        k_places.positions,
+        k_places.segment_ids,
+        window,
+    )
+    return _attention_of_block(q, k, v, seen)
 
 
 def _recomputed(q, q_places, k, v, k_places, window):
@@ -157,7 +164,8 @@ def _recomputed(q, q_places, k, v, k_places, window):
 
     @jax.checkpoint
     def one(part):
-        return _masked(*part, k, v, k_places, window)
+        some, places = part
+        return _masked(some, places, k, v, k_places, window)
 
     mixed = jax.lax.map(one, jax.tree.map(cut, (q, q_places)))
     return jnp.moveaxis(mixed, 0, 1).reshape(q.shape[0], parts * BLOCK, *q.shape[2:])[:, :T]
@@ -212,6 +220,7 @@ def attention_over_pieces(q: jax.Array, pieces) -> jax.Array:
         parts.append([x.swapaxes(1, 2).reshape(B, N, -1) for x in part])
     most = functools.reduce(jnp.maximum, (m for m, _, _ in parts))
     scales = [jnp.exp(m - most) for m, _, _ in parts]
-    total = sum(scale * z for scale, (_, z, _) in zip(scales, parts, strict=True))
-    mixed = sum(scale * o for scale, (_, _, o) in zip(scales, parts, strict=True))
-    return (mixed / total).astype(q.dtype)
+    zero = jnp.float32(0)
+    total = sum((scale * z for scale, (_, z, _) in zip(scales, parts, strict=True)), zero)
+    summed = sum((scale * o for scale, (_, _, o) in zip(scales, parts, strict=True)), zero)
+    return (summed / total).astype(q.dtype)

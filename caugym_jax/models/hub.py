@@ -181,7 +181,7 @@ class _Stored(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
 
-    def __call__(self, box: tuple[slice, ...]) -> np.ndarray:
+    def read(self, box: tuple[slice, ...]) -> np.ndarray:
         """A part of the tensor.
 
         Raises:
@@ -321,7 +321,7 @@ def _check_tied(folder: Path, stored: Mapping[str, _Stored]) -> None:
     same = head.shape == embed.shape
     for start in range(0, head.shape[0] if same else 0, 4096):
         rows = (slice(start, min(start + 4096, head.shape[0])), slice(0, head.shape[1]))
-        same = same and np.array_equal(head(rows), embed(rows))
+        same = same and np.array_equal(head.read(rows), embed.read(rows))
     if not same:
         raise UserError(
             f"{folder}: weight {_HEAD!r} differs from the embedding though config.json sets "
@@ -348,11 +348,11 @@ def _read(
         kept = np.float32 if row.hf.endswith("norm.weight") else dtype
         out = np.empty([s.stop - s.start for s in block], kept)
         if not row.stacked:
-            out[...] = weights.from_hf(stored[row.hf], row, config, block)
+            out[...] = weights.from_hf(stored[row.hf].read, row, config, block)
             return out
         for place, layer in enumerate(range(block[0].start, block[0].stop)):
             tensor = stored[row.hf.format(layer)]
-            out[place] = weights.from_hf(tensor, row, config, block[1:])
+            out[place] = weights.from_hf(tensor.read, row, config, block[1:])
         return out
 
     def array(row: weights.Weight, shape: jax.ShapeDtypeStruct, target) -> jax.Array:

@@ -71,6 +71,7 @@ def _splash(heads, T, S, window, interpret, parts, first):
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+    mask: masks.Mask
     if window is None:
         mask = masks.CausalMask((S, S), shard_count=parts)
     else:

@@ -86,7 +86,7 @@ def adapter_layout(config: ModelConfig, lora: Lora) -> Layout:
     for name, shape, names in _matrices(config):
         if name not in lora.matrices:
             continue
-        inputs, outputs = matrix_axes(names)
+        inputs, outputs = _sides(names)
         for kind, kept in (("a", (*inputs, None)), ("b", (None, *outputs))):
             at = f"{name}_lora_{kind}"
             size = tuple(lora.rank if i is None else shape[i] for i in (0, *kept))
@@ -141,7 +141,7 @@ def frozen_layout(config: ModelConfig, dtype: str) -> Layout:
     axes = {**axes, "layers": dict(axes["layers"])}
     if dtype == "int8":
         for name, _, names in _matrices(config):
-            _, outputs = matrix_axes(names)
+            _, outputs = _sides(names)
             axes["layers"][f"{name}_scale"] = tuple(names[i] for i in (0, *outputs))
     return Layout(shapes, axes)
 
@@ -182,6 +182,12 @@ def thaw(frozen: Params) -> Params:
 def _inputs(name: str) -> tuple[int, ...]:
     """A stacked matrix's input axes: o [L, N, H, D] reads heads and head size."""
     return (1, 2) if name == "o" else (1,)
+
+
+def _sides(names: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    sides = matrix_axes(names)
+    assert sides is not None, names  # all of MATRICES are matrices
+    return sides
 
 
 def _matrices(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], tuple[str, ...]]]:

@@ -116,7 +116,7 @@ def _names(config: ModelConfig, lora: Lora) -> Iterator[tuple[str, int, str]]:
 
 
 def _module(config: ModelConfig, matrix: str) -> str:
-    return weights.table(config)["layers"][matrix].hf.removesuffix(".weight")
+    return weights.layer_rows(config)[matrix].hf.removesuffix(".weight")
 
 
 def _matrix(array: np.ndarray, name: str) -> np.ndarray:

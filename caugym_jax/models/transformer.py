@@ -202,9 +202,9 @@ Cache = tuple[Piece, ...]
 
 def _write(kv: tuple, new: tuple, slot: jax.Array, layer: jax.Array | None) -> tuple:
     """A piece's (k, v) with one token's k [B, K, H, 1] and v [B, K, 1, H] written to a slot."""
-    starts = (0, 0, 0, slot), (0, 0, slot, 0)
+    starts: list[tuple[Any, ...]] = [(0, 0, 0, slot), (0, 0, slot, 0)]
     if layer is not None:  # one of a stack
-        new, starts = [y[None] for y in new], [(layer, *start) for start in starts]
+        new, starts = tuple(y[None] for y in new), [(layer, *start) for start in starts]
     return tuple(
         jax.lax.dynamic_update_slice(array, y.astype(array.dtype), start)
         for array, y, start in zip(kv, new, starts, strict=True)
@@ -470,11 +470,11 @@ class Model:
         if self.unrolled and not isinstance(layers, tuple):
             layers = _split_stack(layers)
         if isinstance(layers, tuple):
-            kept = []
+            each = []
             for weights in layers:
                 x, keep = block(x, weights)
-                kept.append(keep)
-            kept = None if kept[0] is None else tuple(zip(*kept, strict=True))
+                each.append(keep)
+            kept = None if each[0] is None else tuple(zip(*each, strict=True))
         else:
             x, kept = jax.lax.scan(block, x, layers)
         return rms_norm(x, params["final_norm"], self.config.norm_eps), kept

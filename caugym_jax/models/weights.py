@@ -65,23 +65,30 @@ _BIASES, _QK_NORMS = ("q_bias", "k_bias", "v_bias"), ("q_norm", "k_norm")
 
 def table(config: ModelConfig) -> dict[str, Weight | dict[str, Weight]]:
     """The rows that a model of this shape has, in a tree like its `params`."""
+    rows = _outer(config)
+    return {"embed": rows["embed"], "layers": layer_rows(config), **rows}
+
+
+def layer_rows(config: ModelConfig) -> dict[str, Weight]:
+    """The rows of a layer."""
     absent = (() if config.qkv_bias else _BIASES) + (() if config.qk_norm else _QK_NORMS)
-    tree: dict[str, Weight | dict[str, Weight]] = {
+    return {name: row for name, row in _LAYERS.items() if name not in absent}
+
+
+def _outer(config: ModelConfig) -> dict[str, Weight]:
+    rows = {
         "embed": _weight("model.embed_tokens", "token_embd", "V D", "VD"),
-        "layers": {name: row for name, row in _LAYERS.items() if name not in absent},
         "final_norm": _weight("model.norm", "output_norm", "D", "D"),
     }
-    if not config.tied:
-        tree["head"] = _weight("lm_head", "output", "V D", "DV")
-    return tree
+    return rows if config.tied else {**rows, "head": _weight("lm_head", "output", "V D", "DV")}
 
 
 def tensors(config: ModelConfig) -> Iterator[tuple[str, int | None, Weight]]:
     """(parameter name, layer or None, row) of every Hugging Face tensor, in file order."""
-    rows = table(config)
+    rows = _outer(config)
     yield "embed", None, rows["embed"]
     for layer in range(config.num_layers):
-        for name, row in rows["layers"].items():
+        for name, row in layer_rows(config).items():
             yield name, layer, row
     for name in ("final_norm", "head"):
         if name in rows:
@@ -128,7 +135,8 @@ def from_hf(
     """
     size, want = sizes(config), dict(zip(row.axes, block, strict=True))
     box, shape, rest = [], [], []
-    for outer, *inner in row.hf_axes:
+    for group in row.hf_axes:
+        outer, inner = group[0], group[1:]
         width = math.prod(size[letter] for letter in inner)
         start, stop = want[outer].start, want[outer].stop
         box.append(slice(start * width, stop * width))

@@ -12,10 +12,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from caugym_jax.errors import require
+from caugym_jax.objectives.arrays import Array
 from caugym_jax.types import Experience
 
+Spread = Float[Array, "B #C"]  # a value for each token, or one for each sequence
 # A reported quantity as (sum, weight), see algorithms/step.py.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -32,21 +35,24 @@ AGGREGATIONS = {
 class Terms(NamedTuple):
     """Per-token loss and what is reported about it, all [B, C]."""
 
-    loss: jax.Array
-    ratio: jax.Array  # p_new / p_old as used (token or sequence level)
-    clipped_low: jax.Array  # 1 where the lower clip cut the gradient (A < 0)
-    clipped_high: jax.Array  # 1 where the upper clip cut the gradient (A > 0)
+    loss: Float[Array, "B C"]
+    ratio: Float[Array, "B C"]  # p_new / p_old as used (token or sequence level)
+    clipped_low: Float[Array, "B C"]  # 1 where the lower clip cut the gradient (A < 0)
+    clipped_high: Float[Array, "B C"]  # 1 where the upper clip cut the gradient (A > 0)
 
 
-def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+def _masked_mean(x: Float[Array, "B C"], mask: Float[Array, "B C"]) -> Float[Array, "B 1"]:
     return jnp.sum(x * mask, axis=-1, keepdims=True) / jnp.maximum(
         jnp.sum(mask, axis=-1, keepdims=True), 1.0
     )
 
 
 def log_ratio(
-    logprobs: jax.Array, old_logprobs: jax.Array, mask: jax.Array, level: str = "token"
-) -> jax.Array:
+    logprobs: Float[Array, "B C"],
+    old_logprobs: Float[Array, "B C"],
+    mask: Float[Array, "B C"],
+    level: str = "token",
+) -> Spread:
     """log p_new - log p_old per token, or its mean over each sequence (GSPO): [B, C] or [B, 1]."""
     if level not in ("token", "sequence"):
         raise ValueError(f"level must be token or sequence, not {level!r}")
@@ -57,10 +63,10 @@ def log_ratio(
 
 
 def clipped_surrogate(
-    logprobs: jax.Array,
-    old_logprobs: jax.Array,
-    advantages: jax.Array,
-    mask: jax.Array,
+    logprobs: Float[Array, "B C"],
+    old_logprobs: Float[Array, "B C"],
+    advantages: Spread,
+    mask: Float[Array, "B C"],
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
@@ -93,10 +99,10 @@ def clipped_surrogate(
 
 
 def cispo(
-    logprobs: jax.Array,
-    old_logprobs: jax.Array,
-    advantages: jax.Array,
-    mask: jax.Array,
+    logprobs: Float[Array, "B C"],
+    old_logprobs: Float[Array, "B C"],
+    advantages: Spread,
+    mask: Float[Array, "B C"],
     *,
     clip_high: float = 5.0,
     level: str = "token",
@@ -112,7 +118,9 @@ def cispo(
     return Terms(-weight * advantages * logprobs, ratio, jnp.zeros_like(high), high)
 
 
-def kl_estimate(logprobs: jax.Array, ref_logprobs: jax.Array, kind: str = "k3") -> jax.Array:
+def kl_estimate(
+    logprobs: Float[Array, "B C"], ref_logprobs: Float[Array, "B C"], kind: str = "k3"
+) -> Float[Array, "B C"]:
     """Per-token estimate of KL(policy || reference) at the sampled tokens, [B, C].
 
     With d = log p_ref - log p: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1 (never negative).
@@ -131,12 +139,12 @@ def kl_estimate(logprobs: jax.Array, ref_logprobs: jax.Array, kind: str = "k3") 
 
 
 def importance_weights(
-    old_logprobs: jax.Array,
-    sampler_logprobs: jax.Array,
-    mask: jax.Array,
+    old_logprobs: Float[Array, "B C"],
+    sampler_logprobs: Float[Array, "B C"],
+    mask: Float[Array, "B C"],
     level: str = "token",
     cap: float = 3.0,
-) -> jax.Array:
+) -> Spread:
     """min(p_trainer / p_sampler, cap) before the update, as a constant: [B, C] or [B, 1].
 
     Truncated importance sampling (Ionides 2008; TRL's vllm_importance_sampling_correction): where
@@ -155,8 +163,11 @@ def importance_weights(
 
 
 def aggregate(
-    loss: jax.Array, mask: jax.Array, how: str = "grpo", horizon: int | None = None
-) -> tuple[jax.Array, jax.Array]:
+    loss: Float[Array, "B C"],
+    mask: Float[Array, "B C"],
+    how: str = "grpo",
+    horizon: int | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(total, weight) of a per-token loss, exact under any split of the batch.
 
     grpo:    sum_i (1/|o_i|) sum_t l_it   over the number of rows that have tokens (the paper's)
@@ -229,12 +240,12 @@ class PolicyLoss:
 
 
 def policy_loss(
-    logprobs: jax.Array,
-    entropy: jax.Array,
+    logprobs: Float[Array, "B C"],
+    entropy: Float[Array, "B C"],
     e: Experience,
     settings: PolicyLoss = PolicyLoss(),
     horizon: int | None = None,
-) -> tuple[tuple[jax.Array, jax.Array], Sums]:
+) -> tuple[tuple[Float[Array, ""], Float[Array, ""]], Sums]:
     """((total, weight), what is reported) of one batch of experience.
 
         per token:  w * surrogate(r, A) + beta * KL - entropy_coef * H,   averaged by `loss_type`
@@ -265,7 +276,9 @@ def policy_loss(
         )
     per_token, count = terms.loss, mask.sum()
 
-    def mean(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def mean(
+        x: Spread,
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         return (x * mask).sum(), count
 
     sums = {

@@ -107,7 +107,8 @@ def number(value: float) -> str:
 def lines(title: str, series: Sequence[Line], x_name: str, y_name: str, percent=False) -> str:
     """A line chart with a legend; one point is drawn as a dot."""
     series = [thinned(s) for s in series]
-    points = [(x, y) for s in series for x, y in zip(s.x, s.y, strict=True) if finite(x, y)]
+    pairs = [pair for s in series for pair in zip(s.x, s.y, strict=True)]
+    points = [(x, y) for x, y in pairs if y is not None and finite(x, y)]
     width, height = WIDTH, 260
     if not points:
         return picture(width, 60, title, said(20, 36, f"{title}: no finite values"))

@@ -78,6 +78,7 @@ def plan(
         with recording(step):
             experience, _, _ = algorithm.prepare(state, lambda: _items(config, run.model))
             algorithm.update(state, experience)
+    assert run.sampler_mesh is not None  # `_run` arranges one
     return Planned(run.model, mesh, run.sampler_mesh, step.calls)
 
 
@@ -85,24 +86,21 @@ def _run(config: Settings, mesh: jax.sharding.Mesh) -> methods.Run:
     """`methods.open_run` with shapes for weights."""
     shape, lora = shape_of(config.model.name), config.lora
     model = model_for(shape, mesh, config.model)
-    common = {
-        "tokenizer": Ends(),
-        "mesh": mesh,
-        "sampler_mesh": sampling_mesh(mesh, config.sampling),
-        "open_critic": _critic,
-    }
+    ends: Any = Ends()  # programs ask no more of a tokenizer
+    whole, places = layout(shape), sampling_mesh(mesh, config.sampling)
+    run = methods.Run(
+        config, model, None, ends, mesh, whole, sampler_mesh=places, open_critic=_critic
+    )
     if not lora.rank:
-        whole = layout(shape)
-        reference = described(whole, mesh) if methods.needs_reference(config) else None
-        return methods.Run(config, model, reference, trained=whole, **common)
+        needed = methods.needs_reference(config)
+        return run._replace(params=described(whole, mesh) if needed else None)
     frozen = described(frozen_layout(shape, lora.base_dtype), mesh)
     adapter = Adapter(
         frozen,
         lambda trained, frozen: attach(trained, frozen, lora.scale),
         merging(shape, frozen, lora, mesh, model.dtype),
     )
-    trained = adapter_layout(shape, lora)
-    return methods.Run(config, model, frozen, trained=trained, adapter=adapter, **common)
+    return run._replace(params=frozen, trained=adapter_layout(shape, lora), adapter=adapter)
 
 
 def _critic(name: str, run: methods.Run) -> tuple[Model, Any]:

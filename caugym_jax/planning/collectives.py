@@ -48,7 +48,7 @@ class Collective(NamedTuple):
     """One instruction of a program.
 
     Attributes:
-      count: how often it runs in one call.
+      times: how often it runs in one call.
       bytes: of the array it makes, or reduces, each time: whole on one device of the group after an
         all-gather, before a reduce-scatter.
       group: the devices of its first group, by their place in the mesh (of OUTSIDE: the slices).
@@ -56,7 +56,7 @@ class Collective(NamedTuple):
     """
 
     kind: str
-    count: float
+    times: float
     bytes: float
     group: tuple[int, ...]
     drawing: bool = False
@@ -71,7 +71,7 @@ class Collective(NamedTuple):
         """
         n = len(self.group)
         once = self.bytes if "permute" in self.kind else self.bytes * (n - 1) / max(1, n)
-        return self.count * once * (2 if self.kind in ("all-reduce", OUTSIDE) else 1)
+        return self.times * once * (2 if self.kind in ("all-reduce", OUTSIDE) else 1)
 
 
 def collectives(hlo: str, unknown_trips: float = 1) -> list[Collective]:
@@ -112,7 +112,7 @@ def totals(found: list[Collective]) -> dict[str, dict[str, float]]:
     out: dict[str, dict[str, float]] = {}
     for one in found:
         row = out.setdefault(one.kind, {"count": 0, "bytes": 0})
-        row["count"] += one.count
+        row["count"] += one.times
         row["bytes"] += one.received
     return dict(sorted(out.items()))
 
@@ -137,7 +137,7 @@ def _trips(line: str, condition: Sequence[str], body: Sequence[str]) -> int | No
         return int(known[1])
     less = next(filter(None, map(_LESS.search, condition)), None)
     bound = _constant(less[2], condition) if less else None
-    if bound is None:
+    if less is None or bound is None:
         return None
     place = next((_ELEMENT.search(x) for x in condition if f"{less[1]} = " in x), None)
     ends = next((x.rpartition(" tuple(")[2] for x in body if "ROOT " in x), "")

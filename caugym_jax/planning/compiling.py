@@ -74,7 +74,7 @@ def examine(
     }
     if compiled is None:
         found, memory = [], _refused(call, why) | {"beside": beside}
-        memory["peak"] = sum(memory.values()) if "temporaries" in memory else None
+        peak = sum(memory.values()) if "temporaries" in memory else None
     else:
         sizes = compiled.memory_analysis()
         memory = {
@@ -86,7 +86,7 @@ def examine(
             "beside": beside,
         }
         signs = {"aliased": -1}
-        memory["peak"] = sum(signs.get(name, 1) * size for name, size in memory.items())
+        peak = sum(signs.get(name, 1) * size for name, size in memory.items())
         found = collectives(compiled.as_text(), unknown_trips=work.piece)
     places = [coordinates[d.id] for d in mesh.devices.flat] if coordinates else ()
     before, drawing = (
@@ -102,8 +102,13 @@ def examine(
         exchanged=before,
         drawing=drawing,
     )
-    fits = compiled is not None and (limit is None or memory["peak"] <= limit)
-    report |= {"memory": memory, "limit": limit, "fits": fits, "drawn": work.drawn}
+    fits = compiled is not None and (limit is None or peak is not None and peak <= limit)
+    report |= {
+        "memory": {**memory, "peak": peak},
+        "limit": limit,
+        "fits": fits,
+        "drawn": work.drawn,
+    }
     return report | {"collectives": totals(found), "predicted": _told(prediction)}
 
 

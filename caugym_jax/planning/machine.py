@@ -27,8 +27,8 @@ class Machine(NamedTuple):
     limit: float | None  # bytes of memory that a program may use; None: unknown
 
     def as_json(self) -> dict[str, Any]:
-        both = {"chip": self.chip, "efficiency": self.efficiency}
-        return {name: dataclasses.asdict(one) for name, one in both.items()}
+        chip, efficiency = dataclasses.asdict(self.chip), dataclasses.asdict(self.efficiency)
+        return {"chip": chip, "efficiency": efficiency}
 
 
 def machine_of(where: Slice) -> Machine:
@@ -36,14 +36,15 @@ def machine_of(where: Slice) -> Machine:
     device, count = where.devices[0], len(where.devices)
     efficiency = efficiency_of(device.platform)
     if where.name != HERE:
+        assert where.chip is not None, where.name  # only this machine's may be unknown
         return Machine(where.chip, efficiency, USABLE * where.chip.hbm)
     limit = memory_limit(device)
     if where.chip is not None:
         return Machine(where.chip, efficiency, limit)
     share = None if limit is None else limit / count  # virtual devices share one memory
     chip = measured(share or 0.0)
-    each = {"flops": chip.flops / count, "bandwidth": chip.bandwidth / count}
-    return Machine(dataclasses.replace(chip, **each), efficiency, share)
+    one = dataclasses.replace(chip, flops=chip.flops / count, bandwidth=chip.bandwidth / count)
+    return Machine(one, efficiency, share)
 
 
 def measured(memory: float = 0.0, clock: Callable[[], float] = time.perf_counter) -> Chip:

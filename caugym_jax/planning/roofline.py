@@ -209,11 +209,11 @@ def exchange(
     seconds = 0.0
     for one in found:
         if one.kind == OUTSIDE:
-            seconds += one.received / chip.outside + one.count * efficiency.outside
+            seconds += one.received / chip.outside + one.times * efficiency.outside
             continue
         lanes = min(chip.links, ways(one.group, coordinates, chip.whole))
         seconds += one.received / (chip.link * lanes * efficiency.link)
-        seconds += one.count * efficiency.latency
+        seconds += one.times * efficiency.latency
     return seconds
 
 

@@ -6,8 +6,9 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from caugym_jax.devices.mesh import MeshShape
 from caugym_jax.devices.shapes import Call
 from caugym_jax.errors import UserError
 from caugym_jax.models.work import Work
@@ -58,7 +59,8 @@ def best_meshes(config: Settings, where: Slice) -> list[Candidate]:
     Raises:
       UserError: no mesh at all can be planned; what is said of the first one.
     """
-    machine, found, refusals, planned, results = machine_of(where), [], [], None, {}
+    machine, found, refusals, planned = machine_of(where), [], [], None
+    results: dict[Any, Any] = {}
     for mesh in factorizations(len(where.devices)):
         one = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **mesh))
         try:
@@ -87,7 +89,7 @@ def smallest_slice(config: Settings, names: Sequence[str]) -> str | None:
 
 
 def _estimate(
-    planned: Planned, remat: str, mesh: Settings, machine: Machine, where: Slice
+    planned: Planned, remat: str, mesh: MeshShape, machine: Machine, where: Slice
 ) -> Candidate:
     devices, at = planned.mesh.devices, where.coordinates
     places = [at[d.id] for d in devices.flat] if at else ()

@@ -88,7 +88,7 @@ def open_slice(name: str, slices: int = 1) -> Slice:
         return Slice(name, devices, chip_of(devices[0].device_kind))
     from jax.experimental import topologies
 
-    more = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    more: dict[str, Any] = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
     if slices > 1:
         more["num_slices"] = slices
     try:

@@ -215,13 +215,14 @@ def expected(problem: Problem) -> Expected:
     if problem.lacks:
         return Expected(None, None)
     prob, solved = label_prob(problem.answer), truth(problem)
-    if solved is None:
+    story = problem.story
+    if solved is None or story is None:
         return Expected(prob, None)
     if problem.task in BOUND_TASKS:
         reach = solved.interval
         return Expected(prob, None, reach if reach and reach[0] <= prob <= reach[1] else None)
     if near(prob, Decimal(0), DEAD_ZONE):
-        undirected = problem.story.direction is None
+        undirected = story.direction is None
         return Expected(prob, None if undirected else frozenset(("Yes", "No")))
     agreed = solved.value is not None and near(solved.value, prob)
     return Expected(prob, frozenset((solved.verdict,)) if agreed and solved.verdict else None)

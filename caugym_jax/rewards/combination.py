@@ -218,7 +218,9 @@ def _called(
     function: Reward, rows: list[Row], seconds: float | None
 ) -> tuple[list[float | None] | None, str]:
     """What the function returns for these rows as a list; or None and what was wrong."""
-    completions, problems, truncated = ([row[i] for row in rows] for i in range(3))
+    completions = [text for text, _, _ in rows]
+    problems = [problem for _, problem, _ in rows]
+    truncated = [cut for _, _, cut in rows]
     try:
         with _at_most(seconds):
             values = function(completions, problems, truncated)

@@ -91,6 +91,7 @@ def _read_object(text: str, start: int, seen: set[int], found: list[Stated]) -> 
         if token is None:
             return position
         kind, position = token.lastgroup, token.end()
+        top = stack[-1] if stack else None
         value: str | Decimal | None = None
         if kind == "mark":
             mark = text[position - 1]
@@ -107,14 +108,14 @@ def _read_object(text: str, start: int, seen: set[int], found: list[Stated]) -> 
                 state = _VALUE
                 continue
             if mark == "," and state == _NEXT:
-                state = _VALUE if stack[-1] is None else _KEY
+                state = _VALUE if top is None else _KEY
                 continue
-            if mark == "}" and stack[-1] is not None and state in (_KEY_OR_END, _NEXT):
-                done = stack.pop()
-                if done.probs or done.answers:
-                    probs, answers = tuple(done.probs), tuple(done.answers)
-                    found.append(Stated(done.start, position, probs, answers, done.extra))
-            elif mark == "]" and stack[-1] is None and state in (_VALUE_OR_END, _NEXT):
+            if mark == "}" and top is not None and state in (_KEY_OR_END, _NEXT):
+                stack.pop()
+                if top.probs or top.answers:
+                    probs, answers = tuple(top.probs), tuple(top.answers)
+                    found.append(Stated(top.start, position, probs, answers, top.extra))
+            elif mark == "]" and top is None and state in (_VALUE_OR_END, _NEXT):
                 stack.pop()
             else:
                 return position
@@ -123,14 +124,15 @@ def _read_object(text: str, start: int, seen: set[int], found: list[Stated]) -> 
         elif kind == "string":
             string = token["string"]
             value = json.loads(string) if "\\" in string else string[1:-1]
-            if state in (_KEY, _KEY_OR_END):
-                stack[-1].key = value
+            if top is not None and state in (_KEY, _KEY_OR_END):
+                top.key = value
                 state = _COLON
                 continue
         elif kind == "number":
             value = number(token["number"])
         if kind != "mark" and state not in (_VALUE, _VALUE_OR_END):
             return position
-        if stack[-1] is not None:
-            stack[-1].put(value)
+        holder = stack[-1]
+        if holder is not None:
+            holder.put(value)
         state = _NEXT

@@ -63,7 +63,7 @@ class Needed:
     letters: frozenset[str]  # codes that the text uses
     printed: tuple[tuple[Decimal, Key], ...]
     keys: frozenset[Key]  # the probabilities that the answer needs
-    p: Probability
+    p: Probability[Decimal]
 
 
 def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float | None:
@@ -72,7 +72,7 @@ def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float 
         plan = plan_for(problem)
         return None if plan is None else _stepwise(text, plan, problem, truncated)
     solved = None if problem.lacks else truth(problem)
-    if solved is None or solved.lacks or not solved.used:
+    if problem.story is None or solved is None or solved.lacks or not solved.used:
         return None
     needed = _needed(problem.story, solved)
     answer = extract(text, truncated)
@@ -86,8 +86,8 @@ def steps_reward(text: str, problem: Problem, truncated: bool = False) -> float 
         if near(value, answer.prob):
             reached |= keys
     wrong += _wrong_citations(text, needed) + _wrong_sets(text, needed)
-    value = max(0, len(reached & needed.keys) - wrong) / len(needed.keys)
-    return value if is_right(answer, expected(problem)) else value / 2
+    share = max(0, len(reached & needed.keys) - wrong) / len(needed.keys)
+    return share if is_right(answer, expected(problem)) else share / 2
 
 
 def _stepwise(text: str, plan: Plan, problem: Problem, truncated: bool) -> float:
@@ -250,9 +250,10 @@ def _traced(text: str, needed: Needed) -> tuple[list[tuple[Decimal, frozenset[Ke
 def _matters(expression: str, number: Decimal) -> bool:
     """Whether the expression's value moves with the number: that of p - p or 0 * p does not."""
     try:
-        return evaluate(expression)[0] != evaluate(expression, number)[0]
+        plain, moved = evaluate(expression), evaluate(expression, number)
     except DecimalException:
         return True
+    return plain is None or moved is None or plain[0] != moved[0]
 
 
 def _checked(expression: str, stated: str) -> tuple[bool | None, str, frozenset[Decimal]]:

@@ -22,12 +22,12 @@ class Alarms:
         self._last: dict[str, deque[float]] = {}  # the last 2 * WINDOW
         self._skipped = 0.0, 0  # updates skipped so far, and steps in a row that skipped some
 
-    def look(self, values: Mapping[str, float | None]) -> dict[str, str]:
+    def look(self, metrics: Mapping[str, float | None]) -> dict[str, str]:
         """{metric: what is wrong and the likely cause} of one more step; null counts as absent.
 
         A metric that is absent (another method's) raises no alarm.
         """
-        values = {k: v for k, v in values.items() if v is not None}
+        values = {k: v for k, v in metrics.items() if v is not None}
         for key, value in values.items():
             if math.isfinite(value):
                 first = self._first.setdefault(key, [])
@@ -59,8 +59,12 @@ class Alarms:
                     "the learning rate or entropy_coef"
                 )
         length = self._means("completions/mean_length")
-        longer = reward and length and length.now > 1.3 * length.before
-        if longer and reward.now < reward.before + 0.02:
+        if (
+            reward
+            and length
+            and length.now > 1.3 * length.before
+            and reward.now < reward.before + 0.02
+        ):
             found["completions/mean_length"] = (
                 f"completions grow (from {length.before:.4g}) and the reward does not: length "
                 "pays by itself; use loss_type dr_grpo or dapo, or overlong_buffer"

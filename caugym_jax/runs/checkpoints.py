@@ -161,7 +161,7 @@ class Checkpoints:
                 "--config.model.name=WORKDIR and a lower learning rate"
             )
         self._damage[step] = ""
-        self._figures[step] = (metrics or {}).get(self._best_figure)
+        self._figures[step] = (metrics or {}).get(self._best_figure or "")
         self._guard(
             lambda: self._manager.save(
                 step,
@@ -317,14 +317,14 @@ class Checkpoints:
         try:
             action()
         except Exception as error:
-            cause = error
+            cause: BaseException | None = error
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__cause__ or cause.__context__
             text = f"{error} {cause or ''}"
             full = "No space left" in text or "RESOURCE_EXHAUSTED" in text
             if cause is None and not full:
                 raise
-            why = "No space left on device" if full else _first_line(cause)
+            why = "No space left on device" if cause is None or full else _first_line(cause)
             raise UserError(
                 f"saving to {self._directory} failed ({why}): fix that and run the same command "
                 "again; earlier checkpoints are intact"

@@ -104,8 +104,12 @@ def claim_workdir(
         for key, digest in record.get("files", {}).items():
             if old.get(key) == config.get(key) and files.get(key, digest) != digest:
                 print(f"{config[key]} has changed since this run began", file=sys.stderr)
-    start = {"time": _now(), "command": sys.argv, "devices": str(jax.devices()[0].device_kind)}
-    start |= {"device_count": jax.device_count(), "processes": processes.count()}
+    start: dict[str, Any] = {
+        "time": _now(),
+        "command": sys.argv,
+        "devices": str(jax.devices()[0].device_kind),
+    }
+    start["device_count"], start["processes"] = jax.device_count(), processes.count()
     record = {"files": files} | record
     record["starts"] = [*record.get("starts", []), start | identity.program()]
     write_text(workdir / RECORD, json.dumps(record, indent=1) + "\n")

@@ -49,8 +49,8 @@ def digest(path: Path) -> str:
         path = path / "model"
     whole = xxhash.xxh3_128()
     if path.is_dir():
-        for file in sorted(x for x in path.iterdir() if x.suffix in ENDINGS and x.is_file()):
-            whole.update(f"{file.name} {digest(file)}".encode())
+        for one in sorted(x for x in path.iterdir() if x.suffix in ENDINGS and x.is_file()):
+            whole.update(f"{one.name} {digest(one)}".encode())
         return whole.hexdigest()
     size = path.stat().st_size
     whole.update(str(size).encode())
@@ -71,8 +71,8 @@ def program() -> dict[str, str]:
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
     return versions | {
         "the code of caugym_jax": source.hexdigest(),
-        "jax_enable_x64": str(jax.config.jax_enable_x64),
-        "jax_default_matmul_precision": str(jax.config.jax_default_matmul_precision),
+        "jax_enable_x64": str(jax.config.values["jax_enable_x64"]),
+        "jax_default_matmul_precision": str(jax.config.values["jax_default_matmul_precision"]),
     }
 
 

@@ -57,13 +57,13 @@ class Journal:
     ) -> None:
         """Records a finished step. `metrics` are the algorithm's with `step_time`, in seconds."""
         if "time/update" in metrics:
-            updated = metrics.get("tokens_updated", metrics["tokens"])
+            updated = int(metrics.get("tokens_updated", metrics["tokens"]))
             used = self._utilisation(updated, metrics["time/update"])
             metrics |= {} if used is None else {"mfu": used}
         else:
             self._without_signal += 1
             metrics["steps_without_signal"] = self._without_signal
-        self._tokens += metrics["tokens"]
+        self._tokens += int(metrics["tokens"])
         metrics["skipped_updates"] = int(state.skipped)
         metrics["tokens_per_second"] = metrics["tokens"] / metrics["step_time"]
         metrics["num_tokens"] = self._tokens

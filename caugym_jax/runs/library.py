@@ -62,7 +62,9 @@ class LoadedModel:
     """A model ready to answer, as `load` opens it."""
 
     def __init__(self, opened: Opened, mesh: jax.sharding.Mesh):
-        self.model, self.params, self.tokenizer = opened
+        assert opened.params is not None  # `load` asks for them
+        self.model, self.tokenizer = opened.model, opened.tokenizer
+        self.params = opened.params
         self.mesh = mesh
         self._samplers: dict[tuple[int, int], Sampler] = {}
 

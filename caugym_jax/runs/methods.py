@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -70,7 +71,9 @@ def open_critic(name: str, run: Run) -> tuple[Model, Callable[[], Params]]:
     def start() -> Params:
         if on_shapes():
             return described(layout(model.config), mesh)
-        return open_model(settings, mesh).params
+        params = open_model(settings, mesh).params
+        assert params is not None  # they are asked for
+        return params
 
     return model, start
 
@@ -123,6 +126,7 @@ def open_run(
         run = Run(config, model, params, tokenizer, mesh, trained)
         return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), params
     model, frozen, tokenizer = open_frozen(config.model, mesh, lora.base_dtype, config.seed)
+    assert frozen is not None  # they are asked for
     adapter = Adapter(
         frozen,
         lambda trained, frozen: attach(trained, frozen, lora.scale),
@@ -219,7 +223,7 @@ def _method(run: Run, algorithm: Algorithm, loader: Any) -> Method:
 def _sft(run: Run) -> Method:
     data = _data(run, SftData)
     if data.mixture is not None:
-        return _method(run, build(run), _mixed(run, data))
+        return _method(run, build(run), _mixed(run, data, data.mixture))
     source = problem_source(
         data, seed=run.config.seed + 1, solutions=True, direct_fraction=data.direct_fraction
     )
@@ -229,10 +233,10 @@ def _sft(run: Run) -> Method:
     return _method(run, build(run), _loader(run, items, data.batch_size, make))
 
 
-def _mixed(run: Run, data: SftData) -> Batches:
+def _mixed(run: Run, data: SftData, path: str) -> Batches:
     """Batches of a mixture; each process makes the whole ones."""
     mixture = open_mixture(
-        data.mixture, run.tokenizer,
+        path, run.tokenizer,
         seed=run.config.seed + 1, places=data.batch_size, max_length=data.max_length,
         multiple=row_count(run.mesh) * (run.config.own.microbatches or 1),
     )  # fmt: skip
@@ -263,13 +267,16 @@ def _preferences(run: Run, triple: Callable) -> Method:
     data, name = _data(run, PreferenceData), run.config.method
     seed, tokenizer = run.config.seed + 1, run.tokenizer
     source = problem_source(data, seed=seed) if data.path is None else data.path
+    assert callable(source) or isinstance(source, str)  # generated, or a file's name
     items, lines = preference_items(source, tokenizer, name == "dpo", data, seed=seed)
     for line in lines:
         processes.say(line)
     algorithm = build(run)  # which checks sizes before the file is scored
+    rows: Any
     if callable(items):
-        source = lambda index: (items(index), None)  # noqa: E731
+        rows = functools.partial(_without_reference, items)
     else:
+        assert run.workdir is not None and run.params is not None  # needs_reference
         known = cached_reference(
             run.workdir / "reference.npz",
             list(map(triple, items)),
@@ -280,8 +287,12 @@ def _preferences(run: Run, triple: Callable) -> Method:
             max_length=data.max_length,
             pad_id=tokenizer.pad_id,
         )
-        source, algorithm = list(zip(items, known, strict=True)), build(run._replace(params=None))
-    return _method(run, algorithm, _loader(run, source, data.batch_size, list))
+        rows, algorithm = list(zip(items, known, strict=True)), build(run._replace(params=None))
+    return _method(run, algorithm, _loader(run, rows, data.batch_size, list))
+
+
+def _without_reference(items: Callable[[int], Any], index: int) -> tuple[Any, None]:
+    return items(index), None
 
 
 def _check_length(run: Run, length: int) -> None:
@@ -369,7 +380,7 @@ def _prompts(run: Run, data: PromptData, room: int) -> tuple[Any, int]:
         room,
         data.too_long,
     )
-    if dropped:
+    if dropped and not callable(items):
         processes.say(
             f"dropped {dropped} of {dropped + len(items)} prompts longer than "
             f"data.max_prompt_length={data.max_prompt_length}"

@@ -67,7 +67,7 @@ class ModelSettings:
             raise UserError(f"shape.layers={self.shape.layers}: set model.init=random with it")
         require(self, "init", among=("pretrained", "random"))
         require(self, "dtype", among=("float32", "bfloat16"))
-        require(self, "remat", among=REMAT)
+        require(self, "remat", among=tuple(REMAT))
         require(self, "attention", among=tuple(KERNELS))
         require(self, "step", at_least=0)
 
@@ -175,7 +175,9 @@ def base_of(workdir: str | Path) -> str:
 
 def open_adapters(workdir: str | Path, mesh: jax.sharding.Mesh, step: int | None = None) -> Params:
     """The adapters that a run trained, without its base."""
-    where = adapter_layout(load_config(Path(workdir) / "model"), lora_of(workdir))
+    lora = lora_of(workdir)
+    assert lora is not None, workdir  # callers have looked
+    where = adapter_layout(load_config(Path(workdir) / "model"), lora)
     return _trained(workdir, where, mesh, step)
 
 
@@ -249,6 +251,7 @@ def _base(name: str, config: ModelConfig, lora: Lora, mesh: jax.sharding.Mesh) -
         ) from error
     if opened.model.config != config:
         raise UserError(f"{name} holds adapters of {base}, whose shape has changed since")
+    assert opened.params is not None  # they are asked for
     return opened.params
 
 

@@ -203,7 +203,7 @@ def _about(config: Settings, model: Any, size: int, mesh: jax.sharding.Mesh, sec
 
 
 def _kept_programs() -> str:
-    folder = jax.config.jax_compilation_cache_dir
-    if not (folder and jax.config.jax_enable_compilation_cache):
+    folder = jax.config.values["jax_compilation_cache_dir"]
+    if not (folder and jax.config.values["jax_enable_compilation_cache"]):
         return ""
     return f"; compiled programs are kept in {folder} (JAX_ENABLE_COMPILATION_CACHE=0: not)"

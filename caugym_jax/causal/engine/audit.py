@@ -53,15 +53,13 @@ class Checked:
     @property
     def prob_agrees(self) -> bool:
         """The label is the solver's number within 0.0005, or both are LACK_CONDITION."""
-        if self.solved is None or self.solved.lacks or self.problem.lacks:
-            return self.solved is not None and self.solved.lacks and self.problem.lacks
-        return abs(self.solved.value - labelled(self.problem)) < TOLERANCE
+        return self.solved is not None and score(self.problem, self.solved.value)
 
     @property
     def verdict_agrees(self) -> bool | None:
         """None where there is no verdict to compare; either agrees where |effect| < 0.001."""
         solved, said = self.solved, self.problem.verdict
-        if solved is None or solved.verdict is None or said is None:
+        if solved is None or solved.value is None or solved.verdict is None or said is None:
             return None
         return abs(solved.value) < DEAD_ZONE or solved.verdict == said
 
@@ -79,53 +77,54 @@ def check(problem: Problem, item: int = 0) -> Checked:
 def defects(checked: Checked) -> list[Defect]:
     """All defects of one item."""
     solved, problem, story = checked.solved, checked.problem, checked.problem.story
-    if solved is None:
+    if solved is None or story is None:
         return []
+    value = solved.value
     found: list[tuple[str, str]] = []
-    if problem.lacks and not solved.lacks:
-        found.append(("answerable", f"the answer is {solved.value:.4f}{_because(story, solved)}"))
-    elif solved.lacks and not problem.lacks:
-        found.append(
-            ("unanswerable", f"no valid adjustment set is printed whole, label {labelled(problem)}")
-        )
-    elif not solved.lacks:
-        found += _number_defects(checked) + _verdict_defects(checked)
+    if value is None:
+        if not problem.lacks:
+            why = f"no valid adjustment set is printed whole, label {labelled(problem)}"
+            found.append(("unanswerable", why))
+    elif problem.lacks:
+        found.append(("answerable", f"the answer is {value:.4f}{_because(story, solved)}"))
+    else:
+        if not checked.prob_agrees:
+            found.append(_number_defect(labelled(problem), value, solved.interval))
+        found += _verdict_defects(checked, story.direction, value)
     if cells := _degenerate(story, solved):
         found.append(("degenerate cell", cells))
-    for adjusters, value in solved.others:
-        if abs(value - solved.value) >= TOLERANCE:
+    for adjusters, other in solved.others:
+        if value is not None and abs(other - value) >= TOLERANCE:
             names = ", ".join(story.names[v] for v in adjusters) or "nothing"
-            found.append(
-                ("sets disagree", f"{solved.value:.4f}, but {value:.4f} adjusting for {names}")
-            )
+            found.append(("sets disagree", f"{value:.4f}, but {other:.4f} adjusting for {names}"))
     return [Defect(checked.item, kind, why) for kind, why in found]
 
 
-def _number_defects(checked: Checked) -> list[tuple[str, str]]:
-    if checked.prob_agrees:
-        return []
-    said, solved = labelled(checked.problem), checked.solved
-    if solved.interval and solved.interval[0] <= said <= solved.interval[1]:
-        low, high = solved.interval
-        why = f"label {said}, the numbers give {solved.value:.4f} and reach {low:.4f} to {high:.4f}"
-        return [("rounding", why)]
-    return [("wrong number", f"label {said}, the numbers give {solved.value:.4f}")]
+def _number_defect(
+    said: Decimal, value: Decimal, interval: tuple[Decimal, Decimal] | None
+) -> tuple[str, str]:
+    if interval and interval[0] <= said <= interval[1]:
+        low, high = interval
+        why = f"label {said}, the numbers give {value:.4f} and reach {low:.4f} to {high:.4f}"
+        return "rounding", why
+    return "wrong number", f"label {said}, the numbers give {value:.4f}"
 
 
-def _verdict_defects(checked: Checked) -> list[tuple[str, str]]:
-    problem, solved = checked.problem, checked.solved
-    direction, said = problem.story.direction, problem.verdict
-    if said is None:
+def _verdict_defects(
+    checked: Checked, direction: int | None, value: Decimal
+) -> list[tuple[str, str]]:
+    solved, said = checked.solved, checked.problem.verdict
+    if solved is None or said is None:
         return []
     if direction is None:
         return [("open verdict", f"the label is {said}, the question asks for no direction")]
-    if 0 < abs(solved.value) < DEAD_ZONE and solved.verdict == "Yes":
-        why = f"the effect is {solved.value:.5f}: Yes by its sign, No by the released rule"
+    if 0 < abs(value) < DEAD_ZONE and solved.verdict == "Yes":
+        why = f"the effect is {value:.5f}: Yes by its sign, No by the released rule"
         return [("dead zone", f"{why}; the label is {said}")]
     if checked.verdict_agrees:
         return []
     kind = "inverted verdict" if direction > 0 else "flipped polarity"
-    return [(kind, f"the effect is {solved.value:.4f}, so {solved.verdict}; the label is {said}")]
+    return [(kind, f"the effect is {value:.4f}, so {solved.verdict}; the label is {said}")]
 
 
 def _degenerate(story: Story, solved: Solved) -> str:
@@ -227,7 +226,7 @@ class Marks:
     task: str
     prob: bool | None  # None: unread
     verdict: bool | None  # None: unread, or there is none to compare
-    constants: tuple[bool, bool, bool]  # whether 0, 1, LACK_CONDITION is right
+    constants: tuple[bool, ...]  # whether 0, 1, LACK_CONDITION is right
     shortcut: bool
     defects: tuple[Defect, ...] = ()
     unread: dict | None = None  # {"item", "why"}
@@ -259,6 +258,7 @@ def summary(items: Sequence[Marks]) -> dict:
     A share of nothing is None.
     """
     unread = [item.unread for item in items if item.unread]
+    constants = zip(*(item.constants for item in items), strict=True)
     return {
         "n": len(items),
         "read": len(items) - len(unread),
@@ -266,9 +266,7 @@ def summary(items: Sequence[Marks]) -> dict:
         "prob": _by_task([(item.task, item.prob) for item in items]),
         "verdict": _by_task([(item.task, item.verdict) for item in items]),
         "shortcut": share([item.shortcut for item in items]),
-        "constant": max(
-            (share(c) for c in zip(*(i.constants for i in items), strict=True)), default=None
-        ),
+        "constant": max((sum(c) / len(c) for c in constants), default=None),
         "defects": [dataclasses.asdict(defect) for item in items for defect in item.defects],
         "unread_items": unread,
     }

@@ -8,7 +8,7 @@ import numpy as np
 
 from caugym_jax.causal.engine.estimands import asked, by_identification
 from caugym_jax.causal.engine.scm import SCM, event_cells, joint, scm_slopes
-from caugym_jax.types import Query, Term
+from caugym_jax.types import Event, Query, Term
 
 FLAT = 1e-6  # a gradient shorter than this is none
 OUTSIDE = 1e-3  # share of a gradient that lies outside a span
@@ -30,7 +30,9 @@ def determined(
     needed = asked(query)
     numbers = _conditionals(scm, observed, (*printed, *needed))
     rows = np.array([number.slope for number in numbers[: len(printed)]]).T
-    known = dict(zip(needed, numbers[len(printed) :], strict=True))
+    known: dict[tuple[Event, Event], _Moving] = dict(
+        zip(needed, numbers[len(printed) :], strict=True)
+    )
     one = _Moving(1.0, np.zeros_like(numbers[0].slope))
     estimand = by_identification(
         query, lambda target, given: known[target, given] if target else one
@@ -58,8 +60,8 @@ def _conditionals(scm: SCM, observed: np.ndarray, terms: tuple[Term, ...]) -> li
         minlength=len(sums) * size,
     ).reshape(-1, size)
     values = sums[parts] / sums[wholes]
-    moved = (moved[parts] - values * moved[wholes]) / sums[wholes]
-    return list(map(_Moving, values[:, 0].tolist(), moved))
+    slope = (moved[parts] - values * moved[wholes]) / sums[wholes]
+    return list(map(_Moving, values[:, 0].tolist(), slope))
 
 
 class _Moving:

@@ -24,14 +24,18 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from typing import Any, TypeVar
 
 import numpy as np
 
 from caugym_jax.causal.engine.scm import SCM, joint, probability
 from caugym_jax.types import Event, Query, Term
 
-Number = float | Decimal | np.ndarray
-Probability = Callable[[Event, Event], Number]  # (target, given) -> P(target | given)
+# The formulas take whatever adds, multiplies and compares: float, Decimal, an array, a number with
+# its slope (determinacy). What `by_identification` returns is what its probabilities are.
+N = TypeVar("N")
+Number = Any
+Probability = Callable[[Event, Event], N]  # (target, given) -> P(target | given)
 
 
 @functools.lru_cache(maxsize=512)
@@ -90,9 +94,10 @@ def _frechet(query: Query, scm: SCM, to: Mapping[tuple[int, int], int]) -> float
 # By identification ----------------------------------------------------------------------------
 
 
-def by_identification(query: Query, p: Probability) -> Number:
+def by_identification(query: Query, p: Probability[N]) -> N:
     """The estimand from conditional probabilities p(target, given); p((), ...) must be 1."""
-    return _IDENTIFIED[query.task](query, p)
+    estimand: N = _IDENTIFIED[query.task](query, p)
+    return estimand
 
 
 @functools.lru_cache(maxsize=512)
@@ -109,7 +114,7 @@ def asked(query: Query) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-def _contrast(query: Query, p: Probability) -> Number:
+def _contrast(query: Query, p: Probability[Number]) -> Number:
     y, held = query.outcome, query.held
     return sum(
         (p(y, (*query.to, *held, *z)) - p(y, (*query.away, *held, *z))) * p(z, ())
@@ -117,7 +122,7 @@ def _contrast(query: Query, p: Probability) -> Number:
     )
 
 
-def _ett(query: Query, p: Probability) -> Number:
+def _ett(query: Query, p: Probability[Number]) -> Number:
     y = query.outcome
     counterfactual = sum(
         p(y, (*query.to, *z)) * p(z, query.away) for z in assignments(query.adjusters)
@@ -125,7 +130,7 @@ def _ett(query: Query, p: Probability) -> Number:
     return p(y, query.away) - counterfactual
 
 
-def _nde(query: Query, p: Probability) -> Number:
+def _nde(query: Query, p: Probability[Number]) -> Number:
     y = query.outcome
     return sum(
         (p(y, (*query.to, *m, *z)) - p(y, (*query.away, *m, *z)))
@@ -136,7 +141,7 @@ def _nde(query: Query, p: Probability) -> Number:
     )
 
 
-def _nie(query: Query, p: Probability) -> Number:
+def _nie(query: Query, p: Probability[Number]) -> Number:
     y = query.outcome
     return sum(
         p(y, (*query.away, *m, *z)) * (p(m, (*query.to, *z)) - p(m, (*query.away, *z))) * p(z, ())
@@ -145,7 +150,7 @@ def _nie(query: Query, p: Probability) -> Number:
     )
 
 
-def _bound(query: Query, p: Probability) -> Number:
+def _bound(query: Query, p: Probability[Number]) -> Number:
     asked = query.outcome if query.bound == "upper" else query.other_outcome
     do = sum(p(asked, (*query.to, *z)) * p(z, ()) for z in assignments(query.adjusters))
     actual = p((*query.away, *query.other_outcome), ())
@@ -162,7 +167,7 @@ def _most(limit: int, number: Number) -> Number:
     return np.maximum(limit, number) if isinstance(number, np.ndarray) else max(limit, number)
 
 
-_IDENTIFIED: dict[str, Callable[[Query, Probability], Number]] = {
+_IDENTIFIED: dict[str, Callable[[Query, Probability[Number]], Number]] = {
     "ATE": _contrast,
     "CDE": _contrast,
     "ETT": _ett,
@@ -173,12 +178,12 @@ _IDENTIFIED: dict[str, Callable[[Query, Probability], Number]] = {
 }
 
 
-def exact_probability(observed: np.ndarray) -> Probability:
+def exact_probability(observed: np.ndarray) -> Probability[float]:
     """The conditional probabilities of an exact joint of shape (2,) * n."""
     return lambda target, given: probability(observed, target, given) if target else 1.0
 
 
-def printed_probability(printed: Mapping[Term, Decimal]) -> Probability:
+def printed_probability(printed: Mapping[Term, Decimal]) -> Probability[Decimal]:
     """Looks up printed numbers, whatever the order of events; complements fill a last value.
 
     Raises KeyError where the numbers do not determine the probability asked for.
@@ -192,7 +197,7 @@ def printed_probability(printed: Mapping[Term, Decimal]) -> Probability:
         if found is not None:
             return found
         others = [a for a in assignments(tuple(v for v, _ in target)) if a != tuple(target)]
-        return 1 - sum(known[frozenset(a), frozenset(given)] for a in others)
+        return 1 - sum((known[frozenset(a), frozenset(given)] for a in others), Decimal(0))
 
     return p
 

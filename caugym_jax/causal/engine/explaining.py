@@ -107,6 +107,7 @@ def explanation(story: Story, solved: Solved) -> list[str]:
 
 
 def _answer(solved: Solved) -> str:
+    assert solved.value is not None  # LACK_CONDITION has lines of its own
     said = f", {solved.verdict}" if solved.verdict else ""
     return f"Answer: {four_decimals(solved.value)}{said}"
 

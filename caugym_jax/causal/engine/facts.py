@@ -23,7 +23,7 @@ from caugym_jax.causal.engine.estimands import (
 )
 from caugym_jax.causal.engine.graph import Graph
 from caugym_jax.causal.engine.scm import draw_scm, event_cells, joint, probability
-from caugym_jax.types import Query, Term
+from caugym_jax.types import Event, Query, Term
 
 MODELS = 16  # drawn at once
 MARGIN = 0.0003  # between the exact answer and that of the printed numbers
@@ -117,7 +117,7 @@ def draw_facts(
 
 def _answers(ways: Sequence[Query], terms: Sequence[Term], values: np.ndarray) -> np.ndarray:
     """By each way in each model, from the values of the terms in each model."""
-    known = dict(zip(terms, values, strict=True))
+    known: dict[tuple[Event, Event], np.ndarray] = dict(zip(terms, values, strict=True))
     one = np.ones(values.shape[1])
     return np.array(
         [

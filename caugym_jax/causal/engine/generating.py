@@ -96,11 +96,11 @@ def settings(
     for kind in names:
         _known("kind of names", kind, words.ALL_KINDS)
     released = RELEASED[variant]
-    low, high = nodes or released["nodes"]
-    bound_adjusters = released.get("bound_adjusters") if adjusters is None else None
-    adjusters = tuple(released["adjusters"] if adjusters is None else adjusters)
-    zero_fraction = released["zero_fraction"] if zero_fraction is None else zero_fraction
-    max_mediators = released.get("mediators", 1) if max_mediators is None else max_mediators
+    low, high = nodes or released.nodes
+    bound_adjusters = released.bound_adjusters if adjusters is None else None
+    adjusters = tuple(released.adjusters if adjusters is None else adjusters)
+    zero_fraction = released.zero_fraction if zero_fraction is None else zero_fraction
+    max_mediators = released.mediators if max_mediators is None else max_mediators
     _known("half of the wordings", wordings, WORDINGS)
     _known("order of sentences", sentences, ORDERS)
     if not 0 <= idle <= MAX_IDLE:
@@ -131,7 +131,7 @@ def settings(
         tuple(bound_adjusters or adjusters),
         max_mediators,
         zero_fraction,
-        released["codes"] if codes is None else codes,
+        released.codes if codes is None else codes,
         variant != "omitted" if instruction is None else instruction,
         wordings,
         sentences,
@@ -275,7 +275,8 @@ def _world(rng: np.random.Generator, chosen: Settings, scm: SCM, query: Query) -
     if {"0.0000", "1.0000", "nan"} & set(numbers.values()):
         return None
     needed = {term: Decimal(numbers[term]) for term in terms}
-    exact, value = 0.0, Decimal(0)
+    exact = 0.0
+    value: Decimal | None = Decimal(0)
     if not query.zero:
         exact = by_identification(query, exact_probability(observed))
         value = by_identification(query, printed_probability(needed))

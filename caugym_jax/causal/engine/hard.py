@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -45,6 +45,8 @@ LARGE = 1 / 3  # share of blocks in which two nodes are adjusted for, or mediate
 MAX_CONDITIONS = 3  # of a distractor
 APART = 0.002  # between any two answers of a block
 SAME = 1e-9  # between two derivations of one answer
+
+T = TypeVar("T")
 
 
 class Twin(NamedTuple):
@@ -124,7 +126,8 @@ def _block(rng: np.random.Generator, world: World, numbers: Facts) -> Block | No
     missing = TWINS - EFFECTS - (not bounds)
     if not all(found.values()) or len(lacking) < missing:
         return None
-    twins = [_twin(*_one(rng, found[goal]), observed) for goal in goals]
+    chosen = [_one(rng, found[goal]) for goal in goals]
+    twins = [_twin(graph, way, observed) for graph, way in chosen]
     if not bounds:
         zeros = [graph for graph, ways in world.ways.items() if ways is None]
         query = dataclasses.replace(world.query, zero=True)
@@ -220,5 +223,5 @@ def _inside(bound: float) -> bool:
     return SAME < bound < 1 - SAME
 
 
-def _one(rng: np.random.Generator, items: Sequence) -> Any:
-    return items[rng.integers(len(items))]
+def _one(rng: np.random.Generator, items: Sequence[T]) -> T:
+    return items[int(rng.integers(len(items)))]

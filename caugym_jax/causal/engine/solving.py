@@ -107,7 +107,7 @@ def _verdict(story: Story, value: Decimal) -> str | None:
 
 
 def _values(
-    graph: Graph, query: Query, printed: dict[Term, Decimal], p: Probability
+    graph: Graph, query: Query, printed: dict[Term, Decimal], p: Probability[Decimal]
 ) -> Iterator[tuple[Query, Decimal]]:
     """The estimand by every set that identifies it and that the numbers suffice for."""
     for through, adjusters in _candidates(query, printed):
@@ -189,7 +189,7 @@ def sufficient(story: Story, max_size: int = 2) -> list[tuple[Term, ...]]:
     return sorted(terms for terms in found if len(terms) == fewest)
 
 
-def _unknown(query: Query, p: Probability) -> tuple[Term, ...]:
+def _unknown(query: Query, p: Probability[Decimal]) -> tuple[Term, ...]:
     """The terms of a formula that the numbers do not give, but for complements among them."""
     missing: list[Term] = []
     for term in ingredients(query):
@@ -199,7 +199,7 @@ def _unknown(query: Query, p: Probability) -> tuple[Term, ...]:
     return tuple(missing)
 
 
-def _gives(p: Probability, term: Term) -> bool:
+def _gives(p: Probability[Decimal], term: Term) -> bool:
     try:
         p(*term)
     except KeyError:
@@ -243,7 +243,7 @@ def given_by(term: Term, printed: dict[Term, Decimal]) -> bool:
     return _gives(printed_probability(printed), term)
 
 
-def implied_probability(graph: Graph, printed: dict[Term, Decimal]) -> Probability:
+def implied_probability(graph: Graph, printed: dict[Term, Decimal]) -> Probability[Decimal]:
     """As `printed_probability`, and by d-separation in the graph.
 
     P(t | c, a) = P(t | c) = P(t | c, b) where t is independent of the variables of a and b given
@@ -272,7 +272,7 @@ def implied_probability(graph: Graph, printed: dict[Term, Decimal]) -> Probabili
     return p
 
 
-def reachable(query: Query, p: Probability) -> tuple[Decimal, Decimal]:
+def reachable(query: Query, p: Probability[Decimal]) -> tuple[Decimal, Decimal]:
     """The least and the largest bound (PN, PS) if each printed input is off by its rounding.
 
     The bound is clip((do - other) / actual) or clip((other - do) / actual), monotone in each
@@ -282,7 +282,7 @@ def reachable(query: Query, p: Probability) -> tuple[Decimal, Decimal]:
     sign = 1 if query.bound == "upper" else -1  # of P(y|do x) in the numerator
     actual = {*query.away, *query.other_outcome}
 
-    def moved(numerator: int, denominator: int) -> Probability:
+    def moved(numerator: int, denominator: int) -> Probability[Decimal]:
         def shifted(target: Event, given: Event) -> Decimal:
             if not target:
                 return Decimal(1)

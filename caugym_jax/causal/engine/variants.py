@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from caugym_jax.causal.engine.graph import Graph
 from caugym_jax.types import Term
 
-# The released sets: graph sizes, sizes of the adjustment set, share of structural zeros, and
-# whether states carry codes such as "(A=0)". `bound_adjusters`: sizes of PN's and PS's adjustment
-# sets, where they differ. For `hard`, which is ours, `mediators` as well: the most that NDE and NIE
-# have.
+
+class Released(NamedTuple):
+    """How a released set was drawn; also for `hard`, which is ours."""
+
+    nodes: tuple[int, int]  # smallest and largest graph
+    adjusters: tuple[int, ...]  # sizes of the adjustment set
+    zero_fraction: float  # share of structural zeros
+    codes: bool  # whether states carry codes such as "(A=0)"
+    bound_adjusters: tuple[int, ...] | None = None  # of PN and PS, where they differ
+    mediators: int = 1  # the most that NDE and NIE have
+
+
+_SMALL = Released(nodes=(3, 5), adjusters=(0, 1), zero_fraction=1 / 3, codes=False)
 RELEASED = {
-    "base": {"nodes": (3, 5), "adjusters": (0, 1), "zero_fraction": 1 / 3, "codes": False},
-    "rephrased": {"nodes": (3, 5), "adjusters": (0, 1), "zero_fraction": 1 / 3, "codes": False},
-    "omitted": {"nodes": (3, 5), "adjusters": (0, 1), "zero_fraction": 1 / 3, "codes": False},
-    "deconfounding": {
-        "nodes": (8, 8),
-        "adjusters": (1,),
-        "bound_adjusters": (0, 0, 1),  # two in three need none, the set's name notwithstanding
-        "zero_fraction": 0.0,
-        "codes": True,
-    },
-    "redundant": {"nodes": (8, 8), "adjusters": (0, 1), "zero_fraction": 0.1, "codes": True},
-    "insufficient": {"nodes": (8, 8), "adjusters": (0, 1), "zero_fraction": 0.0, "codes": True},
-    "hard": {
-        "nodes": (5, 7),
-        "adjusters": (0, 1, 2),
-        "zero_fraction": 1 / 6,
-        "codes": True,
-        "mediators": 2,
-    },
+    "base": _SMALL,
+    "rephrased": _SMALL,
+    "omitted": _SMALL,
+    # Two in three of PN and PS need no adjustment, the set's name notwithstanding.
+    "deconfounding": Released((8, 8), (1,), 0.0, codes=True, bound_adjusters=(0, 0, 1)),
+    "redundant": Released((8, 8), (0, 1), 0.1, codes=True),
+    "insufficient": Released((8, 8), (0, 1), 0.0, codes=True),
+    "hard": Released((5, 7), (0, 1, 2), 1 / 6, codes=True, mediators=2),
 }
 ATTEMPTS = 20  # draws for one distractor
 EXTRA_SENTENCES = 2  # redundant: sentences appended; insufficient: sentences dropped

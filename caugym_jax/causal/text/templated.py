@@ -18,6 +18,7 @@ import os
 import re
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import NamedTuple
 
 from caugym_jax.causal.text.vocabulary import (
     Asked,
@@ -53,8 +54,8 @@ def is_templated(text: str) -> bool:
 def read_templated(text: str) -> Story:
     """Reads a text in the official sentences. Raises BadProblem where it is not a problem."""
     text = _EXAMPLES.sub("", text).strip()
-    body, asked, question = text[len(HEADER) :].partition("Question:")
-    if not asked:
+    body, mark, question = text[len(HEADER) :].partition("Question:")
+    if not mark:
         raise BadProblem("there is no line that starts with 'Question:'")
     body, _, instruction = body.partition("Instruction:")
     starts = [place for place in map(body.find, (*_STARTS, "\n")) if place >= 0]
@@ -147,12 +148,12 @@ def _sentences(
 def _sentence(text: str, vocabulary: Vocabulary) -> tuple[Named, Named] | None:
     if text.startswith(ALONE):
         target = vocabulary.events(text.removeprefix(ALONE))
-        return target and (target, ())
-    given, comma, target = text.removeprefix(GIVEN).partition(THEN)
-    events = vocabulary.events(target), vocabulary.events(given)
-    if not comma or None in events:
+        return None if target is None else (target, ())
+    condition, comma, clause = text.removeprefix(GIVEN).partition(THEN)
+    target, given = vocabulary.events(clause), vocabulary.events(condition)
+    if not comma or target is None or given is None:
         return None
-    return None if {v for v, _ in events[0]} & {v for v, _ in events[1]} else events
+    return None if {v for v, _ in target} & {v for v, _ in given} else (target, given)
 
 
 # The question ---------------------------------------------------------------------------------
@@ -164,14 +165,21 @@ _TEMPLATES = {
 _INSTRUCTION = re.compile(r"Consider the [^()]*\((" + "|".join(TASKS) + r")\) of ([^\n]*)")
 
 
+class Filled(NamedTuple):
+    """What fills the slots of a question's template."""
+
+    nodes: dict[str, int]  # x and y
+    words: dict[str, str]  # the others
+
+
 def _question(question: str, instruction: str, vocabulary: Vocabulary) -> Asked:
     if len(question) > MAX_QUESTION:
         raise BadProblem(f"the question has more than {MAX_QUESTION} characters")
     said = _INSTRUCTION.match(instruction)
     if instruction and not said:
         raise BadProblem(f"the Instruction names none of the seven tasks: {instruction[:80]!r}")
-    task, found = _asked(question, vocabulary)
-    x, y = found["x"], found["y"]
+    task, (nodes, found) = _asked(question, vocabulary)
+    x, y = nodes["x"], nodes["y"]
     named = said[1] if said else task
     if named != task and not {named, task} <= set(BOUND_TASKS):
         raise BadProblem(f"the Instruction is about {named}, the question about {task}")
@@ -196,7 +204,7 @@ def _question(question: str, instruction: str, vocabulary: Vocabulary) -> Asked:
     )
 
 
-def _asked(question: str, vocabulary: Vocabulary) -> tuple[str, dict[str, int | str]]:
+def _asked(question: str, vocabulary: Vocabulary) -> tuple[str, Filled]:
     """The task whose template the question fits, and what fills it."""
     for task, (literals, slots) in _TEMPLATES.items():
         if question.startswith(literals[0]):
@@ -208,39 +216,46 @@ def _asked(question: str, vocabulary: Vocabulary) -> tuple[str, dict[str, int | 
 
 def _matches(
     literals: list[str], slots: list[str], text: str, vocabulary: Vocabulary
-) -> Iterator[dict[str, int | str]]:
+) -> Iterator[Filled]:
     """All ways to fill a question's template: names are the graph's, states any words."""
 
-    def fill(i: int, start: int, found: dict) -> Iterator[dict]:
+    def fill(i: int, start: int, found: Filled) -> Iterator[Filled]:
         if i == len(slots):
             if start == len(text):
                 yield found
             return
         slot, literal, end = slots[i], literals[i + 1], start
         while (end := text.find(literal, end + 1)) >= 0:
-            value: int | str | None = text[start:end]
-            if slot in ("x", "y"):
-                value = vocabulary.node(value)
-            elif (
-                slot == "bound"
-                and value not in ("upper", "lower")
-                or slot == "held"
-                and vocabulary.events(value) is None
-            ):
-                value = None
-            if value is not None and found.get(slot, value) == value:
-                yield from fill(i + 1, end + len(literal), {**found, slot: value})
+            more = _filled(found, slot, text[start:end], vocabulary)
+            if more is not None:
+                yield from fill(i + 1, end + len(literal), more)
 
-    return fill(0, len(literals[0]), {})
+    return fill(0, len(literals[0]), Filled({}, {}))
+
+
+def _filled(found: Filled, slot: str, text: str, vocabulary: Vocabulary) -> Filled | None:
+    """With one more slot filled; None where the text does not fit it or what it holds already."""
+    if slot in ("x", "y"):
+        node = vocabulary.node(text)
+        if node is None or found.nodes.get(slot, node) != node:
+            return None
+        return found._replace(nodes={**found.nodes, slot: node})
+    if slot == "bound" and text not in ("upper", "lower"):
+        return None
+    if slot == "held" and vocabulary.events(text) is None:
+        return None
+    if found.words.get(slot, text) != text:
+        return None
+    return found._replace(words={**found.words, slot: text})
 
 
 def _pair(text: str, vocabulary: Vocabulary) -> tuple[int, int] | None:
     """ "X on Y." -> (node of X, node of Y)"""
     text = text.strip().removesuffix(".")
     for on in re.finditer(" on ", text):
-        pair = vocabulary.node(text[: on.start()]), vocabulary.node(text[on.end() :])
-        if None not in pair:
-            return pair
+        x, y = vocabulary.node(text[: on.start()]), vocabulary.node(text[on.end() :])
+        if x is not None and y is not None:
+            return x, y
     return None
 
 

@@ -178,7 +178,7 @@ class _Follower:
         while spelt := _SPELT.match(rest, place):
             operands.append((spelt[1], int(spelt[2]), spelt[3]))
             place = spelt.end()
-        letters = [spelt[1] for _, _, spelt in operands]
+        letters = [digits[1] for _, _, digits in operands]
         if letters not in ([], ["b"], ["a", "b"]):
             raise _Wrong("unexpected")
         name = head[1] if head[0] == "-" else head[0]
@@ -187,8 +187,8 @@ class _Follower:
         problem = None
         try:
             self.want(head, *(o[0] for o in operands))
-            for condition, tag, spelt in operands:
-                self.cited(condition, tag, _spelt_digits(spelt))
+            for condition, tag, digits in operands:
+                self.cited(condition, tag, _spelt_digits(digits))
         except _Wrong as wrong:
             problem = wrong
         if head == "-E":

@@ -41,12 +41,13 @@ def plan_for(problem: Problem) -> Plan | None:
     problem that was read and lacks a number has none.
     """
     try:
-        if problem.story is not None and problem.story.exact is not None:
-            return plan_of(problem.story, lacks=problem.lacks)
+        story = problem.story
+        if story is not None and story.exact is not None:
+            return plan_of(story, lacks=problem.lacks)
         solved = truth(problem)
-        if solved is None or solved.lacks:
+        if story is None or solved is None or solved.lacks:
             return None
-        return plan_of(dataclasses.replace(problem.story, query=solved.query))
+        return plan_of(dataclasses.replace(story, query=solved.query))
     except UserError:
         return None
 
@@ -89,6 +90,7 @@ def plan_of(story: Story, *, lacks: bool = False) -> Plan:
 def formula_of(query: Query, conditions: Sequence[str]) -> str:
     """The task's simplest formula that could use all the conditions (idle ones aside)."""
     kind = query.bound if query.task in BOUND_TASKS else query.task
+    assert kind is not None  # PN and PS ask for a bound
     used = set(conditions) - {notation.IDLE}
     for formula in notation.FORMULAS_OF[kind]:
         if used <= notation.printed(formula, query.x_value, query.y_value):

@@ -262,8 +262,8 @@ def _add_products(tokens: Tokens) -> None:
             digits = ("digit", value % 10), ("carry", value // 10)
             tokens.add(multiply_add(place, value), ("type", "row"), ("place", place), *digits)
     for value in range(-20, 20):
-        digits = ("digit", value % 10), ("tens", value // 10), ("below 0", int(value < 0))
-        tokens.add(multiply_top(value), ("type", "row's top"), *digits)
+        top = ("digit", value % 10), ("tens", value // 10), ("below 0", int(value < 0))
+        tokens.add(multiply_top(value), ("type", "row's top"), *top)
     for place in PLACES:
         for value in range(10):
             tokens.add(times(place, value), ("type", "times"), *_factor(place, value))

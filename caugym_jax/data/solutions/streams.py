@@ -146,7 +146,7 @@ def _fillers() -> list[str]:
 
 
 def given(row: Row) -> Example:
-    plan = plan_of(story_of(row.problem(lambda p: not (p.lacks or p.story.query.zero))))
+    plan = plan_of(story_of(row.problem(lambda p: not (p.lacks or story_of(p).query.zero))))
     items = row.rng.sample(plan.items, len(plan.items))
     front = [ASSISTANT, *writing.listed(items, plan.x, plan.y), n.form(plan.formula)]
     return row.example(front, [*writing.worked(plan.formula, items, plan.x, plan.y, row.rng), END])
@@ -209,7 +209,7 @@ class Text:
 
 
 def reading(row: Row) -> Example:
-    text = _varied(row, row.problem(lambda p: bool(p.story.given)), shuffled=True, thin=1.5)
+    text = _varied(row, row.problem(lambda p: bool(story_of(p).given)), shuffled=True, thin=1.5)
     plan = plan_of(text.story, lacks=text.lacks)
     said = writing.listed(plan.items, plan.x, plan.y)
     mask = [1] * len(said)
@@ -235,7 +235,8 @@ def _whole(row: Row, *, shuffled: bool) -> Example:
 def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) -> Text:
     """The story with other names, states, idle numbers, gaps, orders: no mark tells an answer."""
     rng = row.rng
-    story, lacks, zero = story_of(problem), problem.lacks, problem.story.query.zero
+    story, lacks = story_of(problem), problem.lacks
+    zero = story.query.zero
     codes = story.codes or rng.random() < 0.2
     stop = (problem.variant != "insufficient" or rng.random() < 0.5) and rng.random() < 0.95
     if not (lacks or zero) and rng.random() < 0.08:
@@ -275,8 +276,8 @@ def graph(row: Row) -> Example:
     else:
         tasks, nodes = TASKS, (8, 8) if released else (4, 8)
         options = {"variant": "insufficient", "nodes": nodes}
-    problem = row.drawn([Kind(1.0, tasks, options)], lambda p: not p.story.given)
-    story, codes = problem.story, rng.random() < 0.5
+    problem = row.drawn([Kind(1.0, tasks, options)], lambda p: not story_of(p).given)
+    story, codes = story_of(problem), rng.random() < 0.5
     if rng.random() < row.hardness.renamed:
         story = varying.renamed(rng, story, states=True)
     text = Text(story, problem.lacks, codes if not released else not zero, stop=True)

@@ -50,7 +50,7 @@ def words() -> tuple[str, ...]:
 def state_pairs() -> tuple[tuple[str, str], ...]:
     """The words for 0 and 1: the generator's, the released training prompts', and some more."""
     lines = (FOLDER / "states.txt").read_text().split("\n")[:-1]
-    return tuple(tuple(line.split("\t")) for line in lines)
+    return tuple((zero, one) for zero, one in (line.split("\t") for line in lines))
 
 
 @functools.cache
@@ -133,7 +133,8 @@ def vocabulary() -> dict[str, tuple[notation.Feature, ...]]:
 
     Tokens are as their text reads, but bytes, which are as `ByteLevel` writes them.
     """
-    known = dict.fromkeys(SPECIAL, (("type", "special"),))
+    special: tuple[notation.Feature, ...] = (("type", "special"),)
+    known = dict.fromkeys(SPECIAL, special)
     known |= notation.solution_tokens()
     for text, features in prompt_tokens().items():
         known.setdefault(text, features)
@@ -228,7 +229,7 @@ def _numbering() -> list[normalizers.Normalizer]:
     A marked one no longer looks like the next to be marked. The question's "For those with", which
     no number follows, is not one of them.
     """
-    marks = []
+    marks: list[normalizers.Normalizer] = []
     for k in range(1, notation.MAX_ITEMS + 1):
         first = rf"\A(?m:(?!{_NUMBER}).)*\K{_NUMBER}"
         marks.append(normalizers.Replace(Regex(first), numbered(" is", k)))

@@ -167,7 +167,8 @@ def _bound_steps(query: Query, printed: Printed) -> list[str]:
     p = printed_probability(printed)
     upper, name = query.bound == "upper", _do_symbol(query)
     asked = query.outcome if upper else query.other_outcome
-    do = sum(p(asked, (*query.to, *z)) * p(z, ()) for z in assignments(query.adjusters))
+    weighted = (p(asked, (*query.to, *z)) * p(z, ()) for z in assignments(query.adjusters))
+    do = sum(weighted, Decimal(0))
     sides, terms = _do(query)
     first = f"Calculate {name}\n{'='.join([name, *sides])}"
     if query.adjusters:
@@ -187,11 +188,12 @@ def _bound_steps(query: Query, printed: Printed) -> list[str]:
 def _bound(query: Query) -> str:
     """ "Upper bound of PN: min{1, [P(C=0|do(A=0))-P(A=0,C=0)]/P(A=1,C=1)}" """
     other, actual = map(symbol, _bound_terms(query))
-    if query.bound == "upper":
+    upper = query.bound == "upper"
+    if upper:
         formula = f"min{{1, [{_do_symbol(query)}-{other}]/{actual}}}"
     else:
         formula = f"max{{0, [{other}-{_do_symbol(query)}]/{actual}}}"
-    return f"{query.bound.capitalize()} bound of {query.task}: {formula}"
+    return f"{'Upper' if upper else 'Lower'} bound of {query.task}: {formula}"
 
 
 def _bound_terms(query: Query) -> tuple[Term, Term]:
@@ -201,11 +203,11 @@ def _bound_terms(query: Query) -> tuple[Term, Term]:
     return other, Term((*query.away, *query.other_outcome))
 
 
-def _values(terms: list[Term], p: Probability) -> str:
+def _values(terms: list[Term], p: Probability[Decimal]) -> str:
     return "\t".join(f"{symbol(term)}={p(*term):.4f}" for term in terms)
 
 
-def _numeric(expression: str, terms: list[Term], p: Probability) -> str:
+def _numeric(expression: str, terms: list[Term], p: Probability[Decimal]) -> str:
     for term in terms:
         expression = expression.replace(symbol(term), f"{p(*term):.4f}")
     return expression

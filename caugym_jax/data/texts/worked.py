@@ -148,10 +148,12 @@ def difference_of(problem: Problem) -> Difference | None:
             f"{problem.task}: worked solutions need two printed probabilities and no adjustment, "
             f"this answer needs {len(needed)} of which {len(printed)} are printed"
         )
-    query, parts = story.query, []
-    for term, number in printed:
-        parts += [int(_digits(number)), story.states[query.x][dict(term.given)[query.x]]]
-    return Difference(problem.task, *parts, story.states[query.x][minuend(query)])
+    query, states = story.query, story.states[story.query.x]
+    (first, first_given), (second, second_given) = (
+        (int(_digits(number)), states[dict(term.given)[query.x]]) for term, number in printed
+    )
+    asked = states[minuend(query)]
+    return Difference(problem.task, first, first_given, second, second_given, asked)
 
 
 def minuend(query: Query) -> int:

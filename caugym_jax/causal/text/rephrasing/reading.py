@@ -70,8 +70,9 @@ def _style(template: str) -> Callable[[str], Named]:
     link = re.compile(between)
 
     def read(text: str) -> Named:
-        found = [matcher.pattern.fullmatch(part) for part in link.split(text)]
-        if not all(found):
+        parts = link.split(text)
+        found = [event for part in parts if (event := matcher.pattern.fullmatch(part))]
+        if len(found) < len(parts):
             return ()
         return tuple((_node(event["name"]), event["state"]) for event in found)
 
@@ -262,8 +263,7 @@ def _question(sentences: list[str], vocabulary: Vocabulary) -> Asked:
     x, y = _node(found["x"]), _node(found["y"])
     if instruction is not None:
         said = instruction.slots
-        said = said["task"], _node(said["x"]), _node(said["y"])
-        if said != (task, x, y):
+        if (said["task"], _node(said["x"]), _node(said["y"])) != (task, x, y):
             raise BadProblem("the instruction and the question ask for different things")
     if x == y:
         raise BadProblem(f"the question asks for the effect of {vocabulary.names[x]!r} on itself")

@@ -88,10 +88,13 @@ def bound(
         return None
     first, second = case.steps
     p, query = printed_probability(case.printed), case.query
-    head, s_left, s_right, s_actual = _BOUND.match(second).groups()
+    found = _BOUND.match(second)
+    assert found is not None  # the second step of a bound has this form
+    head, s_left, s_right, s_actual = found.groups()
     upper = query.bound == "upper"
     asked = query.outcome if upper else query.other_outcome
-    do = sum(p(asked, (*query.to, *z)) * p(z, ()) for z in assignments(query.adjusters))
+    weighted = (p(asked, (*query.to, *z)) * p(z, ()) for z in assignments(query.adjusters))
+    do = sum(weighted, Decimal(0))
     if formula == "do":
         said = f"{head}{s_left if upper else s_right}\n={do:.4f}"
         return Wrong([first, said], do)
@@ -132,6 +135,7 @@ def _evaluated(expression: str) -> Decimal:
     def value(node: ast.expr) -> Decimal:
         if isinstance(node, ast.BinOp):
             return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+        assert isinstance(node, ast.Constant), expression
         return Decimal(repr(node.value))
 
     return value(ast.parse(expression.replace("[", "(").replace("]", ")"), mode="eval").body)

@@ -44,7 +44,8 @@ def wrong_formula(case: Case, rng: random.Random) -> Wrong | None:
         return bound(case, formula="do")
     others = [task for task in _DIFFERENCES if task != query.task]
     for task in rng.sample(others, len(others)):
-        held, values = query.mediators, ()
+        held = query.mediators
+        values: tuple[int, ...] = ()
         if task in ("ATE", "ETT"):
             held = ()
         elif not held and task in ("CDE", "NIE"):
@@ -56,7 +57,7 @@ def wrong_formula(case: Case, rng: random.Random) -> Wrong | None:
             made = resolved(case, case.graph, other, case.printed, keep=GRAPHICAL)
         except KeyError:
             continue
-        if case.problem.lacks or abs(made.value - case.label) >= TOLERANCE:
+        if case.problem.lacks or made.value is None or abs(made.value - case.label) >= TOLERANCE:
             return made
     return None
 
@@ -127,7 +128,8 @@ def false_lack(case: Case, rng: random.Random) -> Wrong | None:
 def _misread_graph(case: Case, rng: random.Random) -> tuple[Graph, Query]:
     """A graph in which x does affect y in the way that the task asks about."""
     query, n = case.query, case.graph.n
-    edges, through = ((query.x, query.y),), query.mediators
+    edges: tuple[tuple[int, int], ...] = ((query.x, query.y),)
+    through = query.mediators
     if query.task == "NIE":
         between = rng.choice([v for v in range(n) if v not in (query.x, query.y)])
         edges, through = ((query.x, between), (between, query.y)), (between,)

@@ -93,8 +93,9 @@ def _sign_flip(problem: Problem, parts: Difference | None, rng: random.Random) -
 def _misread_number(problem: Problem, parts: Difference | None, rng: random.Random) -> str | None:
     if parts is None:
         return None
-    name = rng.choice(("first", "second"))
-    return parts._replace(**{name: _one_digit_off(getattr(parts, name), rng)}).text
+    if rng.choice(("first", "second")) == "first":
+        return parts._replace(first=_one_digit_off(parts.first, rng)).text
+    return parts._replace(second=_one_digit_off(parts.second, rng)).text
 
 
 def _arithmetic_slip(problem: Problem, parts: Difference | None, rng: random.Random) -> str | None:
@@ -173,8 +174,10 @@ def _one_digit_off(number: int, rng: random.Random) -> int:
 
 def _states(problem: Problem) -> tuple[str, str]:
     """The treatment's (minuend, other) states."""
-    query = problem.story.query
-    states, first = problem.story.states[query.x], minuend(query)
+    story = problem.story
+    assert story is not None  # `work` reads no other
+    query = story.query
+    states, first = story.states[query.x], minuend(query)
     return states[first], states[1 - first]
 
 
