@@ -5,8 +5,6 @@ r1-distill-qwen-14b, ...), a folder, a GGUF file or a hub id. The batch shapes h
 points for one machine's memory; every one can be set.
 """
 
-from caugym_jax.models.traits import traits
-
 ZERO_FRACTION = 1 / 7
 ALL_TASKS = dict(
     tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),
@@ -22,6 +20,8 @@ def pretrained(config, name: str, max_completion_length: int | None = None) -> b
 
     A reasoning model (R1's distillations, Qwen3) thinks before it answers and gets room for that.
     """
+    from caugym_jax.models.traits import traits  # here, as it imports jax
+
     found = traits(name)
     thinks = found.thinks
     room = max_completion_length or (8192 if thinks else 512)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -192,31 +194,45 @@ def _forget(path: Path, step: int) -> None:
     write_text(path, "".join(line + "\n" for line in kept))
 
 
-class Progress:
-    """Rate and time left: one rewritten line on a terminal, a plain line now and then elsewhere.
+RECENT = 20  # steps whose time says how fast a run is
+A_MINUTE = 60.0
 
-    Only process 0 prints.
+
+class Progress:
+    """Rate and time left: one rewritten line on a terminal, cut to its width; elsewhere a plain
+    line after the first step, every `every` steps, and at least once a minute.
+
+    The rate is that of the newest steps. The first one, which compiles, counts only while there is
+    no other. Only process 0 prints.
     """
 
     def __init__(self, done: int, total: int, every: int = 10, unit: str = "step"):
         self._unit = unit
         self._first, self._total, self._every = done, total, max(1, every)
-        self._start = time.perf_counter()
+        self._times = collections.deque([(done, time.perf_counter())], maxlen=RECENT)
+        self._printed = -math.inf  # when
         self._tty = sys.stderr.isatty()
 
     def show(self, step: int, values: Mapping[str, float], keys: Sequence[str]) -> None:
         """`step` counts finished steps."""
-        between = not self._tty and step % self._every and step != self._total
-        if between or not processes.is_first():
+        now = time.perf_counter()
+        self._times.append((step, now))
+        if len(self._times) == 3 and self._times[0][0] == self._first:
+            self._times.popleft()  # what compiled
+        due = self._tty or step % self._every == 0 or step == self._total
+        if not (due or now - self._printed >= A_MINUTE) or not processes.is_first():
             return
-        seconds = (time.perf_counter() - self._start) / max(1, step - self._first)
+        self._printed = now
+        before, then = self._times[0]
+        seconds = (now - then) / max(1, step - before)
         left = seconds * (self._total - step)
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in keys if k in values)
         rate = f"{seconds:.2f} s/{self._unit}  {clock(left)} left"
         line = f"{self._unit} {step}/{self._total}  {shown}  {rate}"
         end = "\n" if not self._tty or step == self._total else ""
-        start = "\r\x1b[K" if self._tty else ""
-        print(start + line, end=end, file=sys.stderr, flush=True)
+        if self._tty:  # a longer line would be torn, and stay
+            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
+        print(line, end=end, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
         """A line of its own, above the progress line."""

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from caugym_jax.cli import commands
+from caugym_jax.runs.stopping import ENDING
 from caugym_jax.train import main as train
 from tests.end_to_end import killed
 from tests.end_to_end.runs import command
@@ -61,11 +62,12 @@ def _check_end(status: int, said: str, fault: tuple, kept: int) -> str:
         if status != -signal.SIGKILL:
             raise Wrong(f"exit status {status} of a killed command: {said[-300:]}")
         return f"killed, step {kept} kept"
-    if status == -signal.SIGTERM:  # before the first step
-        return "terminated before the first step"
-    line = f"terminated after step {kept}, which is saved"
-    if status != 128 + signal.SIGTERM or said.splitlines()[-1] != line:
-        raise Wrong(f"exit status {status} of a terminated command: {said[-300:]}")
+    at_once = 128 + how if how == signal.SIGINT else -how
+    if status == at_once and "after step" not in said:
+        return f"{ENDING[how]} before the first step"
+    line = f"{ENDING[how]} after step {kept}, which is saved"
+    if status != 128 + how or said.splitlines()[-1] != line:
+        raise Wrong(f"exit status {status} of a command that got {how.name}: {said[-300:]}")
     return line
 
 
@@ -81,7 +83,10 @@ def _command(bench, trial, workdir: Path, fault, log: Path) -> tuple[int, str]:
             if fault is not None:
                 place, nth, how = fault
                 killed.arm(place, nth, how)
-                if how == signal.SIGTERM:
+                if how != signal.SIGKILL:
+                    # A shell's background jobs ignore Ctrl-C, and so would the run.
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                    signal.signal(signal.SIGHUP, signal.SIG_DFL)
                     _time_the_end(log.with_suffix(".term"))
             arguments = command(trial.method, bench.model, workdir, *options(trial.method))
             sys.argv = ["train", *arguments]

@@ -41,6 +41,9 @@ PROCESSES = {
     ("SIGTERM", "updating"): 6,
     ("SIGTERM", "evaluating"): 4,
     ("SIGTERM", "random"): 10,
+    ("SIGINT", "sampling"): 6,
+    ("SIGINT", "random"): 10,
+    ("SIGHUP", "random"): 10,
 }
 MOST = {"saving": 9, "committing": 3, "deleting": 1, "logging": 6, "evaluating": 4, "random": 5.99}
 

@@ -11,6 +11,7 @@ import pytest
 
 from caugym_jax.errors import UserError
 from caugym_jax.runs import log
+from caugym_jax.runs import log as log_module
 from caugym_jax.runs.log import Log, LogSettings, Progress, clock, past_metrics, write_text
 
 
@@ -192,9 +193,32 @@ def test_progress_in_a_log_is_plain_lines(capsys):
         progress.show(step, {"loss": step / 4, "other": 1.0}, ["loss", "absent"])
     progress.note("a note")
     out = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in out[:-1]] == ["6/10", "9/10", "10/10"]
-    assert "loss 1.5" in out[0] and "left" in out[0] and "\x1b" not in out[0]
+    assert [line.split()[1] for line in out[:-1]] == ["5/10", "6/10", "9/10", "10/10"]
+    assert "loss 1.25" in out[0] and "left" in out[0] and "\x1b" not in out[0]
     assert out[-1] == "a note"
+
+
+def test_the_rate_is_that_of_recent_steps_and_a_minute_is_not_silent(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: clock[0])
+    progress = Progress(0, 1000, every=100)
+    for step in range(1, 42):
+        clock[0] += 900 if step == 1 else 10 if step <= 20 else 20
+        progress.show(step, {}, [])
+    told = [line.split(None, 2)[1:] for line in capsys.readouterr().err.splitlines()]
+    assert told[0] == ["1/1000", "900.00 s/step  249:45:00 left"]
+    assert told[1] == ["7/1000", "10.00 s/step  2:45:30 left"]  # 60 s after the first
+    assert told[-1] == ["41/1000", "20.00 s/step  5:19:40 left"]
+    assert [line[0] for line in told][1:5] == ["7/1000", "13/1000", "19/1000", "23/1000"]
+
+
+def test_a_line_is_cut_to_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(log_module.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    progress = Progress(0, 9)
+    progress.show(1, {"a_long_name_of_a_metric": 1.0}, ["a_long_name_of_a_metric"])
+    (line,) = capsys.readouterr().err.split("\r\x1b[K")[1:]
+    assert line == "step 1/9  a_long_name_of_a_metric 1  0."[:39]
 
 
 def test_damaged_lines_are_dropped_and_told(tmp_path, capsys):
