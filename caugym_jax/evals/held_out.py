@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from caugym_jax.data.sources import Problems, problem_source, prompt_items
+from caugym_jax.data.sources import Problems, item_source, prompt_items
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
 from caugym_jax.evals import probe
@@ -101,7 +101,10 @@ def open_held_out(
     Args:
       seed: the run's.
     """
-    source, room = problem_source(settings, seed=seed + STREAM), settings.max_new_tokens
+    source, room = item_source(settings, seed=seed + STREAM), settings.max_new_tokens
     items, _, _ = prompt_items(source, tokenizer, None, model.config.longest, room)
     items = [items(i) for i in range(settings.n)] if callable(items) else items[: settings.n]
-    return HeldOut(items, model, tokenizer, room, mesh)
+    problems = [(item.problem, tokens) for item, tokens in items if item.problem is not None]
+    if len(problems) < len(items):
+        raise UserError(f"evaluation.path={settings.path} holds rows that are no causal problems")
+    return HeldOut(problems, model, tokenizer, room, mesh)
