@@ -37,11 +37,12 @@ def reply_tokens(
     with a newline, a reply that begins with one), they are those of the reply alone: sampling goes
     on from the prompt's own tokens in any case. White space that the chat template puts before a
     reply is put there. Where the prompt already opened `<think>`, the reply's own opening is
-    dropped, and a reply without reasoning closes the block first. A message with more than a text (thoughts of its own, calls of tools) is what the
-    template writes for it.
+    dropped, and a reply without reasoning closes the block first. A message with more than a text
+    (thoughts of its own, calls of tools) is what the template writes for it.
 
     Raises:
-      UserError: an end or beginning token inside the reply.
+      UserError: prompt and reply merge, and the reply's own tokens are not its text (SentencePiece
+        begins it with a space); or an end or beginning token inside the reply.
     """
     text = _prompt_text(prompt, tokenizer)
     if isinstance(reply, str):
@@ -55,7 +56,14 @@ def reply_tokens(
         if (lead := tokenizer.reply_lead) and not said.startswith(lead):
             said = lead + said
     before, whole = _encode(prompt, text, tokenizer), _encode(prompt, text + said, tokenizer)
-    ids = whole[len(before) :] if whole[: len(before)] == before else tokenizer.encode(said)
+    ids = whole[len(before) :]
+    if whole[: len(before)] != before:
+        ids = tokenizer.encode(said)
+        if tokenizer.decode([*before, *ids]) != tokenizer.decode(whole):
+            raise UserError(
+                f"the completion starting {said[:20]!r} merges with the prompt's last token "
+                f"({text[-20:]!r}): change how the completion begins"
+            )
     if ids and ids[-1] in tokenizer.end_ids:
         ids = ids[:-1]
     if prompt == "":  # a whole text, which may hold turns with their ends
