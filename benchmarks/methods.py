@@ -80,13 +80,13 @@ def one_run(out: Path, method: str, seed: int, settings: list[str]) -> dict:
 
 def held_out(method: str, settings: list[str]) -> np.ndarray:
     """[n] bool: which of a run's held-out problems have an answer that is not zero."""
-    from caugym_jax.data.sources import problem_source
+    from caugym_jax.data.sources import problem_stream
     from caugym_jax.evals.held_out import STREAM
     from caugym_jax.evals.probe import nonzero
     from caugym_jax.runs.settings import load
 
     config = load(f"{method}.py", settings)
-    source = problem_source(config.evaluation, seed=config.seed + STREAM)
+    source = problem_stream(config.evaluation, seed=config.seed + STREAM)
     return nonzero([source(i) for i in range(config.evaluation.n)])
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 TASKS = ("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS")
@@ -117,7 +117,8 @@ class Problem:
     task: str  # one of TASKS (the official `Type`)
     reason: dict[str, str] = dataclasses.field(default_factory=dict)  # official step solution
     variant: str = "base"  # one of VARIANTS
-    prompt: str | None = None  # the exact user message where the file fixes it (RL parquet)
+    # Where the file fixes it: the exact user message, or a whole conversation, open for a reply.
+    prompt: str | tuple[Mapping[str, Any], ...] | None = None
     solution: str | None = None  # worked solution or released trace to imitate, if any
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)  # the file's other fields
     story: Story | None = None  # None: unread
@@ -138,6 +139,21 @@ class Problem:
     def verdict(self) -> str | None:
         """The labelled "Yes" or "No"; None for PN, PS and LACK_CONDITION."""
         return None if self.lacks else json.loads(self.answer).get("ANSWER")
+
+
+Message = Mapping[str, Any]  # role, content, and what else a chat template renders
+Conversation = tuple[Message, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """Anything that a model can be asked, with the row that it came from."""
+
+    prompt: Conversation | str  # a text stands as it is, without a chat template
+    reply: Conversation | str | None = None  # to imitate, of the prompt's kind
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for rewards, by name
+    problem: Problem | None = None
+    every_turn: bool = False  # the assistant's turns in the prompt are learned as well
 
 
 @dataclasses.dataclass(frozen=True)

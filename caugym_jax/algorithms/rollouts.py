@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from caugym_jax.algorithms.step import Learner, check_rows, in_parts, microbatch_count
+from caugym_jax.data.items import shown, truth
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
@@ -29,7 +30,7 @@ from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.objectives.logprobs import Scores, score
 from caugym_jax.rewards.combination import ON_ERROR, combine, parse_weights
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.types import Experience, Problem, Rollout, TrainState
+from caugym_jax.types import Experience, Item, Rollout, TrainState
 
 PRINTED = 3  # failures of reward functions printed of a rollout
 
@@ -100,9 +101,9 @@ class RolloutSettings:
 
 
 class Prompt(NamedTuple):
-    """A problem and the tokens it is asked with."""
+    """An item and the tokens it is asked with."""
 
-    problem: Problem
+    item: Item
     tokens: list[int]
 
 
@@ -170,26 +171,26 @@ def judge(
     tokens, lengths, ended = map(
         np.asarray, (rollout.tokens, rollout.completion_length, rollout.ended)
     )
-    texts = [
-        tokenizer.decode_completion(row[P : P + n]) for row, n in zip(tokens, lengths, strict=True)
-    ]
-    problems = [p.problem for p in prompts for _ in range(settings.group_size)]
+    ids = [row[P : P + n].tolist() for row, n in zip(tokens, lengths, strict=True)]
+    texts = list(map(tokenizer.decode_completion, ids))
+    items = [p.item for p in prompts for _ in range(settings.group_size)]
     weights = parse_weights(settings.reward_weights)
     scores = combine(
-        texts, problems, list(~ended), weights, settings.on_reward_error, settings.reward_timeout
+        texts, items, list(~ended), weights, settings.on_reward_error, settings.reward_timeout, ids
     )
     for failure in scores.failures[:PRINTED]:
         print(failure, file=sys.stderr)
     table = [
         {
-            "prompt": problem.prompt or problem.text,
+            "prompt": shown(item),
             "completion": text,
-            "answer": problem.answer,
+            "answer": truth(item),
             "reward": float(total),
             **{f"rewards/{n}": float(v) for n, v in zip(scores.names, values, strict=True)},
+            **{f"rewards/{part}": float(column[i]) for part, column in scores.parts.items()},
         }
-        for problem, text, total, values in zip(
-            problems, texts, scores.total, scores.values, strict=True
+        for i, (item, text, total, values) in enumerate(
+            zip(items, texts, scores.total, scores.values, strict=True)
         )
     ]
     prompt_tokens = int(np.sum(rollout.prompt_length))
@@ -535,4 +536,8 @@ def rollout_metrics(drawn: list[RolloutRewards], group_size: int) -> dict[str, f
     for name, column in zip(drawn[0].names, values.T, strict=True):
         metrics[f"rewards/{name}/mean"] = float(known(column).mean())
         metrics[f"rewards/{name}/std"] = float(known(column).std())
+    table = [row for j in drawn for row in j.rows]
+    for part in sorted({key for row in table for key in row if key.count("/") == 2}):
+        column = np.array([row.get(part, np.nan) for row in table])
+        metrics[f"{part}/mean"] = float(known(column).mean())
     return metrics

@@ -17,11 +17,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from caugym_jax.data.layouts import ORIGINAL, declares_variant, problem_of
+from caugym_jax.data.layouts import ORIGINAL, declares_variant, is_causal, problem_of
 from caugym_jax.data.released import is_released, released_path
 from caugym_jax.errors import UserError
 from caugym_jax.types import REWRITTEN, VARIANTS, Problem
@@ -57,8 +57,19 @@ def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem
     return problems
 
 
-def read_items(name: str, variant: str | None = None) -> list[Problem | str]:
-    """The items of one file in order; in a bad one's place, a line that says what is wrong.
+Made = TypeVar("Made")
+
+
+def read_items(
+    name: str,
+    variant: str | None = None,
+    make: Callable[[Any, Problem | None], Made] | None = None,
+) -> list[Any]:
+    """The problems of one file in order; in a bad one's place, a line that says what is wrong.
+
+    Args:
+      make: what is made of each row and its problem, which is then None where the row is none;
+        without it such a row is a bad one.
 
     Raises UserError where there is no file of problems at all.
     """
@@ -68,9 +79,14 @@ def read_items(name: str, variant: str | None = None) -> list[Problem | str]:
     path = released_path(name) if is_released(name) else Path(name)
     fallback = next((v for v in VARIANTS if path.stem == v or path.stem.startswith(v + "_")), None)
 
-    def item(i: int, row: Any) -> Problem | str:
+    def item(i: int, row: Any) -> Problem | str | None:
+        if make is not None and isinstance(row, Mapping) and not is_causal(row):
+            return None
+        return tried(i, lambda: problem_of(row, variant, fallback))
+
+    def tried(i: int, read: Callable[[], Any]) -> Any:
         try:
-            return problem_of(row, variant, fallback)
+            return read()
         except (KeyError, ValueError, TypeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else error
             return f"{name}, item {i} (counting from 0): {why}"
@@ -81,15 +97,21 @@ def read_items(name: str, variant: str | None = None) -> list[Problem | str]:
             items[i] = item(i, row)
     said = variant or fallback or any(map(declares_variant, rows))
     if not said and any(isinstance(p, Problem) and p.lacks for p in items):
-        return [
+        items = [
             dataclasses.replace(p, variant="insufficient") if isinstance(p, Problem) else p
             for p in items
         ]
-    return items
+    if make is None:
+        return items
+
+    def made(i: int, row: Any, problem: Any) -> Any:
+        return problem if isinstance(problem, str) else tried(i, lambda: make(row, problem))
+
+    return [made(i, row, problem) for i, (row, problem) in enumerate(zip(rows, items, strict=True))]
 
 
 def _with_originals(
-    rows: list[Any], items: list[Problem | str], path: Path, variant: str
+    rows: list[Any], items: list[Problem | str | None], path: Path, variant: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of unread items with the text of the base item that has their place and label."""
     unread = [i for i, p in enumerate(items) if isinstance(p, Problem) and p.unread]
@@ -125,7 +147,7 @@ def problem_record(problem: Problem) -> dict[str, Any]:
         "variant": problem.variant,
     }
     if problem.prompt is not None:
-        row["prompt"] = problem.prompt
+        row["prompt"] = problem.prompt if isinstance(problem.prompt, str) else list(problem.prompt)
     if problem.solution is not None:
         row["solution"] = problem.solution
     return row | problem.extra

@@ -4,15 +4,17 @@
     CaLM      given_info, Background.data_info, Question, Type, gt_answer (where it is published)
     verl      prompt (messages), reward_model.ground_truth   (+ answer (messages) = the trace)
     sft       prompt (messages), completion (messages)
-    chat      messages: a conversation; the first turn of the user is the problem, the last of the
-              assistant its solution; extra["messages"] the whole
+    chat      messages: a conversation; the last question of the user that reads as a problem, the
+              last turn of the assistant being its solution
     dpo       prompt, chosen, rejected (messages): solution = chosen, extra["rejected"] the other
     kto       prompt, completion (messages), label: solution = completion, extra["label"] whether
               it is right
 
-Messages may be plain text; `chosen` and `rejected` may hold the prompt's message too. The answer
-of sft, dpo and kto rows is their `answer`, else the last line of a right completion. Where there is
-none (CaLM without gt_answer, wrong completions), the engine answers the problem.
+Messages may be plain text; `chosen` and `rejected` may hold the prompt's message too (see
+`conversations`). What precedes the answer besides the problem's own message (a system message,
+earlier turns) is kept in `prompt`. The answer of sft, dpo and kto rows is their `answer`, else the
+last line of a right completion. Where there is none (CaLM without gt_answer, wrong completions),
+the engine answers the problem.
 
 A problem's story is read from its text here, and nowhere else. A text in other people's words has
 the story of the official text that it rewrites, which its row's `original_problem` holds (see
@@ -24,6 +26,7 @@ verdict that the question asks for: ETT is printed as actual minus counterfactua
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from decimal import Decimal
@@ -40,8 +43,9 @@ from caugym_jax.causal.text.wording import (
     LACK_HINT,
     STEP_BY_STEP,
 )
+from caugym_jax.data.conversations import conversation, desirable, said, text_of
 from caugym_jax.errors import UserError
-from caugym_jax.types import BOUND_TASKS, TASKS, VARIANTS, Problem, Story
+from caugym_jax.types import BOUND_TASKS, TASKS, VARIANTS, Conversation, Problem, Story
 
 ORIGINAL = "original_problem"  # the column with the official text that a row's text rewrites
 
@@ -65,6 +69,8 @@ def problem_of(row: Any, variant: str | None, fallback: str | None) -> Problem:
         texts = _official_texts(row) if "problem" in row else _chat_texts(row)
     for key, value in texts.items():
         if value is None and key in may_be_absent:
+            continue
+        if key == "prompt" and isinstance(value, tuple):
             continue
         if not isinstance(value, str) or not value.strip():
             raise ValueError(f"'{key}' must be text, found {value!r:.60}")
@@ -109,64 +115,112 @@ def _declared_variant(row: Mapping[str, Any]) -> Any:
 
 def _official_texts(row: dict[str, Any]) -> dict[str, Any]:
     """Takes the texts out of a row of the official layout."""
-    return {key: row.pop(key) for key in ("problem", "answer")} | {
+    texts = {key: row.pop(key) for key in ("problem", "answer")} | {
         key: row.pop(key, None) for key in ("prompt", "solution")
     }
+    if isinstance(texts["prompt"], list):
+        texts["prompt"] = conversation(texts["prompt"], "prompt")
+    return texts
 
 
 def _calm_texts(row: dict[str, Any]) -> dict[str, Any]:
     """The text as CauGym's base set puts it together, and the label from CaLM's number."""
-    task, question = str(row.get("Type")), row.pop("Question")
-    info = row.pop("given_info")
+    task, question = row.get("Type"), row.pop("Question")
+    info, instruction = row.pop("given_info"), row.pop("Instruction")
+    background = row["Background"]
+    if not isinstance(background, Mapping):
+        raise TypeError(f"'Background' must be a JSON object, found {background!r:.40}")
+    texts = (info, background["data_info"], instruction, question)
+    names = ("given_info", "data_info", "Instruction", "Question")
+    for name, value in zip(names, texts, strict=True):
+        if not isinstance(value, str):
+            raise TypeError(f"'{name}' must be text, found {value!r:.40}")
     header = "" if info.startswith(HEADER[:20]) else HEADER[: HEADER.index("Imagine")]
     lines = [
         f"{header}{info}",
-        row["Background"]["data_info"],
-        f"Instruction: {row.pop('Instruction')}",
+        background["data_info"],
+        f"Instruction: {instruction}",
         f"Question: {question}",
         BOUND_ANSWER_FORMAT if task in BOUND_TASKS else ANSWER_FORMAT,
     ]
     value = row.get("gt_answer")
-    if isinstance(value, str | bool):
-        raise ValueError(f"'gt_answer' must be a number, found {value!r:.40}")
+    if value is not None and not _is_probability(value):
+        raise ValueError(f"'gt_answer' must be a number between -1 and 1, found {value!r:.40}")
     answer = None if value is None else label(task, Decimal(repr(value)))
     return {"problem": "\n".join(lines), "answer": answer, "prompt": None, "solution": None}
 
 
+def _is_probability(value: Any) -> bool:
+    """Or a difference of two."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1 <= value <= 1
+
+
+def is_causal(row: Any) -> bool:
+    """Whether a row is, or claims to be, a causal problem."""
+    if not isinstance(row, Mapping):
+        return False
+    if "given_info" in row or ("Type" in row and ("problem" in row or row["Type"] in TASKS)):
+        return True
+    if str(row.get("data_source")).startswith("caugym_"):
+        return True
+    if isinstance(row.get("problem"), str):
+        texts = [row["problem"]]
+    else:
+        try:
+            texts = _questions(said(row).prompt)
+        except (KeyError, ValueError, TypeError):
+            return False
+    return any(_reads(text) for text in texts)
+
+
+def _reads(text: str) -> bool:
+    """Whether a text is a problem, be it a broken one."""
+    story, _, broken = _structure(text, None)
+    return story is not None or broken
+
+
+def _questions(prompt: Conversation | str) -> list[str]:
+    """The user's messages, without the sentences that ask for steps."""
+    asked = [prompt] if isinstance(prompt, str) else _of_user(prompt)
+    return [_bare(text) for text in asked]
+
+
+def _bare(text: str) -> str:
+    return text.removesuffix(LACK_HINT).rstrip(" ").removesuffix(STEP_BY_STEP).rstrip(" \n")
+
+
+def _of_user(messages: Conversation) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == "user"]
+
+
 def _chat_texts(row: dict[str, Any]) -> dict[str, Any]:
     """Takes the texts out of a row whose prompt holds the problem."""
-    if row.get("prompt") is None and isinstance(row.get("chosen"), list):
-        row["prompt"] = row["chosen"][:-1]
-    if row.get("prompt") is None and row.get("messages"):
-        row["prompt"] = [m for m in row["messages"] if m["role"] == "user"][:1]
-        row["completion"] = row["messages"][-1:]
-    if row.get("prompt") is None:
-        raise KeyError("problem")
-    prompt = _message(row.pop("prompt"), "user")
-    text = prompt.removesuffix(LACK_HINT).rstrip(" ").removesuffix(STEP_BY_STEP).rstrip(" \n")
-    answer, right = row.pop("answer", None), row.get("label") is not False
-    solution: str | None
-    if "chosen" in row:
-        solution = _completion(row.pop("chosen"))
-        row["rejected"] = _completion(row["rejected"])
-    elif "completion" in row:
-        solution = _completion(row.pop("completion"))
-    else:  # verl: the answer is the trace
-        solution, answer = None if answer is None else _completion(answer), None
+    prompt, reply, _ = said(row)
+    questions = _questions(prompt)
+    if not questions:
+        raise ValueError("nothing is asked: no message of the user")
+    text = next(filter(_reads, reversed(questions)), questions[0])
+    if len(prompt) == 1 and not isinstance(prompt, str):
+        prompt = prompt[0]["content"]
+    solution = None if reply is None else text_of(reply)
+    answer = row.pop("answer", None)
+    if not {"completion", "chosen", "messages", "conversations"} & row.keys():  # verl: the trace
+        answer = None
+    for key in ("prompt", "completion", "chosen", "messages", "conversations"):
+        row.pop(key, None)
+    if "rejected" in row and not isinstance(row["rejected"], str):
+        row["rejected"] = text_of(conversation(row["rejected"], "rejected"))
     if "reward_model" in row or solution is None:
         answer = row.pop("reward_model")["ground_truth"]
     elif answer is None:
+        right = row.get("label") is None or desirable(row["label"])
         answer = solution.rpartition("\n")[2] if right else None
     if "index" in (info := row.pop("extra_info", None) or {}):
         row["index"] = info["index"]
     return {"problem": text, "answer": answer, "prompt": prompt, "solution": solution}
 
 
-def _completion(messages: Any) -> str:
-    """The assistant's message, which may follow the prompt's."""
-    return _message(messages if isinstance(messages, str) else messages[-1:], "assistant")
-
-
+@functools.lru_cache(maxsize=4)  # a row is looked at before it is read
 def _structure(text: Any, original: str | None) -> tuple[Story | None, str, bool]:
     """(story, why there is none, whether the text is broken) of a problem's text.
 
@@ -207,12 +261,3 @@ def _check_answer(problem: Problem) -> None:
             "'answer' must be LACK_CONDITION or JSON with a finite PROB, "
             f"found {problem.answer!r:.60}"
         )
-
-
-def _message(messages: Any, role: str) -> str:
-    """The only message, which must be `role`'s."""
-    if isinstance(messages, str):
-        return messages
-    if len(messages) != 1 or messages[0]["role"] != role:
-        raise ValueError(f"expected one {role} message, found {[m['role'] for m in messages]}")
-    return messages[0]["content"]

@@ -16,8 +16,8 @@ import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 
-from caugym_jax.data.files import read_problems
 from caugym_jax.data.grouping import drawn, sorted_batches, stage_at
+from caugym_jax.data.items import training_items
 from caugym_jax.data.prompts import sft_examples
 from caugym_jax.data.solutions import streams, vocabulary
 from caugym_jax.data.tokenizer import Tokenizer
@@ -128,7 +128,7 @@ def open_mixture(
     files = {}
     for name in names:
         if "/" in name or "." in name:
-            files[name], _ = sft_examples(read_problems(name), tokenizer, max_length)
+            files[name], _ = sft_examples(training_items(name), tokenizer, max_length)
         elif name not in streams.STREAMS:
             known = ", ".join(streams.STREAMS)
             raise UserError(f"data.mixture: no source {name!r}: use {known}, or a file")

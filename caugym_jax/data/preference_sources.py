@@ -7,6 +7,7 @@ import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 
+from caugym_jax.data.items import asked
 from caugym_jax.data.preferences import (
     Made,
     Row,
@@ -18,7 +19,6 @@ from caugym_jax.data.preferences import (
     sift,
     with_others,
 )
-from caugym_jax.data.prompts import user_message
 from caugym_jax.data.rows import make_row
 from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE, TOO_LONG, Problems
 from caugym_jax.data.texts.mistakes import WORK_KINDS, mistaken_work
@@ -120,7 +120,7 @@ def generated_rows(
         problem = problems(index)
         rng = random.Random(f"rejected {seed} {index}")
         return {
-            "prompt": user_message(problem),
+            "prompt": asked(problem),
             "chosen": work(problem),
             "rejected": _mistake(problem, rng, shares),
         }

@@ -6,9 +6,10 @@ Rows have TRL's columns, from a file (.json, .jsonl, .parquet, hf:owner/name) or
     DPO   prompt, chosen, rejected
     KTO   prompt, completion, label (true: desirable)
 
-Each column is a text, or a list of {"role", "content"} messages. A text prompt is the user's
-message. Where a row of DPO has no prompt, chosen and rejected are whole conversations which differ
-in their last message. Other columns are ignored.
+Each column is a text, or a list of {"role", "content"} messages. Texts stand as they are; messages
+go through the chat template (`conversations`). Where a row of DPO has no prompt, chosen and
+rejected are whole conversations which differ in their last message, or texts that begin alike.
+Other columns are ignored.
 
 A row that cannot be learnt from is never cut and never passed over silently: see `sift`.
 """
@@ -19,11 +20,12 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from caugym_jax.data.conversations import desirable, pair_of, said, text_of
 from caugym_jax.data.files import read_rows
-from caugym_jax.data.prompts import Message, chat_tokens, reply_tokens
+from caugym_jax.data.prompts import prompt_tokens, reply_tokens
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.types import Judged, Preference
+from caugym_jax.types import Conversation, Judged, Preference
 
 Row = Mapping[str, Any]
 Made = TypeVar("Made", bound=Preference | Judged)
@@ -60,19 +62,13 @@ def preference(row: Row, tokenizer: Tokenizer) -> Preference:
       ValueError, TypeError, KeyError: it is no such row.
       Unusable: an empty completion, or the two are the same.
     """
-    if row.get("prompt") is None:
-        *prompt, better = _conversation(row["chosen"], "chosen")
-        *other, worse = _conversation(row["rejected"], "rejected")
-        if prompt != other or not prompt:
-            raise ValueError("without a 'prompt', chosen and rejected differ in the last message")
-        chosen, rejected = _reply([better], "chosen"), _reply([worse], "rejected")
-    else:
-        prompt = _conversation(row["prompt"], "prompt")
-        chosen, rejected = (_reply(row[key], key) for key in ("chosen", "rejected"))
+    prompt, chosen, rejected = pair_of(row)
+    for reply in (chosen, rejected):
+        _refuse_empty(reply)
     pair = Preference(
-        chat_tokens(prompt, tokenizer),
-        reply_tokens(prompt, chosen, tokenizer),
-        reply_tokens(prompt, rejected, tokenizer),
+        prompt_tokens(prompt, tokenizer),
+        _reply(prompt, chosen, tokenizer),
+        _reply(prompt, rejected, tokenizer),
     )
     if pair.chosen == pair.rejected:
         raise Unusable("an identical pair")
@@ -86,11 +82,12 @@ def judged(row: Row, tokenizer: Tokenizer) -> Judged:
       ValueError, TypeError, KeyError: it is no such row.
       Unusable: an empty completion.
     """
-    prompt, label = _conversation(row["prompt"], "prompt"), row["label"]
-    if not isinstance(label, bool) and label not in (0, 1):
-        raise ValueError(f"'label' must be true or false, found {label!r:.40}")
-    completion = reply_tokens(prompt, _reply(row["completion"], "completion"), tokenizer)
-    return Judged(chat_tokens(prompt, tokenizer), completion, bool(label), [])
+    row["prompt"], row["completion"]  # said() knows other layouts as well
+    prompt, completion, _ = said(row)
+    label = desirable(row["label"])
+    _refuse_empty(completion)
+    tokens = _reply(prompt, completion, tokenizer)
+    return Judged(prompt_tokens(prompt, tokenizer), tokens, label, [])
 
 
 def sift(
@@ -187,32 +184,22 @@ def _made(row: Any, make: Callable[[Row, Tokenizer], Made], tokenizer: Tokenizer
     return make(row, tokenizer)
 
 
-def _conversation(value: Any, key: str) -> list[Message]:
-    if isinstance(value, str):
-        return [{"role": "user", "content": value}]
-    if not isinstance(value, Sequence) or not value:
-        raise TypeError(f"'{key}' must be a text or a list of messages")
-    for message in value:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise TypeError(f"'{key}' holds a message without a text as its 'content'")
-        if not isinstance(message.get("role"), str):
-            raise TypeError(f"'{key}' holds a message without a 'role'")
-    return [{"role": m["role"], "content": m["content"]} for m in value]
+def _reply(
+    prompt: Conversation | str, reply: Conversation | str, tokenizer: Tokenizer
+) -> list[int]:
+    """The assistant's one message, or text."""
+    if isinstance(reply, str):
+        return reply_tokens(prompt, reply, tokenizer)
+    if len(reply) != 1:
+        roles = [m["role"] for m in reply]
+        raise ValueError(f"expected one assistant message, found {roles}")
+    return reply_tokens(prompt, reply[0], tokenizer)
 
 
-def _reply(value: Any, key: str) -> str:
-    """The assistant's one message."""
-    if isinstance(value, str):
-        text = value
-    else:
-        messages = _conversation(value, key)
-        if len(messages) != 1 or messages[0]["role"] != "assistant":
-            roles = [m["role"] for m in messages]
-            raise ValueError(f"'{key}' must be one assistant message, found {roles}")
-        text = messages[0]["content"]
-    if not text.strip():
+def _refuse_empty(reply: Conversation | str) -> None:
+    plain = isinstance(reply, str) or reply[-1].keys() <= {"role", "content"}
+    if plain and not text_of(reply).strip():
         raise Unusable("an empty completion")
-    return text
 
 
 def _places(places: Sequence[int]) -> str:

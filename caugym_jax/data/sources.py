@@ -10,15 +10,16 @@ import numpy as np
 
 from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.causal.text.names import KINDS
-from caugym_jax.data.files import read_problems
+from caugym_jax.data.conversations import desirable
+from caugym_jax.data.items import problem_item, training_items
 from caugym_jax.data.packing import pack, pad, width_for
-from caugym_jax.data.prompts import completion_tokens, prompt_tokens, sft_examples
+from caugym_jax.data.prompts import item_example, prompt_tokens, sft_examples
 from caugym_jax.data.texts.worked import work
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
-from caugym_jax.types import TASKS, Batch, Example, Problem
+from caugym_jax.types import TASKS, Batch, Example, Item, Problem
 
-Source = Sequence[Problem] | Callable[[int], Problem]
+Source = Sequence[Item] | Callable[[int], Item]
 
 # A generated item that is too long is replaced by the one this far on, which no run reaches.
 ELSEWHERE = 2**40
@@ -113,21 +114,35 @@ class PromptData(Problems):
         require(self, "too_long", among=TOO_LONG)
 
 
-def problem_source(
+def item_source(
     settings: Problems = Problems(),
     *,
     seed: int = 0,
     solutions: bool = False,
     direct_fraction: float | Mapping[str, float] = 0.0,
 ) -> Source:
-    """The problems of a file, or item i = generate_problem(seed, i, ...).
+    """The items of a file, or item i = a generated problem (see `problem_stream`)."""
+    if settings.path is not None:
+        return training_items(settings.path)
+    problems = problem_stream(
+        settings, seed=seed, solutions=solutions, direct_fraction=direct_fraction
+    )
+    return lambda index: problem_item(problems(index))
+
+
+def problem_stream(
+    settings: Problems = Problems(),
+    *,
+    seed: int = 0,
+    solutions: bool = False,
+    direct_fraction: float | Mapping[str, float] = 0.0,
+) -> Callable[[int], Problem]:
+    """Problem i = generate_problem(seed, i, ...).
 
     Args:
-      solutions: generated problems carry a solution to imitate.
+      solutions: problems carry a solution to imitate.
       direct_fraction: see `SftData`.
     """
-    if settings.path is not None:
-        return read_problems(settings.path)
 
     def fresh(index: int) -> Problem:
         problem = generate_problem(
@@ -160,8 +175,8 @@ def prompt_items(
     max_position: int,
     room: int,
     too_long: str = "refuse",
-) -> tuple[list[tuple[Problem, list[int]]] | Callable, int, int]:
-    """(problems with their prompt tokens, the longest prompt to expect, prompts dropped).
+) -> tuple[list[tuple[Item, list[int]]] | Callable, int, int]:
+    """(items with their prompt tokens, the longest prompt to expect, prompts dropped).
 
     Args:
       max_prompt_length: longest prompt allowed; None: what the model takes.
@@ -183,12 +198,12 @@ def prompt_items(
 
     if callable(source):
 
-        def fresh(index: int) -> tuple[Problem, list[int]]:
+        def fresh(index: int) -> tuple[Item, list[int]]:
             for attempt in range(ATTEMPTS):
-                problem = source(index + attempt * ELSEWHERE)
-                tokens = prompt_tokens(problem, tokenizer)
+                item = source(index + attempt * ELSEWHERE)
+                tokens = prompt_tokens(item.prompt, tokenizer)
                 if len(tokens) <= allowed:
-                    return problem, tokens
+                    return item, tokens
             raise refusal(
                 f"generated problem {index} (and {ATTEMPTS - 1} in its place)", len(tokens)
             )
@@ -196,13 +211,41 @@ def prompt_items(
         fresh(0)
 
         return fresh, allowed, 0
-    items = [(problem, prompt_tokens(problem, tokenizer)) for problem in source]
+    items = [(item, _asked(i, item, tokenizer)) for i, item in enumerate(source)]
     lengths = [len(tokens) for _, tokens in items]
     kept = [item for item, length in zip(items, lengths, strict=True) if length <= allowed]
     if len(kept) < len(items) and (too_long == "refuse" or not kept):
         first = next(i for i, length in enumerate(lengths) if length > allowed)
         raise refusal(f"item {first} (counting from 0)", lengths[first])
     return kept, max(len(tokens) for _, tokens in kept), len(items) - len(kept)
+
+
+def _asked(place: int, item: Item, tokenizer: Tokenizer) -> list[int]:
+    try:
+        tokens = prompt_tokens(item.prompt, tokenizer)
+    except UserError as error:
+        raise UserError(f"item {place} (counting from 0): {error}") from error
+    if not tokens:
+        raise UserError(f"item {place} (counting from 0): nothing is asked, the prompt is empty")
+    return tokens
+
+
+def desirable_items(items: Sequence[Item]) -> tuple[list[Item], int]:
+    """(the items to imitate, how many were left out): those of a KTO file that are desirable.
+
+    Raises UserError for a label that is neither true nor false.
+    """
+    kept = []
+    for i, item in enumerate(items):
+        labelled = "label" in item.columns and "completion" in item.columns
+        try:
+            if not labelled or desirable(item.columns["label"]):
+                kept.append(item)
+        except ValueError as error:
+            raise UserError(f"item {i} (counting from 0): {error}") from error
+    if not kept:
+        raise UserError("all rows are labelled undesirable: there is nothing to imitate")
+    return kept, len(items) - len(kept)
 
 
 def sft_batches(
@@ -225,15 +268,13 @@ def sft_batches(
 
         def example(index: int) -> Example:
             for attempt in range(ATTEMPTS):
-                problem = source(index + attempt * ELSEWHERE)
-                prompt = prompt_tokens(problem, tokenizer)
-                assert problem.solution is not None  # generated to be imitated
-                completion = completion_tokens(problem, problem.solution, tokenizer)
-                if len(prompt) + len(completion) <= max_length:
-                    return Example(prompt, completion)
+                example = item_example(source(index + attempt * ELSEWHERE), tokenizer)
+                length = len(example.prompt) + len(example.completion)
+                if length <= max_length:
+                    return example
             raise UserError(
                 f"generated example {index} (and {ATTEMPTS - 1} in its place) has "
-                f"{len(prompt) + len(completion)} tokens: raise data.max_length={max_length}"
+                f"{length} tokens: raise data.max_length={max_length}"
             )
 
         example(0)

@@ -19,6 +19,7 @@ from typing import Any
 # That PyTorch is not there is as it should be.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
+import jinja2  # noqa: E402
 import transformers  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
@@ -80,11 +81,20 @@ class Tokenizer:
         end = next((i for i, token in enumerate(ids) if token in self.end_ids), len(ids))
         return self.decode(ids[:end])
 
-    def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """The conversation in the model's own format, open for the assistant's turn."""
-        return self.raw.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], *, open_turn: bool = True) -> str:
+        """The conversation in the model's own format, open for the assistant's turn.
+
+        Raises:
+          UserError: the template refuses the conversation (its own words are given).
+        """
+        try:
+            return self.raw.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=open_turn
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"the chat template refuses the conversation: {_line(error)}"
+            ) from error
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json, its configuration, the chat template and the end tokens.

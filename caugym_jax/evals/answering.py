@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from caugym_jax.data.files import problem_record, read_problems
-from caugym_jax.data.prompts import LackHint, prompt_tokens
+from caugym_jax.data.items import LackHint, asked
+from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import MeshShape, make_mesh, sampling_mesh
@@ -35,7 +36,7 @@ class Protocol:
     samples: int = 5  # answers to each problem
     picking: Settings = Settings(0.6, top_p=0.95)
     max_new_tokens: int | None = None  # of an answer; None: NEW_TOKENS, or what the model takes
-    lack_hint: LackHint = "insufficient"  # see `data.prompts.user_message`
+    lack_hint: LackHint = "insufficient"  # see `data.items.user_message`
     seed: int = 0
     batch_size: int = 16  # problems at a time; changes no answer
 
@@ -70,7 +71,9 @@ def evaluate(
     )
     # All prompts first: a problem that cannot be asked stops the command before any answer.
     prompts = {
-        path: [prompt_tokens(p, opened.tokenizer, protocol.lack_hint) for p in problems[path]]
+        path: [
+            prompt_tokens(asked(p, protocol.lack_hint), opened.tokenizer) for p in problems[path]
+        ]
         for path in files
     }
     positions = opened.model.config.longest

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax
 
-from caugym_jax.data.sources import Problems, problem_source, prompt_items
+from caugym_jax.data.sources import Problems, item_source, prompt_items
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
 from caugym_jax.evals import probe
@@ -23,7 +23,7 @@ class Evaluation(Problems):
     """How progress is measured: greedy answers to problems held out from training.
 
     Attributes:
-      every: steps from one evaluation to the next.
+      every: steps from one evaluation to the next; 0: none.
       n: how many problems; of a file the first so many.
       max_new_tokens: the longest answer, in tokens.
     """
@@ -34,7 +34,8 @@ class Evaluation(Problems):
 
     def __post_init__(self):
         super().__post_init__()
-        require(self, "every", "n", "max_new_tokens", at_least=1)
+        require(self, "every", at_least=0)
+        require(self, "n", "max_new_tokens", at_least=1)
 
 
 class HeldOut:
@@ -95,13 +96,21 @@ def open_held_out(
     model: Model,
     tokenizer: Tokenizer,
     mesh: jax.sharding.Mesh | None,
-) -> HeldOut:
-    """The held-out problems.
+) -> HeldOut | None:
+    """The held-out problems; None where evaluation is off.
 
     Args:
       seed: the run's.
     """
-    source, room = problem_source(settings, seed=seed + STREAM), settings.max_new_tokens
+    if not settings.every:
+        return None
+    source, room = item_source(settings, seed=seed + STREAM), settings.max_new_tokens
     items, _, _ = prompt_items(source, tokenizer, None, model.config.longest, room)
     items = [items(i) for i in range(settings.n)] if callable(items) else items[: settings.n]
-    return HeldOut(items, model, tokenizer, room, mesh)
+    problems = [(item.problem, tokens) for item, tokens in items if item.problem is not None]
+    if len(problems) < len(items):
+        raise UserError(
+            f"evaluation.path={settings.path} holds rows that are no causal problems: choose "
+            "another file, or evaluation.every=0"
+        )
+    return HeldOut(problems, model, tokenizer, room, mesh)

@@ -25,7 +25,7 @@ from caugym_jax.models.transformer import Model, layout
 from caugym_jax.runs import methods
 from caugym_jax.runs.opening import ModelSettings, merging, model_for
 from caugym_jax.runs.settings import Settings
-from caugym_jax.types import Example, Judged, Preference, Problem
+from caugym_jax.types import Example, Item, Judged, Preference
 
 
 class Ends(NamedTuple):
@@ -116,7 +116,7 @@ def _items(config: Settings, model: Model) -> Any:
     data, method = vars(config)["data"], config.method
     if method in ("grpo", "ppo"):
         longest = min(data.max_prompt_length, model.config.longest - 1)
-        return [Prompt(Problem("", "", "ATE"), [0] * longest)] * data.batch_size
+        return [Prompt(Item(""), [0] * longest)] * data.batch_size
     longest = [0] * (data.max_length - 1)
     if method == "sft":
         return pad([Example([0], longest)] * data.batch_size, data.max_length)

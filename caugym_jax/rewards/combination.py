@@ -1,79 +1,77 @@
 """Rewards of a batch of completions: named functions, weights, and their weighted sum.
 
-A reward function takes (completions, problems, truncated), three lists of length B, and returns a
-list of B floats; None says "does not apply to this one". Anything callable will do; a user's own
-is named "package.module:function".
+A user's own function is named "package.module:function" and has one of two signatures:
+
+    f(completions, problems, truncated)   three lists of length B, if one parameter is `problems`
+    f(completions, **columns)             TRL's: everything by keyword: `prompts`, `completions`,
+                                          `completion_ids`, `truncated`, and the rows' columns by
+                                          name, lists of length B; all of them where the function
+                                          takes `**`, else those that it names
+
+It returns B numbers (a list or an array), None for "does not apply to this one"; or a dict of such
+lists, named parts, which are added up and logged one by one. An `async def` is awaited. As in TRL,
+completions of conversations are messages, [{"role": "assistant", "content": ...}], in the second
+form, and those of prompts that are texts are texts.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import dataclasses
 import importlib
+import inspect
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from caugym_jax.data.items import problem_item, truth
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward, verdict_reward
 from caugym_jax.rewards.form import form_reward
+from caugym_jax.rewards.limits import TimeIsUp, at_most
+from caugym_jax.rewards.plain import exact_reward, length_reward, math_reward, regex_reward
 from caugym_jax.rewards.steps import steps_reward
-from caugym_jax.types import Problem
+from caugym_jax.types import Item, Problem
 
-Reward = Callable[[list[str], list[Problem], list[bool]], Sequence[float | None]]
+Reward = Callable[..., Any]
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {"answer": 1.0, "form": 0.1}
 
 
-def answer(
-    completions: list[str], problems: list[Problem], truncated: list[bool]
-) -> list[float | None]:
-    """1 where the completion is right under the strict rule, else 0."""
-    return list(map(answer_reward, completions, problems, truncated))
+def _thinking_form(text: str, problem: Problem, truncated: bool) -> float:
+    """As `form_reward`, for a reasoning model: exactly one `</think>` is required."""
+    return form_reward(text, problem, truncated, thinking=True)
 
 
-def verdict(
-    completions: list[str], problems: list[Problem], truncated: list[bool]
-) -> list[float | None]:
-    """1 where Yes or No is right, else 0; None where the question asks for neither."""
-    return list(map(verdict_reward, completions, problems, truncated))
+# Of a completion, its problem, and whether it was cut off. None: does not apply.
+_CAUSAL: dict[str, Callable[[str, Problem, bool], float | None]] = {
+    "answer": answer_reward,
+    "verdict": verdict_reward,
+    "form": form_reward,
+    "thinking_form": _thinking_form,
+    "steps": steps_reward,
+}
+# The same of any item.
+_PLAIN: dict[str, Callable[[str, Item, bool], float | None]] = {
+    "math": math_reward,
+    "exact": exact_reward,
+    "regex": regex_reward,
+    "length": length_reward,
+}
 
 
-def form(
-    completions: list[str], problems: list[Problem], truncated: list[bool]
-) -> list[float | None]:
-    """1 where the completion has the form asked for, else 0 (a think must be closed if opened)."""
-    return list(map(form_reward, completions, problems, truncated))
+class Row(NamedTuple):
+    """A completion to judge."""
 
-
-def thinking_form(
-    completions: list[str], problems: list[Problem], truncated: list[bool]
-) -> list[float | None]:
-    """As `form`, for a reasoning model: exactly one `</think>` is required."""
-    return [
-        form_reward(text, problem, cut, thinking=True)
-        for text, problem, cut in zip(completions, problems, truncated, strict=True)
-    ]
-
-
-def steps(
-    completions: list[str], problems: list[Problem], truncated: list[bool]
-) -> list[float | None]:
-    """The share of the numbers needed from which sound arithmetic leads to the answer (`steps`)."""
-    return list(map(steps_reward, completions, problems, truncated))
+    completion: str
+    item: Item
+    truncated: bool
+    ids: list[int]  # the completion's tokens
 
 
 _LARGEST = float(np.finfo(np.float32).max)
-_OWN = {
-    "answer": answer,
-    "verdict": verdict,
-    "form": form,
-    "thinking_form": thinking_form,
-    "steps": steps,
-}
 ON_ERROR = ("stop", "skip")
 
 
@@ -97,15 +95,17 @@ class Rewards:
     values: np.ndarray  # [B, R] float32, unweighted; NaN where a function returned None
     total: np.ndarray  # [B] float32: weighted sum over what is not NaN; NaN if nothing is
     failures: tuple[Failure, ...] = ()  # with on_error="skip": what failed, each as None
+    # "function/part" -> [B] float32, of functions that return parts; NaN as in values
+    parts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def find(name: str) -> Reward:
-    """The reward function of a name: one of `_OWN`, or "package.module:function"."""
-    if name in _OWN:
-        return _OWN[name]
+    """The reward function of a name: one of our own, or "package.module:function"."""
+    if name in _CAUSAL or name in _PLAIN:
+        return _CAUSAL.get(name) or _PLAIN[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        known = ", ".join(_OWN)
+        known = ", ".join([*_CAUSAL, *_PLAIN])
         raise UserError(f'unknown reward {name!r}: use {known} or "package.module:function"')
     try:
         function = getattr(importlib.import_module(module), attribute)
@@ -114,6 +114,33 @@ def find(name: str) -> Reward:
     if not callable(function):
         raise UserError(f"reward {name!r} is a {type(function).__name__}, not a function")
     return function
+
+
+def check_rewards(items: Sequence[Item], weights: Mapping[str, float], name: str | None) -> None:
+    """Refuses a file with a row that no reward function applies to.
+
+    Args:
+      name: the file's.
+
+    Raises:
+      UserError: there is such a row, or a function names a column that no row has.
+    """
+    columns = {key for item in items for key in item.columns}
+    for reward in weights:
+        if reward not in _CAUSAL and reward not in _PLAIN:
+            missing = [x for x in _named(find(reward), required=True) if x not in columns]
+            if missing:
+                raise UserError(
+                    f"reward {reward!r} takes {', '.join(map(repr, missing))}, and no row of "
+                    f"{name} has such a column: they have {', '.join(sorted(columns))}"
+                )
+    for i, item in enumerate(items):
+        if not any(_applies(reward, item) for reward in weights):
+            raise UserError(
+                f"{name}, item {i} (counting from 0): none of the rewards {', '.join(weights)} "
+                "applies to it; for rows with an answer of their own choose math or exact, for "
+                'others regex, length or "package.module:function" (reward_weights=math=1)'
+            )
 
 
 def parse_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
@@ -137,11 +164,12 @@ def parse_weights(weights: str | Mapping[str, float]) -> dict[str, float]:
 
 def combine(
     completions: Sequence[str],
-    problems: Sequence[Problem],
+    items: Sequence[Item | Problem],
     truncated: Sequence[bool],
     weights: Mapping[str, float] = DEFAULT_WEIGHTS,
     on_error: str = "stop",
     timeout: float | None = None,
+    ids: Sequence[list[int]] | None = None,
 ) -> Rewards:
     """Applies every reward function named in `weights` and adds them up.
 
@@ -168,95 +196,173 @@ def combine(
     for name, weight in weights.items():
         if not math.isfinite(weight):
             raise UserError(f"the weight of reward {name!r} is {weight}: it must be finite")
-    rows = list(zip(completions, problems, map(bool, truncated), strict=True))
-    columns, failures = [], []
+    whole = [problem_item(x) if isinstance(x, Problem) else x for x in items]
+    tokens = [[]] * len(whole) if ids is None else ids
+    rows = [
+        Row(text, item, bool(cut), own)
+        for text, item, cut, own in zip(completions, whole, truncated, tokens, strict=True)
+    ]
+    columns, failures, parts = [], [], {}
     for name in weights:
-        column, failed = _column(find(name), rows, timeout)
+        column, found, failed = _column(_caller(name), rows, timeout)
         if failed and on_error == "stop":
             item, why = min(failed.items())
             raise UserError(f"reward {name!r} failed at item {item}: {why}")
         columns.append(column)
+        parts |= {f"{name}/{part}": np.array(x, np.float32) for part, x in found.items()}
         failures += [Failure(name, item, why) for item, why in sorted(failed.items())]
     values = np.array(columns, np.float32).reshape(len(columns), len(rows)).T
     total = np.nansum(values * np.array(list(weights.values()), np.float32), axis=1)
     total = np.where(np.isnan(values).all(axis=1), np.float32(np.nan), total)
-    return Rewards(tuple(weights), values, total.astype(np.float32), tuple(failures))
+    return Rewards(tuple(weights), values, total.astype(np.float32), tuple(failures), parts)
 
 
-Row = tuple[str, Problem, bool]
+Call = Callable[[list[Row]], Any]  # rows -> what a function returns for them
+# A function's values, or those of its parts by name ("" where it has none).
+Values = dict[str, list[Any]]
+
+
+def _caller(name: str) -> Call:
+    """How the function of a name is called."""
+    if name in _CAUSAL:
+        causal = _CAUSAL[name]
+        return lambda rows: [
+            None if r.item.problem is None else causal(r.completion, r.item.problem, r.truncated)
+            for r in rows
+        ]
+    if name in _PLAIN:
+        plain = _PLAIN[name]
+        return lambda rows: [plain(row.completion, row.item, row.truncated) for row in rows]
+    function = find(name)
+    if _takes_problems(function):
+        return lambda rows: function(
+            [row.completion for row in rows],
+            [row.item.problem for row in rows],
+            [row.truncated for row in rows],
+        )
+    return lambda rows: function(**_keywords(function, rows))
+
+
+def _keywords(function: Reward, rows: list[Row]) -> dict[str, list[Any]]:
+    """What a function of TRL's signature is called with."""
+
+    def said(row: Row) -> Any:
+        conversational = not isinstance(row.item.prompt, str)
+        message = {"role": "assistant", "content": row.completion}
+        return [message] if conversational else row.completion
+
+    columns = dict.fromkeys(key for row in rows for key in row.item.columns)
+    given = {
+        key: [row.item.columns.get(key) for row in rows]
+        for key in columns
+        if key not in ("prompt", "completion")
+    } | {
+        "prompts": [
+            row.item.prompt if isinstance(row.item.prompt, str) else list(row.item.prompt)
+            for row in rows
+        ],
+        "completions": list(map(said, rows)),
+        "completion_ids": [list(row.ids) for row in rows],
+        "truncated": [row.truncated for row in rows],
+    }
+    if any(p.kind is p.VAR_KEYWORD for p in _parameters(function)):
+        return given
+    missing = [None] * len(rows)
+    return {name: given.get(name, missing) for name in _named(function)}
+
+
+_GIVEN = ("prompts", "completions", "completion_ids", "truncated")
+
+
+def _parameters(function: Reward) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"reward {function!r} has no readable signature: wrap it") from error
+
+
+def _takes_problems(function: Reward) -> bool:
+    return any(p.name == "problems" for p in _parameters(function))
+
+
+def _named(function: Reward, required: bool = False) -> list[str]:
+    """The names of its parameters; `required`: of those that a column must fill."""
+    if required and _takes_problems(function):
+        return []
+    names = []
+    for p in _parameters(function):
+        if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+            continue
+        if not required or (p.default is p.empty and p.name not in _GIVEN):
+            names.append(p.name)
+    return names
+
+
+def _applies(name: str, item: Item) -> bool:
+    if name in _CAUSAL:
+        return item.problem is not None
+    if name in ("math", "exact"):
+        return truth(item) is not None
+    if name == "regex":
+        return isinstance(item.columns.get("pattern"), str)
+    return True
 
 
 def _column(
-    function: Reward, rows: list[Row], timeout: float | None
-) -> tuple[list[float], dict[int, str]]:
-    """The function's values, NaN for None; on which items it failed, and why."""
+    call: Call, rows: list[Row], timeout: float | None
+) -> tuple[list[float], dict[str, list[float]], dict[int, str]]:
+    """The function's values, NaN for None; its parts' values; on which items it failed, and why."""
     items, failed = list(range(len(rows))), {}
-    values, why = _called(function, rows, timeout)
+    values, why = _called(call, rows, timeout)
     if values is None:
         share = None if timeout is None else timeout / max(1, len(rows))
         for item in items:
-            alone, reason = _called(function, [rows[item]], share)
+            alone, reason = _called(call, [rows[item]], share)
             if alone is None:
                 failed[item] = reason
         items = [item for item in items if item not in failed]
         if failed and items:
-            values, why = _called(function, [rows[item] for item in items], timeout)
+            values, why = _called(call, [rows[item] for item in items], timeout)
         if values is None:
             failed |= {
                 item: f"in a batch of {len(items)}, though not alone: {why}" for item in items
             }
+    parts = {name: [math.nan] * len(rows) for name in values or ()}
+    for name, found in (values or {}).items():
+        for item, value in zip(items, found, strict=True):
+            try:
+                parts[name][item] = math.nan if value is None else _finite(value)
+            except ValueError as error:
+                failed[item] = str(error)
     column = [math.nan] * len(rows)
-    for item, value in zip(items, values or (), strict=False):
-        try:
-            column[item] = math.nan if value is None else _finite(value)
-        except ValueError as error:
-            failed[item] = str(error)
-    return column, failed
+    for item in items:
+        told = [part[item] for part in parts.values() if not math.isnan(part[item])]
+        if told and item not in failed:
+            column[item] = math.fsum(told)
+    return column, {name: part for name, part in parts.items() if name}, failed
 
 
-def _called(
-    function: Reward, rows: list[Row], seconds: float | None
-) -> tuple[list[float | None] | None, str]:
-    """What the function returns for these rows as a list; or None and what was wrong."""
-    completions = [text for text, _, _ in rows]
-    problems = [problem for _, problem, _ in rows]
-    truncated = [cut for _, _, cut in rows]
+def _called(call: Call, rows: list[Row], seconds: float | None) -> tuple[Values | None, str]:
+    """What the function returns for these rows; or None and what was wrong."""
     try:
-        with _at_most(seconds):
-            values = function(completions, problems, truncated)
-            if not isinstance(values, Iterable):
-                return None, f"it returned a {type(values).__name__}: must be a list"
-            values = list(values)
-    except _TimeIsUp:
+        with at_most(seconds):
+            returned = call(rows)
+            if inspect.iscoroutine(returned):
+                returned = asyncio.run(returned)
+            parts = returned if isinstance(returned, Mapping) else {"": returned}
+            values = {}
+            for name, part in parts.items():
+                if not isinstance(part, Iterable):
+                    return None, f"it returned a {type(part).__name__}: must be a list"
+                values[str(name)] = list(part)
+    except TimeIsUp:
         return None, f"it took longer than {seconds:.3g} s (reward_timeout)"
     except Exception as error:  # whatever a user's function raises
         return None, f"it raised {_described(error)}"
-    if len(values) != len(rows):
-        return None, f"it returned {len(values)} values for {len(rows)} completions"
+    for part in values.values():
+        if len(part) != len(rows):
+            return None, f"it returned {len(part)} values for {len(rows)} completions"
     return values, ""
-
-
-class _TimeIsUp(BaseException):
-    """Not an Exception, so that no function takes it for one of its own."""
-
-
-@contextlib.contextmanager
-def _at_most(seconds: float | None) -> Iterator[None]:
-    """Raises _TimeIsUp in the block after so many seconds, in the main thread."""
-    if seconds is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ring(*_):
-        raise _TimeIsUp
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # once more, were it caught
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _finite(value: float) -> float:

@@ -259,9 +259,10 @@ def ended(workdir: Path, steps: int) -> str | None:
     return done[1] if done is not None and done[0] >= steps else None
 
 
-def end(workdir: Path, answers: dict[str, Any], steps: int, text: str) -> None:
-    """Writes the last answers and the summary, with which a run has ended."""
-    write_text(workdir / "after.json", json.dumps(answers))
+def end(workdir: Path, answers: dict[str, Any] | None, steps: int, text: str) -> None:
+    """Writes the last answers, if any, and the summary, with which a run has ended."""
+    if answers is not None:
+        write_text(workdir / "after.json", json.dumps(answers))
     record = read_back(workdir / RECORD, dict) or {}
     write_text(workdir / RECORD, json.dumps(record | {"ended": _now()}, indent=1) + "\n")
     write_text(workdir / "summary.json", json.dumps({"steps": steps, "text": text}))

@@ -194,16 +194,16 @@ class LoadedModel:
         return self._samplers[key]
 
     def _messages(self, question: Question) -> Sequence[Mapping[str, str]]:
-        from caugym_jax.data.prompts import user_message
+        from caugym_jax.data.items import asked
 
         if isinstance(question, Problem):
-            question = user_message(question)
+            return asked(question)
         return [{"role": "user", "content": question}] if isinstance(question, str) else question
 
     def _prompt(self, question: Question) -> list[int]:
-        from caugym_jax.data.prompts import chat_tokens
+        from caugym_jax.data.prompts import prompt_tokens
 
-        return chat_tokens(self._messages(question), self.tokenizer)
+        return prompt_tokens(self._messages(question), self.tokenizer)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,8 @@ from caugym_jax.runs.settings import Settings
 from caugym_jax.runs.stopping import Signals
 from caugym_jax.types import TrainState
 
+NOT_EVALUATED = "Trained without evaluation (evaluation.every=0)."
+
 
 def train(config: Settings, workdir: Path) -> str:
     """Trains as `config` says, or goes on from the newest checkpoint in `workdir`.
@@ -56,7 +58,7 @@ def _train(config: Settings, workdir: Path) -> str:
                 journal.step(step, metrics, samples, state)
 
                 figures = None
-                if step % config.evaluation.every == 0 or last:
+                if held_out and (step % config.evaluation.every == 0 or last):
                     started = time.perf_counter()
                     after = held_out.ask(weights(state))
                     figures = held_out.figures(after)
@@ -71,9 +73,12 @@ def _train(config: Settings, workdir: Path) -> str:
                     signals.leave(step, asked.stop)
             checkpoints.close()
         journal.close()
-        after = after or held_out.ask(weights(state))  # all steps were made before
-        text = journal.ending(held_out.summary(before, after), state, checkpoints.best)
-        processes.first(lambda: folder.end(workdir, after.as_json(), config.steps, text))
+        results, answers = NOT_EVALUATED, None
+        if held_out:
+            after = after or held_out.ask(weights(state))  # all steps were made before
+            results, answers = held_out.summary(before, after), after.as_json()
+        text = journal.ending(results, state, checkpoints.best)
+        processes.first(lambda: folder.end(workdir, answers, config.steps, text))
     return text
 
 

@@ -29,7 +29,15 @@ from caugym_jax.data.grouping import Batches
 from caugym_jax.data.loader import make_loader
 from caugym_jax.data.mixing import open_mixture
 from caugym_jax.data.preference_sources import PreferenceData, preference_items
-from caugym_jax.data.sources import PromptData, SftData, problem_source, prompt_items, sft_batches
+from caugym_jax.data.sources import (
+    PromptData,
+    SftData,
+    desirable_items,
+    item_source,
+    problem_stream,
+    prompt_items,
+    sft_batches,
+)
 from caugym_jax.data.token_features import load_features
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
@@ -49,6 +57,7 @@ from caugym_jax.models.transformer import Model, Params, layout
 from caugym_jax.models.value import ValueModel
 from caugym_jax.objectives.optim import Optimizer, evaluated, make_optimizer
 from caugym_jax.objectives.shared_rows import start
+from caugym_jax.rewards.combination import check_rewards, parse_weights
 from caugym_jax.runs.opening import ModelSettings, merging, open_frozen, open_model
 from caugym_jax.runs.settings import PpoSettings, Settings
 from caugym_jax.types import TrainState
@@ -224,9 +233,13 @@ def _sft(run: Run) -> Method:
     data = _data(run, SftData)
     if data.mixture is not None:
         return _method(run, build(run), _mixed(run, data, data.mixture))
-    source = problem_source(
+    source = item_source(
         data, seed=run.config.seed + 1, solutions=True, direct_fraction=data.direct_fraction
     )
+    if not callable(source):
+        source, undesirable = desirable_items(source)
+        if undesirable:
+            processes.say(f"left out {undesirable} rows of {data.path} labelled undesirable")
     items, make, dropped = sft_batches(source, run.tokenizer, data.max_length, data.packing)
     if dropped:
         processes.say(f"dropped {dropped} examples longer than data.max_length={data.max_length}")
@@ -266,7 +279,7 @@ def _preferences(run: Run, triple: Callable) -> Method:
     """DPO or KTO. For a file the reference is computed here, and its weights are freed."""
     data, name = _data(run, PreferenceData), run.config.method
     seed, tokenizer = run.config.seed + 1, run.tokenizer
-    source = problem_source(data, seed=seed) if data.path is None else data.path
+    source = problem_stream(data, seed=seed) if data.path is None else data.path
     assert callable(source) or isinstance(source, str)  # generated, or a file's name
     items, lines = preference_items(source, tokenizer, name == "dpo", data, seed=seed)
     for line in lines:
@@ -371,9 +384,16 @@ def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
 
 
 def _prompts(run: Run, data: PromptData, room: int) -> tuple[Any, int]:
-    """(problems with their prompt tokens, the longest prompt), saying what was dropped."""
+    """(items with their prompt tokens, the longest prompt), saying what was dropped.
+
+    Raises:
+      UserError: a row of a file without a reward that applies to it, or without a usable prompt.
+    """
+    source = item_source(data, seed=run.config.seed + 1)
+    if not callable(source):
+        check_rewards(source, parse_weights(run.config.own.reward_weights), data.path)
     items, width, dropped = prompt_items(
-        problem_source(data, seed=run.config.seed + 1),
+        source,
         run.tokenizer,
         data.max_prompt_length,
         run.model.config.longest,

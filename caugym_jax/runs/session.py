@@ -52,8 +52,8 @@ class Session(NamedTuple):
     """All that a run's steps use."""
 
     method: Method
-    held_out: HeldOut
-    before: Probed  # the first model's answers to the held-out problems
+    held_out: HeldOut | None  # None: no evaluation
+    before: Probed | None  # the first model's answers to the held-out problems
     journal: Journal
     first: int  # steps made so far
 
@@ -139,14 +139,17 @@ def open_session(
     started = time.perf_counter()
     resuming, path = checkpoints.latest is not None, workdir / "before.json"
     before = processes.first(lambda: folder.read_back(path, Probed.from_json))
-    run, first_weights = open_run(config, mesh, resuming and before is not None, workdir)
+    answered = before is not None or not config.evaluation.every
+    run, first_weights = open_run(config, mesh, resuming and answered, workdir)
     model, tokenizer = run.model, run.tokenizer
     processes.first(lambda: folder.save_shape(workdir / "model", model.config, tokenizer))
     method = open_method(run)
     held_out = open_held_out(config.evaluation, config.seed, model, tokenizer, run.sampler_mesh)
-    held_out.check(config.checkpoint.best)
+    if held_out is not None:
+        held_out.check(config.checkpoint.best)
 
     def ask_first(state: TrainState) -> Probed:
+        assert held_out is not None
         answers = held_out.ask(method.weights(state))
         processes.first(lambda: write_text(path, json.dumps(answers.as_json())))
         return answers
@@ -155,7 +158,7 @@ def open_session(
     if not resuming:
         state = method.algorithm.init(first_weights)
     else:
-        if before is None:  # the file is gone: the first model answers again
+        if not answered:  # the file is gone: the first model answers again
             before = ask_first(method.algorithm.init(first_weights))
         state, host = checkpoints.restore(method.template())
         # Older checkpoints have both in one dictionary, without these two names.
@@ -177,6 +180,8 @@ def open_session(
     journal.note(_about(config, model, size, mesh, time.perf_counter() - started))
     if text := beyond_horizon(config):
         journal.note(text)
+    if held_out is None:
+        return Session(method, None, None, journal, first), state
     before = before or ask_first(state)
     if not first:
         journal.evaluation(0, held_out.figures(before), None)

@@ -13,6 +13,7 @@ from caugym_jax.algorithms.grpo import Grpo, grpo
 from caugym_jax.algorithms.rollouts import Group, Prompt, Rollouts, lay_out, overlong_reward
 from caugym_jax.algorithms.step import Learner
 from caugym_jax.causal.engine.generating import generate_problems
+from caugym_jax.data.items import asked, problem_item
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
@@ -66,7 +67,8 @@ class Setup:
     def draw(self):
         chosen = [self.problems[(self.index + i) % 64] for i in range(4)]
         self.index += 4
-        return [Prompt(p, prompt_tokens(p, self.tokenizer)) for p in chosen]
+        items = map(problem_item, chosen)
+        return [Prompt(x, prompt_tokens(x.prompt, self.tokenizer)) for x in items]
 
     def prepare(self):
         with jax.set_mesh(self.mesh):
@@ -189,7 +191,7 @@ def test_uninformative_groups_are_refilled(tiny_model, monkeypatch):  # noqa: F8
     np.testing.assert_allclose(np.asarray(experience.advantages).reshape(4, 4).sum(1), 0, atol=1e-6)
     kept = [setup.problems[i] for i in (1, 3, 4, 5)]
     for row, problem in zip(np.asarray(experience.tokens)[::4], kept, strict=True):
-        prompt = prompt_tokens(problem, setup.tokenizer)
+        prompt = prompt_tokens(asked(problem), setup.tokenizer)
         start = experience.tokens.shape[1] - experience.mask.shape[1]
         assert row[start - len(prompt) : start].tolist() == prompt
 

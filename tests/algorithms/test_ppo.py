@@ -12,6 +12,7 @@ from caugym_jax.algorithms import ppo as module
 from caugym_jax.algorithms.ppo import Critic, Ppo, ppo
 from caugym_jax.algorithms.rollouts import Prompt, RolloutRewards, Rollouts, with_part
 from caugym_jax.algorithms.step import Learner, gradients, state_shapes
+from caugym_jax.data.items import problem_item
 from caugym_jax.devices.mesh import fetch, make_mesh, put, rows, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
@@ -49,7 +50,10 @@ def marks(completions, problems, truncated):
 
 
 def prompts(count=4):
-    return [Prompt(Problem(str(i), "{}", "ATE"), [13 + i] * (3 + 5 * i % 11)) for i in range(count)]
+    return [
+        Prompt(problem_item(Problem(str(i), "{}", "ATE")), [13 + i] * (3 + 5 * i % 11))
+        for i in range(count)
+    ]
 
 
 class Made(NamedTuple):

@@ -10,6 +10,7 @@ import pytest
 from caugym_jax.causal.engine.solving import truth
 from caugym_jax.data import files
 from caugym_jax.data.files import problem_record, read_problems, write_jsonl
+from caugym_jax.data.items import asked
 from caugym_jax.data.layouts import problem_of
 from caugym_jax.errors import UserError
 from caugym_jax.types import TASKS, VARIANTS, Problem
@@ -161,7 +162,7 @@ def test_rows_for_fine_tuning_and_for_rl(tmp_path):
         (GOOD | {"Reason": ["no"]}, "'Reason' must be"),
         ({"prompt": [{"role": "user", "content": "x"}]}, "no 'reward_model'"),
         ({"prompt": [{"role": "user"}], "reward_model": {}}, "no 'content'"),
-        ({"prompt": [], "reward_model": {"ground_truth": "x"}}, "expected one user message"),
+        ({"prompt": [], "reward_model": {"ground_truth": "x"}}, "'prompt' is empty"),
         ("text", "expected a JSON object"),
         (None, "expected a JSON object"),
     ],
@@ -332,7 +333,7 @@ def test_calm_rows_one_a_line(tmp_path):
         assert form.startswith("Provide the calculation result to four decimal places and a final")
     assert problems[0].extra["gt_answer"] == CALM["gt_answer"]
     natural = CALM | {"gt_answer": "No"}
-    with pytest.raises(UserError, match="item 0 .*'gt_answer' must be a number, found 'No'"):
+    with pytest.raises(UserError, match="item 0 .*'gt_answer' must be a number between -1 and 1"):
         read_problems(save(tmp_path / "natural.json", [natural]))
     nothing = {k: v for k, v in CALM.items() if k != "Question"}
     with pytest.raises(UserError, match="no 'Question'"):
@@ -340,7 +341,8 @@ def test_calm_rows_one_a_line(tmp_path):
 
 
 def test_conversations_are_problems(tmp_path):
-    """The first question and the last answer make the problem; the whole is kept."""
+    """The last answer and the question that reads as a problem, else the first, make the problem;
+    what is asked is the whole conversation up to that answer."""
     text = "Instruction: Consider the average treatment effect (ATE).\nQuestion: Why?"
     said = (
         ["user", text],
@@ -353,9 +355,12 @@ def test_conversations_are_problems(tmp_path):
     path.write_text(json.dumps({"messages": messages, "Type": "ATE"}) + "\n")
     (problem,) = read_problems(path)
     assert (problem.text, problem.prob, problem.task) == (text, 0.1, "ATE")
-    assert problem.solution == 'So:\n{"PROB": "0.1"}' and problem.extra["messages"] == messages
+    assert problem.solution == 'So:\n{"PROB": "0.1"}' and problem.prompt == tuple(messages[:-1])
+    assert asked(problem) == problem.prompt
+    write_jsonl(path, [problem_record(problem)])
+    assert read_problems(path) == [problem]
     path.write_text(json.dumps({"messages": messages[:-1], "Type": "ATE"}) + "\n")
-    with pytest.raises(UserError, match="item 0 .*expected one assistant message"):
+    with pytest.raises(UserError, match="item 0 .*no 'reward_model'"):
         read_problems(path)
 
 

@@ -13,7 +13,7 @@ from caugym_jax import generate
 from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.data.preference_sources import PreferenceData, generated_rows, preference_items
 from caugym_jax.data.preferences import judged, preference, sift, with_others
-from caugym_jax.data.prompts import chat_tokens, reply_tokens
+from caugym_jax.data.prompts import prompt_tokens, reply_tokens
 from caugym_jax.data.texts.worked import work
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
@@ -39,14 +39,17 @@ def said(role, content):
     return {"role": role, "content": content}
 
 
-def test_texts_messages_and_whole_conversations_are_the_same_pair(tokenizer):
+def test_messages_and_whole_conversations_are_the_same_pair(tokenizer):
     asked, good, bad = (
         said("user", "Why?"),
         said("assistant", "So."),
         said("assistant", "No."),
     )
-    text = preference({"prompt": "Why?", "chosen": "So.", "rejected": "No."}, tokenizer)
+    text = preference({"prompt": [asked], "chosen": "So.", "rejected": "No."}, tokenizer)
     assert text == preference({"prompt": [asked], "chosen": [good], "rejected": [bad]}, tokenizer)
+    h4 = {"prompt": "Why?", "chosen": [asked, good], "rejected": [asked, bad]}
+    assert text == preference(h4, tokenizer)
+    assert text == preference({"prompt": "Why?", "chosen": [good], "rejected": [bad]}, tokenizer)
     assert text == preference({"chosen": [asked, good], "rejected": [asked, bad]}, tokenizer)
     assert tokenizer.decode(text.prompt) == "<s><turn>user\nWhy?</s><turn>assistant\n"
     assert tokenizer.decode(text.chosen) == "So.</s>"
@@ -57,7 +60,7 @@ def test_texts_messages_and_whole_conversations_are_the_same_pair(tokenizer):
 def test_t13_one_beginning_one_end_and_a_prefix(tokenizer, plain):
     """Prompt and completion are the tokens of both together; several turns keep theirs."""
     talk = [said("user", "Hi"), said("assistant", "Yes?"), said("user", "Why?")]
-    prompt, reply = chat_tokens(talk, tokenizer), reply_tokens(talk, "So.</s>", tokenizer)
+    prompt, reply = prompt_tokens(talk, tokenizer), reply_tokens(talk, "So.</s>", tokenizer)
     assert tokenizer.decode(prompt + reply) == (
         "<s><turn>user\nHi</s><turn>assistant\nYes?</s><turn>user\nWhy?</s><turn>assistant\nSo.</s>"
     )
@@ -65,9 +68,7 @@ def test_t13_one_beginning_one_end_and_a_prefix(tokenizer, plain):
     assert (prompt + reply).count(tokenizer.raw.bos_token_id) == 1
     assert reply.count(tokenizer.end_id) == 1 and reply[-1] == tokenizer.end_id
     with pytest.raises(UserError, match="needs a tokenizer with a chat template"):
-        chat_tokens(talk, plain)
-    with pytest.raises(UserError, match="merges with the prompt's last token"):
-        preference({"prompt": "Why?", "chosen": "\nSo.", "rejected": "No."}, plain)
+        prompt_tokens(talk, plain)
     with pytest.raises(UserError, match="holds the special token '<s>'"):
         preference({"prompt": "Why?", "chosen": "So", "rejected": "<s>No."}, plain)
 
@@ -119,8 +120,8 @@ def test_or_refused_counted_and_listed(mixed, tokenizer, tmp_path):
 MALFORMED = [
     ("pair", {"prompt": "Why?", "chosen": "So."}, "item 1 (counting from 0): no 'rejected'"),
     ("pair", GOOD | {"chosen": 3}, "'chosen' must be a text or a list of messages"),
-    ("pair", GOOD | {"chosen": [{"role": "assistant"}]}, "without a text as its 'content'"),
-    ("pair", GOOD | {"chosen": [said("user", "So.")]}, "one assistant message, found ['user']"),
+    ("pair", GOOD | {"chosen": [{"role": "assistant"}]}, "no 'content' in message 0 of 'chosen'"),
+    ("pair", GOOD | {"chosen": [said("user", "So.")]}, "expected one assistant message"),
     ("pair", ["Why?"], "expected a JSON object, found list"),
     (
         "pair",
@@ -188,7 +189,7 @@ def test_generated_pairs_are_right_and_wrong():
     rows = generated_rows(problems, 0)
     for i in range(30):
         row, problem = rows(i), problems(i)
-        assert row["chosen"] == work(problem) and problem.text in row["prompt"]
+        assert row["chosen"] == work(problem) and problem.text in row["prompt"][0]["content"]
         assert answer_reward(row["chosen"], problem) == 1
         assert answer_reward(row["rejected"], problem) == 0
         assert rows(i) == row

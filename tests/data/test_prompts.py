@@ -1,22 +1,17 @@
-import dataclasses
 import hashlib
 
 import numpy as np
 import pytest
 
 from caugym_jax.causal.text.wording import LACK_HINT as HINT
+from caugym_jax.data import prompts
 from caugym_jax.data.files import read_problems
+from caugym_jax.data.items import asked, problem_item, user_message
 from caugym_jax.data.packing import pad
-from caugym_jax.data.prompts import (
-    completion_tokens,
-    conversation_example,
-    prompt_tokens,
-    sft_examples,
-    user_message,
-)
+from caugym_jax.data.prompts import item_example, prompt_tokens, reply_tokens
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.types import Problem
+from caugym_jax.types import Item, Problem
 from tests.data.byte_tokenizer import BOS, CHAT, END, THINKING, TURN, save_byte_tokenizer
 from tests.shared import shared_path
 
@@ -35,6 +30,19 @@ def tokenizer(request, tmp_path):
 
 def make(folder, template=None, **settings):
     return load_tokenizer(save_byte_tokenizer(folder, chat_template=template, **settings))
+
+
+def completion_tokens(problem, text, tokenizer):
+    return reply_tokens(asked(problem), {"role": "assistant", "content": text}, tokenizer)
+
+
+def sft_examples(problems, tokenizer, max_length):
+    return prompts.sft_examples(list(map(problem_item, problems)), tokenizer, max_length)
+
+
+def conversation_example(messages, tokenizer):
+    item = Item(tuple(messages[:-1]), tuple(messages[-1:]), every_turn=True)
+    return item_example(item, tokenizer)
 
 
 def test_the_wording():
@@ -76,11 +84,11 @@ def test_rendered_prompts(tmp_path):
             f"{BOS}{TURN}user\n{said}{END}{TURN}assistant\n",
         ),
     ]:
-        assert tokenizer.decode(prompt_tokens(PROBLEM, tokenizer)) == expected, name
+        assert tokenizer.decode(prompt_tokens(asked(PROBLEM), tokenizer)) == expected, name
 
 
 def test_t13_prompt_and_completion_together_tokenize_as_apart(tokenizer):
-    prompt = prompt_tokens(PROBLEM, tokenizer)
+    prompt = prompt_tokens(asked(PROBLEM), tokenizer)
     completion = completion_tokens(PROBLEM, "<think>\nHm.\n</think>\n\nBecause.", tokenizer)
     text = tokenizer.decode(prompt + completion)
     bos = [tokenizer.bos_id] if not tokenizer.has_chat_template and tokenizer.bos_id == 0 else []
@@ -91,10 +99,14 @@ def test_t13_prompt_and_completion_together_tokenize_as_apart(tokenizer):
     assert text.count("<think>") == 1
 
 
-def test_t13_a_merge_across_the_border_is_an_error(tmp_path):
-    tokenizer = make(tmp_path, CHAT)  # the prompt ends in a newline; two newlines are one token
-    with pytest.raises(UserError, match=r"merges with the prompt's last token"):
-        completion_tokens(PROBLEM, "\nBecause.", tokenizer)
+def test_t13_a_reply_that_merges_with_the_prompt_keeps_its_own_tokens(tmp_path):
+    """The prompt ends in a newline, and two newlines are one token: sampling, which goes on from
+    the prompt's tokens, meets the reply's own."""
+    tokenizer = make(tmp_path, CHAT)
+    reply = completion_tokens(PROBLEM, "\nBecause.", tokenizer)
+    assert reply == [*tokenizer.encode("\n"), *tokenizer.encode("Because."), tokenizer.end_id]
+    prompt = prompt_tokens(asked(PROBLEM), tokenizer)
+    assert tokenizer.decode(prompt + reply).endswith(f"assistant\n\nBecause.{END}")
 
 
 def test_t13_end_token_once_and_only_at_the_end(tokenizer):
@@ -122,6 +134,7 @@ def test_a_template_that_opens_think(tmp_path):
         ("<think>\nHm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes."),
         ("Hm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes."),
         ("Yes.", "</think>\n\nYes."),
+        ("\n<think>\nHm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes."),
     ]:
         assert tokenizer.decode_completion(completion_tokens(PROBLEM, text, tokenizer)) == expected
 
@@ -140,7 +153,7 @@ def test_t06_pad_equal_to_end_keeps_the_end_in_the_loss(tmp_path):
 
 def test_t13_too_long_is_dropped_whole_and_counted(tokenizer):
     long = Problem("Why:", '{"PROB": "0"}', "PN", solution="x" * 500)
-    needed = len(prompt_tokens(PROBLEM, tokenizer)) + len(
+    needed = len(prompt_tokens(asked(PROBLEM), tokenizer)) + len(
         completion_tokens(PROBLEM, PROBLEM.solution, tokenizer)
     )
     examples, dropped = sft_examples([PROBLEM, long, PROBLEM], tokenizer, needed)
@@ -152,7 +165,7 @@ def test_t13_too_long_is_dropped_whole_and_counted(tokenizer):
 
 def test_what_cannot_be_trained_on_is_named(tokenizer):
     unsolved = Problem("Why:", '{"PROB": "0"}', "PN")
-    with pytest.raises(UserError, match="item 1 .* no solution"):
+    with pytest.raises(UserError, match="item 1 .*no reply to train on"):
         sft_examples([PROBLEM, unsolved], tokenizer, 500)
     bad = Problem("Why:", '{"PROB": "0"}', "PN", solution=f"{BOS}Because.")
     with pytest.raises(UserError, match="item 1 .*special token"):
@@ -189,12 +202,10 @@ def test_every_turn_of_the_assistant_is_learned(tmp_path):
 
 def test_a_conversation_of_one_turn_is_a_plain_example(tmp_path):
     tokenizer = make(tmp_path, CHAT)
-    chat = Problem("Why?", "{}", "PN", extra={"messages": said("Why?", "So.")})
-    chat = dataclasses.replace(chat, solution="So.")
+    a = conversation_example(said("Why?", "So."), tokenizer)
     plain = Problem("Why?", "{}", "PN", prompt="Why?", solution="So.")
-    (a, b), dropped = sft_examples([chat, plain], tokenizer, 100)
-    assert (a.prompt, a.completion) == (b.prompt, b.completion) and dropped == 0
-    assert a.mask == [1] * len(a.completion)
+    (b,), dropped = sft_examples([plain], tokenizer, 100)
+    assert a == b and a.mask is None and dropped == 0
 
 
 def test_conversations_that_cannot_be_learned_are_refused(tmp_path):

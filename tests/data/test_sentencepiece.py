@@ -5,9 +5,10 @@ import json
 import pytest
 
 from caugym_jax.data.preferences import judged, preference
-from caugym_jax.data.prompts import chat_tokens, conversation_example, reply_tokens
+from caugym_jax.data.prompts import item_example, prompt_tokens, reply_tokens
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
+from caugym_jax.types import Item
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.data.metaspace_tokenizer import INST, TURNS, save_metaspace_tokenizer
 
@@ -28,7 +29,7 @@ def make(request, tmp_path):
 @pytest.mark.parametrize("reply", REPLIES)
 def test_prompt_and_reply_are_the_tokens_of_the_rendered_conversation(make, template, reply):
     tokenizer = make(template)
-    prompt, ids = chat_tokens(ASKED, tokenizer), reply_tokens(ASKED, reply, tokenizer)
+    prompt, ids = prompt_tokens(ASKED, tokenizer), reply_tokens(ASKED, reply, tokenizer)
     said = [*ASKED, {"role": "assistant", "content": reply}]
     whole = tokenizer.encode(tokenizer.raw.apply_chat_template(said, tokenize=False))
     assert whole[: len(prompt) + len(ids)] == prompt + ids
@@ -47,12 +48,11 @@ def test_what_ends_a_turn_is_learned_and_both_ends_stop(make):
 def test_several_turns(make):
     tokenizer = make(INST)
     first = [*ASKED, {"role": "assistant", "content": "Because."}, *ASKED]
-    example = conversation_example(
-        [*first, {"role": "assistant", "content": "It is so."}], tokenizer
-    )
+    last = {"role": "assistant", "content": "It is so."}
+    example = item_example(Item(tuple(first), (last,), every_turn=True), tokenizer)
     learned = [t for t, m in zip(example.completion, example.mask, strict=True) if m]
     assert example.prompt + example.completion == (
-        chat_tokens(first, tokenizer) + reply_tokens(first, "It is so.", tokenizer)
+        prompt_tokens(first, tokenizer) + reply_tokens(first, "It is so.", tokenizer)
     )
     assert learned == reply_tokens(ASKED, "Because.", tokenizer) + reply_tokens(
         first, "It is so.", tokenizer

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms.rollouts import Prompt
+from caugym_jax.data.items import problem_item
 from caugym_jax.devices.programs import Program
 from caugym_jax.errors import UserError
 from caugym_jax.planning import abstract
@@ -41,8 +42,8 @@ def longest(config):
     """A real batch of the longest rows that the configuration allows."""
     method, count = config.method, config.data.batch_size
     if method in ("grpo", "ppo"):
-        problem = Problem("?", '{"PROB": 0.5}', "PN")
-        return [Prompt(problem, [5] * config.data.max_prompt_length)] * count
+        item = problem_item(Problem("?", '{"PROB": 0.5}', "PN"))
+        return [Prompt(item, [5] * config.data.max_prompt_length)] * count
     rest = [5] * (config.data.max_length - 1)
     if method == "sft":
         from caugym_jax.data.packing import pad
