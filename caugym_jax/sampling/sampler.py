@@ -105,6 +105,10 @@ class Sampler:
         """How many programs have been compiled."""
         return self._program.compilations + self._waves.compilations
 
+    def halves(self, rows: int) -> bool:
+        """Whether a wave of so many rows (of all samples) is halved while it is sampled."""
+        return self._waves.halve(rows)
+
     def place(self, params: Params) -> Params:
         """The parameters in the compute dtype, laid out as the sampler reads them: once a step,
         where training splits them otherwise; as they are, where it does not."""
@@ -172,7 +176,7 @@ class Sampler:
                 prompts, row_lengths, limits, row_ids = self._put_rows(batch)
                 keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
                 # A step on shapes is planned with rows that all grow as long as they may.
-                halve = self._waves.halve(len(keys)) and not on_shapes()
+                halve = self.halves(len(keys)) and not on_shapes()
                 decode = self._waves if halve else self._program
                 rollout = decode(params, prompts, row_lengths, keys, settings, ends, pad, limits)
                 kept = len(chosen) * samples_per_prompt
