@@ -84,7 +84,8 @@ def generate(
     params, unstacked = _prepared(model, params, unstacked)
     C = max_new_tokens
     prompt, wave = _begin(model, params, prompts, lengths, keys, pad_id, limits, C)
-    past, width = (prompt,), piece_width(C)
+    past: tuple[Piece, ...] = (prompt,)
+    width = piece_width(C)
     for start in range(0, C, width):
         piece = model.empty_piece(len(keys), min(width, C - start), stacked=not unstacked)
         wave, piece = _advance(model, params, past, piece, wave, settings, end_ids, pad_id, 0)
@@ -162,7 +163,7 @@ def take_piece(piece: Piece, index: jax.Array, *, samples: int = 1) -> Piece:
     """The same rows of a piece of cache; `samples`: rows that share one of the piece's."""
     index = index // samples
 
-    def every_layer(kv):
+    def every_layer(kv: Any) -> Any:
         if isinstance(kv, tuple):
             return tuple(_taken(layer, index) for layer in kv)
         return jax.vmap(lambda layer: _taken(layer, index))(kv)
@@ -187,7 +188,7 @@ def _pinned_wave(wave: Wave) -> Wave:
 
 
 def _pinned_piece(piece: Piece) -> Piece:
-    def every_layer(kv, *axes):
+    def every_layer(kv: Any, *axes: str) -> Any:
         if isinstance(kv, tuple):
             return tuple(constrain(layer, *axes) for layer in kv)
         return constrain(kv, "layers", *axes)
@@ -208,7 +209,16 @@ def _prepared(model: Model, params: Params, unstacked: bool | None) -> tuple[Par
     return (unstack(params) if unstacked else params), unstacked
 
 
-def _begin(model, params, prompts, lengths, keys, pad_id, limits, C):
+def _begin(
+    model: Model,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+    pad_id: int | jax.Array,
+    limits: jax.Array | None,
+    C: int,
+) -> tuple[Piece, Wave]:
     (R, P), (B,) = prompts.shape, keys.shape
     G = B // R
     place = jnp.arange(P) - (P - lengths[:, None])  # of prompt tokens; negative in the padding
@@ -218,23 +228,42 @@ def _begin(model, params, prompts, lengths, keys, pad_id, limits, C):
     token, lengths = jnp.repeat(prompts[:, -1], G), jnp.repeat(lengths, G)
     limits = jnp.full((B,), C) if limits is None else jnp.repeat(jnp.minimum(limits, C), G)
     blank = jnp.full((B, C), jnp.asarray(pad_id, jnp.int32))
-    drawn = blank, jnp.zeros((B, C)), jnp.zeros((B,), jnp.int32), jnp.zeros((B,), bool)
-    drawn = tuple(constrain(x, "batch", "time") if x.ndim == 2 else x for x in drawn)
-    return prompt, Wave(jnp.int32(0), token, lengths, limits, keys, *drawn)
+    wave = Wave(
+        t=jnp.int32(0),
+        token=token,
+        lengths=lengths,
+        limits=limits,
+        keys=keys,
+        tokens=constrain(blank, "batch", "time"),
+        logprobs=constrain(jnp.zeros((B, C)), "batch", "time"),
+        count=jnp.zeros((B,), jnp.int32),
+        ended=jnp.zeros((B,), bool),
+    )
+    return prompt, wave
 
 
-def _advance(model, params, past, piece, wave, settings, end_ids, pad_id, least):
+def _advance(
+    model: Model,
+    params: Params,
+    past: tuple[Piece, ...],
+    piece: Piece,
+    wave: Wave,
+    settings: Settings,
+    end_ids: jax.Array,
+    pad_id: int | jax.Array,
+    least: int | jax.Array,
+) -> tuple[Wave, Piece]:
     slots, B = piece.positions.shape[1], len(wave.token)
     start = sum(full.positions.shape[1] for full in past[1:])
     shards = traced_size("batch") if B % traced_size("batch") == 0 else 1
     pad_id = jnp.asarray(pad_id, jnp.int32)
 
-    def unfinished(carry):
+    def unfinished(carry: tuple[Wave, Piece]) -> jax.Array:
         wave, _ = carry
         most = jnp.max(jnp.sum(wave.live.reshape(shards, -1), axis=1))
         return (wave.t - start < slots) & (most > least)
 
-    def decode(carry):
+    def decode(carry: tuple[Wave, Piece]) -> tuple[Wave, Piece]:
         """Reads the token before place t, picks the one at t, and writes it down."""
         wave, piece = carry
         t, live = wave.t, wave.live
@@ -257,7 +286,8 @@ def _advance(model, params, past, piece, wave, settings, end_ids, pad_id, least)
         )
         return wave, cache[-1]
 
-    return jax.lax.while_loop(unfinished, decode, (wave, piece))
+    wave, piece = jax.lax.while_loop(unfinished, decode, (wave, piece))
+    return wave, piece
 
 
 @functools.partial(jax.jit, static_argnames="samples_per_prompt")
