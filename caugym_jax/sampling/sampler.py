@@ -176,7 +176,7 @@ class Sampler:
                 prompts, row_lengths, limits, row_ids = self._put_rows(batch)
                 keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
                 # A step on shapes is planned with rows that all grow as long as they may.
-                halve = self.halves(len(keys)) and not on_shapes()
+                halve = self.halves(keys.shape[0]) and not on_shapes()
                 decode = self._waves if halve else self._program
                 rollout = decode(params, prompts, row_lengths, keys, settings, ends, pad, limits)
                 kept = len(chosen) * samples_per_prompt
