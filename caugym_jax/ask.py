@@ -34,6 +34,7 @@ from caugym_jax.causal.text.wording import problem_text
 from caugym_jax.cli import commands
 from caugym_jax.data.solutions.checking import Step, check, failure, in_notation
 from caugym_jax.data.solutions.conditions import plan_for
+from caugym_jax.devices import starting
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import Answer, expected, extract, is_right
 from caugym_jax.types import TASKS, VARIANTS, Problem, Story
@@ -121,6 +122,7 @@ def _item(name: str, item: int) -> Story:
 
 def _reply(problem: Problem, args: argparse.Namespace) -> Reply:
     """The answer of most samples (the first such sample); greedy where there is one."""
+    starting.prepare()
     import caugym_jax
 
     temperature = args.temperature if args.temperature is not None else 0.6 * (args.samples > 1)

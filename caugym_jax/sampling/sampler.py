@@ -1,8 +1,7 @@
-"""Prompts in, a Rollout out: prefill once per prompt, then a decoding loop on the device.
+"""Prompts in, a Rollout out: lists of tokens to arrays of few shapes, and back in order.
 
-`generate` is the device's part (arrays in, arrays out); `Sampler` is the host's (lists of tokens,
-few shapes). Randomness is a function of its place: the token at place t of sample g of prompt i in
-step n under a seed is drawn with
+The device's part is `sampling/decoding.py`. Randomness is a function of its place: the token at
+place t of sample g of prompt i in step n under a seed is drawn with
 
     fold_in(fold_in(fold_in(fold_in(key(seed), n), i), g), t)
 
@@ -17,12 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.data.packing import width_for
 from caugym_jax.devices.mesh import (
-    constrain,
     fetch,
     move,
     put,
@@ -32,128 +29,14 @@ from caugym_jax.devices.mesh import (
     shardings,
 )
 from caugym_jax.devices.programs import Program
-from caugym_jax.devices.shapes import computed
+from caugym_jax.devices.shapes import computed, on_shapes
 from caugym_jax.errors import UserError
-from caugym_jax.models.transformer import Model, Params, cast, layout, unstack
+from caugym_jax.models.transformer import Model, Params, cast, layout
 from caugym_jax.models.work import Work, forward
-from caugym_jax.sampling.picking import Settings, pick
+from caugym_jax.sampling.decoding import generate, piece_width, row_keys
+from caugym_jax.sampling.picking import Settings
+from caugym_jax.sampling.waves import Waves
 from caugym_jax.types import Rollout
-
-_PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C
-_PIECES = 4  # but compile time grows with their number
-
-
-def piece_width(max_new_tokens: int) -> int:
-    """Slots of a piece of the completions' cache (the last one may have fewer)."""
-    return max(_PIECE, -(-max_new_tokens // _PIECES))
-
-
-def generate(
-    model: Model,
-    params: Params,
-    prompts: jax.Array,
-    lengths: jax.Array,
-    keys: jax.Array,
-    settings: Settings,
-    end_ids: jax.Array,
-    pad_id: int | jax.Array = 0,
-    limits: jax.Array | None = None,
-    *,
-    max_new_tokens: int,
-    unstacked: bool | None = None,
-) -> Rollout:
-    """Samples G completions of every prompt. To be jitted with model and keywords static.
-
-    Only they and the shapes [R, P], [R * G], [E] are compiled in: settings, end and pad ids,
-    lengths, limits and keys are traced. Each prompt is prefilled once (without any logits) and its
-    samples share its part of the cache. The loop ends when every row has.
-
-    Args:
-      params: float32 (or compute-dtype) parameters, sharded as they are.
-      prompts: [R, P] int32, left-padded (with anything: lengths tell where a prompt starts).
-      lengths: [R] int32, at least 1 wherever limits is not 0.
-      keys: [R * G] random keys, see `row_keys`.
-      settings: temperature, top_k, top_p, min_p.
-      end_ids: [E] int32; each of them ends a completion, is kept and counted.
-      pad_id: fills completions beyond their end; may be one of end_ids.
-      limits: [R] int32: at most this many new tokens for each sample, if fewer than max_new_tokens.
-      max_new_tokens: C, the completions' width.
-      unstacked: loop over single layers, not scan over their stack; default: on a CPU (a scan
-        copies each layer's weights).
-
-    Returns:
-      Rollout with B = R * G rows, row r * G + g being sample g of prompt r.
-    """
-    if unstacked is None:
-        unstacked = jax.default_backend() == "cpu"
-    params = cast(params, model.dtype)
-    if unstacked:
-        params = unstack(params)
-    (R, P), (B,), C = prompts.shape, keys.shape, max_new_tokens
-    G = B // R
-    place = jnp.arange(P) - (P - lengths[:, None])  # of prompt tokens; negative in the padding
-    prompt = model.prefill(params, prompts, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32))
-    # The loop starts with a prompt's last token, so that it holds the only pick and the only step.
-    prompt = prompt._replace(segment_ids=prompt.segment_ids.at[:, -1].set(-1))
-    token, lengths = jnp.repeat(prompts[:, -1], G), jnp.repeat(lengths, G)
-    limits = jnp.full((B,), C) if limits is None else jnp.repeat(jnp.minimum(limits, C), G)
-    pad_id = jnp.asarray(pad_id, jnp.int32)
-
-    drawn = (
-        constrain(jnp.full((B, C), pad_id), "batch", "time"),
-        constrain(jnp.zeros((B, C)), "batch", "time"),
-        jnp.zeros((B,), jnp.int32),
-        jnp.zeros((B,), bool),
-    )
-    t = jnp.int32(0)
-    past: tuple[Any, ...] = (prompt,)
-    width = piece_width(C)
-    for start in range(0, C, width):
-        slots = min(width, C - start)
-
-        def unfinished(carry: Any, start: int = start, slots: int = slots) -> Any:
-            t, _, _, (_, _, _, ended) = carry
-            return (t - start < slots) & jnp.any((t < limits) & ~ended)
-
-        def decode(carry: Any, start: int = start, past: tuple[Any, ...] = past) -> Any:
-            """Reads the token before place t, picks the one at t, and writes it down."""
-            t, token, piece, (tokens, logprobs, count, ended) = carry
-            cache = (*past, piece)
-            hidden, cache = model.step(params, token, lengths - 1 + t, t - start, cache)
-            # To pick, each device takes whole rows: less is exchanged than if all had all rows.
-            # Both are said, or XLA would split the layers' work in the second way too.
-            logits = constrain(model.logits(params, hidden), "batch", "vocab")
-            logits = constrain(logits, "draws", "width")
-            token, logprob = pick(logits, keys, t, settings)
-            live = (t < limits) & ~ended
-            token, logprob = jnp.where(live, token, pad_id), jnp.where(live, logprob, 0.0)
-            drawn = (
-                tokens.at[:, t].set(token),
-                logprobs.at[:, t].set(logprob),
-                count + live,
-                ended | (live & jnp.any(token[:, None] == end_ids, axis=-1)),
-            )
-            return t + 1, token, cache[-1], drawn
-
-        piece = model.empty_piece(B, slots, stacked=not unstacked)
-        carry = jax.lax.while_loop(unfinished, decode, (t, token, piece, drawn))
-        t, token, piece, drawn = carry
-        past = (*past, piece)
-
-    tokens, logprobs, count, ended = drawn
-    tokens = jnp.concatenate([jnp.repeat(prompts, G, axis=0), tokens], axis=1)
-    return Rollout(tokens, lengths, count, ended, logprobs)
-
-
-@functools.partial(jax.jit, static_argnames="samples_per_prompt")
-def row_keys(
-    seed: jax.Array, step: jax.Array, ids: jax.Array, *, samples_per_prompt: int = 1
-) -> jax.Array:
-    """The keys [R * G] of the rows of `generate` for prompts `ids` [R] (uint32), see above."""
-    step_key = jax.random.fold_in(jax.random.key(seed), step)
-    fold = jax.vmap(jax.random.fold_in, (None, 0))
-    samples = jnp.arange(samples_per_prompt, dtype=jnp.uint32)
-    return jax.vmap(fold, (0, None))(fold(step_key, ids), samples).reshape(-1)
 
 
 class Sampler:
@@ -161,8 +44,9 @@ class Sampler:
 
     Prompts of like length are batched together and padded to a `width_for`. The last batch is
     filled up with rows that end at once. So one program is compiled for each width (and number of
-    samples), whatever the other arguments are. In a run of several processes every one passes the
-    same prompts and receives the whole rollout.
+    samples), whatever the other arguments are; where many rows may grow long, one for each size
+    that a wave is halved to (`sampling/waves.py`). In a run of several processes every one passes
+    the same prompts and receives the whole rollout.
 
     Args:
       end_ids: ids that end a completion, at least one.
@@ -212,13 +96,18 @@ class Sampler:
             remedy,
             work=self._work,
         )
+        self._waves = Waves(model, max_new_tokens, _unstacked(mesh), remedy, mesh)
         self._places = None if mesh is None else shardings(layout(model.config), mesh)
         self._cast = jax.jit(lambda params: cast(params, model.dtype))
 
     @property
     def compilations(self) -> int:
         """How many programs have been compiled."""
-        return self._program.compilations
+        return self._program.compilations + self._waves.compilations
+
+    def halves(self, rows: int) -> bool:
+        """Whether a wave of so many rows (of all samples) is halved while it is sampled."""
+        return self._waves.halve(rows)
 
     def place(self, params: Params) -> Params:
         """The parameters in the compute dtype, laid out as the sampler reads them: once a step,
@@ -286,9 +175,10 @@ class Sampler:
                 )
                 prompts, row_lengths, limits, row_ids = self._put_rows(batch)
                 keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
-                rollout = self._program(
-                    params, prompts, row_lengths, keys, settings, ends, pad, limits
-                )
+                # A step on shapes is planned with rows that all grow as long as they may.
+                halve = self.halves(keys.shape[0]) and not on_shapes()
+                decode = self._waves if halve else self._program
+                rollout = decode(params, prompts, row_lengths, keys, settings, ends, pad, limits)
                 kept = len(chosen) * samples_per_prompt
                 done.append(Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout))))
         return _in_order(done, order, samples_per_prompt, self._pad_id)

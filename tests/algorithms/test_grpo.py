@@ -10,7 +10,14 @@ import pytest
 from caugym_jax.algorithms import grpo as module
 from caugym_jax.algorithms import rollouts as rollouts_module
 from caugym_jax.algorithms.grpo import Grpo, grpo
-from caugym_jax.algorithms.rollouts import Group, Prompt, Rollouts, lay_out, overlong_reward
+from caugym_jax.algorithms.rollouts import (
+    Group,
+    Prompt,
+    Rollouts,
+    lay_out,
+    overlong_reward,
+    refill_size,
+)
 from caugym_jax.algorithms.step import Learner
 from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.items import asked, problem_item
@@ -157,6 +164,9 @@ class Scripted:
     def place(self, params):
         return params
 
+    def halves(self, rows):
+        return False
+
     def __call__(self, params, prompts, *, ids, samples_per_prompt, **settings):
         rows = self.script[min(len(self.calls), len(self.script) - 1)]
         self.calls.append(list(ids))
@@ -194,6 +204,48 @@ def test_uninformative_groups_are_refilled(tiny_model, monkeypatch):  # noqa: F8
         prompt = prompt_tokens(asked(problem), setup.tokenizer)
         start = experience.tokens.shape[1] - experience.mask.shape[1]
         assert row[start - len(prompt) : start].tolist() == prompt
+
+
+class ById(Scripted):
+    """The prompts of some ids have a signal."""
+
+    def __init__(self, informative):
+        super().__init__([])
+        self.informative = informative
+
+    def __call__(self, params, prompts, *, ids, **settings):
+        self.script = [sum((MIXED if i in self.informative else ALL for i in ids), [])]
+        return super().__call__(params, prompts, ids=ids, **settings)
+
+
+def test_refill_sizes_by_hand():
+    assert refill_size(16, 0, 0, 16, [4, 8]) == 16
+    assert refill_size(16, 12, 16, 16, [4, 8]) == 8  # 4 missing, 3 of 4 have a signal
+    assert refill_size(16, 12, 16, 16, []) == 16
+    assert refill_size(16, 1, 16, 16, [4, 8]) == 16
+    assert refill_size(16, 12, 24, 8, [4, 8]) == 8
+    assert refill_size(16, 12, 28, 4, [4, 8]) == 4  # not enough, but all that wait
+
+
+@pytest.mark.parametrize("informative", [{0, 1, 3, 5, 6}, {0, 2, 9, 11, 12}, {3}, {0, 1, 2, 7}])
+def test_a_refill_in_parts_finds_the_same_groups(tiny_model, monkeypatch, informative):  # noqa: F811
+    """As whole draws of 4 do, with the same draws, and never more prompts sampled."""
+    steps = []
+    for parts in (False, True):
+        sampler = ById(informative)
+        monkeypatch.setattr(sampler, "halves", lambda rows, parts=parts: parts)
+        monkeypatch.setattr(rollouts_module, "Sampler", lambda *_, sampler=sampler, **__: sampler)
+        setup = Setup(tiny_model, dynamic_sampling=True)
+        experience, metrics, _ = setup.prepare()
+        ids = [i for call in sampler.calls for i in call]
+        assert ids == list(range(len(ids)))
+        steps.append((experience, metrics["sampling/refills"], setup.index, ids))
+    whole, in_parts = steps
+    jax.tree.map(np.testing.assert_array_equal, whole[0], in_parts[0])
+    assert whole[1:3] == in_parts[1:3]
+    assert len(in_parts[3]) <= len(whole[3])
+    if informative == {0, 1, 3, 5, 6}:
+        assert (len(whole[3]), len(in_parts[3])) == (8, 6)
 
 
 def test_a_step_without_signal_is_skipped(tiny_model, monkeypatch):  # noqa: F811

@@ -31,8 +31,12 @@ def run(code, **environment):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("CAUGYM_", "JAX_"))}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=ROOT, env=env | environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=env | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.split()
 
 

@@ -14,9 +14,17 @@ from caugym_jax.objectives.logprobs import score
 from caugym_jax.runs.opening import UNROLLED, model_for
 
 CONFIG = ModelConfig(
-    "qwen3", vocab_size=37, d_model=16, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=4,
-    d_ff=24, qk_norm=True, max_position=64,
-)  # fmt: skip
+    "qwen3",
+    vocab_size=37,
+    d_model=16,
+    num_layers=3,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=4,
+    d_ff=24,
+    qk_norm=True,
+    max_position=64,
+)
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])

@@ -13,9 +13,10 @@ from caugym_jax.devices.mesh import Sampling, make_mesh, sampling_mesh, sharding
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, layout
 from caugym_jax.objectives.logprobs import score
-from caugym_jax.sampling import sampler as sampler_module
+from caugym_jax.sampling import decoding
+from caugym_jax.sampling.decoding import generate, row_keys
 from caugym_jax.sampling.picking import Settings
-from caugym_jax.sampling.sampler import Sampler, generate, row_keys
+from caugym_jax.sampling.sampler import Sampler
 from tests.models.tiny import FAMILIES as THREE_LAYERS
 from tests.models.tiny import random_params
 
@@ -270,7 +271,7 @@ def test_cache_in_pieces_and_stacked_layers_change_no_sample(monkeypatch):
         prompts[row, 40 - len(prompt) :] = prompt
     keys = row_keys(np.uint32(0), np.uint32(0), np.asarray(IDS).astype(np.uint32))
     lengths = jnp.asarray([len(p) for p in PROMPTS])
-    monkeypatch.setattr(sampler_module, "_PIECE", 13)  # 48 = 13 + 13 + 13 + 9
+    monkeypatch.setattr(decoding, "_PIECE", 13)  # 48 = 13 + 13 + 13 + 9
     run = jax.jit(generate, static_argnames=("model", "max_new_tokens", "unstacked"))
     for unstacked in (True, False):
         rollout = run(

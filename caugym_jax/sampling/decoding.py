@@ -1,0 +1,302 @@
+"""The device's part of sampling: prefill once per prompt, then a loop over tokens.
+
+`generate` does both in one program. `begin`, `advance` and `take` are its steps for a host that
+drops the rows that have ended (`sampling/waves.py`).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from caugym_jax.devices.mesh import constrain, traced_size
+from caugym_jax.models.transformer import Model, Params, Piece, cast, unstack
+from caugym_jax.sampling.picking import Settings, pick
+from caugym_jax.types import Rollout
+
+_PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C
+_PIECES = 4  # but compile time grows with their number
+
+
+def piece_width(max_new_tokens: int) -> int:
+    """Slots of a piece of the completions' cache (the last one may have fewer)."""
+    return max(_PIECE, -(-max_new_tokens // _PIECES))
+
+
+class Wave(NamedTuple):
+    """Completions that are being decoded together."""
+
+    t: Any  # [] int32: the place of the completions' next token
+    token: Any  # [B] int32: the token before it
+    lengths: Any  # [B] int32: of the prompts
+    limits: Any  # [B] int32: at most this many new tokens
+    keys: Any  # [B] random keys
+    tokens: Any  # [B, C] int32
+    logprobs: Any  # [B, C] float32
+    count: Any  # [B] int32: tokens drawn
+    ended: Any  # [B] bool: an end token was drawn
+
+    @property
+    def live(self) -> Any:
+        """[B] bool: which rows go on."""
+        return (self.t < self.limits) & ~self.ended
+
+
+def generate(
+    model: Model,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+    settings: Settings,
+    end_ids: jax.Array,
+    pad_id: int | jax.Array = 0,
+    limits: jax.Array | None = None,
+    *,
+    max_new_tokens: int,
+    unstacked: bool | None = None,
+) -> Rollout:
+    """Samples G completions of every prompt. To be jitted with model and keywords static.
+
+    Only they and the shapes [R, P], [R * G], [E] are compiled in: settings, end and pad ids,
+    lengths, limits and keys are traced. Each prompt is prefilled once (without any logits) and its
+    samples share its part of the cache. The loop ends when every row has.
+
+    Args:
+      params: float32 (or compute-dtype) parameters, sharded as they are.
+      prompts: [R, P] int32, left-padded (with anything: lengths tell where a prompt starts).
+      lengths: [R] int32, at least 1 wherever limits is not 0.
+      keys: [R * G] random keys, see `row_keys`.
+      settings: temperature, top_k, top_p, min_p.
+      end_ids: [E] int32; each of them ends a completion, is kept and counted.
+      pad_id: fills completions beyond their end; may be one of end_ids.
+      limits: [R] int32: at most this many new tokens for each sample, if fewer than max_new_tokens.
+      max_new_tokens: C, the completions' width.
+      unstacked: loop over single layers, not scan over their stack; default: on a CPU (a scan
+        copies each layer's weights).
+
+    Returns:
+      Rollout with B = R * G rows, row r * G + g being sample g of prompt r.
+    """
+    params, unstacked = _prepared(model, params, unstacked)
+    C = max_new_tokens
+    prompt, wave = _begin(model, params, prompts, lengths, keys, pad_id, limits, C)
+    past: tuple[Piece, ...] = (prompt,)
+    width = piece_width(C)
+    for start in range(0, C, width):
+        piece = model.empty_piece(len(keys), min(width, C - start), stacked=not unstacked)
+        wave, piece = _advance(model, params, past, piece, wave, settings, end_ids, pad_id, 0)
+        past = (*past, piece)
+    tokens = jnp.repeat(prompts, len(keys) // len(prompts), axis=0)
+    tokens = jnp.concatenate([tokens, wave.tokens], axis=1)
+    return Rollout(tokens, wave.lengths, wave.count, wave.ended, wave.logprobs)
+
+
+def begin(
+    model: Model,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+    pad_id: jax.Array,
+    limits: jax.Array,
+    *,
+    max_new_tokens: int,
+    unstacked: bool | None = None,
+) -> tuple[Piece, Wave]:
+    """The prompts' piece of cache [R, ...] and the wave before its first token; see `generate`."""
+    params, _ = _prepared(model, params, unstacked)
+    arguments = prompts, lengths, keys, pad_id, limits, max_new_tokens
+    prompt, wave = _begin(model, params, *arguments)
+    return _pinned_piece(prompt), _pinned_wave(wave)
+
+
+def advance(
+    model: Model,
+    params: Params,
+    past: tuple[Piece, ...],
+    piece: Piece,
+    wave: Wave,
+    settings: Settings,
+    end_ids: jax.Array,
+    pad_id: jax.Array,
+    least: jax.Array,
+    *,
+    unstacked: bool | None = None,
+) -> tuple[Wave, Piece, jax.Array]:
+    """Decodes until the piece is full, or no more than `least` rows of any shard of rows are live.
+
+    Args:
+      past: the prompts' piece, and the completions' pieces that are full.
+      least: [] int32; 0: until every row has ended.
+
+    Returns:
+      (the wave, the piece, live [B]).
+    """
+    params, _ = _prepared(model, params, unstacked)
+    arguments = past, piece, wave, settings, end_ids, pad_id, least
+    wave, piece = _advance(model, params, *arguments)
+    return _pinned_wave(wave), _pinned_piece(piece), wave.live
+
+
+def empty_piece(model: Model, rows: int, width: int, *, stacked: bool) -> Piece:
+    """See `Model.empty_piece`."""
+    return _pinned_piece(model.empty_piece(rows, width, stacked=stacked))
+
+
+def take_rows(wave: Wave, index: jax.Array, real: jax.Array) -> Wave:
+    """Rows of a wave.
+
+    Args:
+      index: [shards, r] int32: which rows of each shard of rows, counted from its first.
+      real: [shards * r] bool; False: not a row, only fills a place: it ends at once.
+    """
+    names = "token", "lengths", "limits", "keys", "tokens", "logprobs", "count", "ended"
+    taken = wave._replace(**{name: _taken(getattr(wave, name), index) for name in names})
+    return _pinned_wave(taken._replace(ended=taken.ended | ~real))
+
+
+def take_piece(piece: Piece, index: jax.Array, *, samples: int = 1) -> Piece:
+    """The same rows of a piece of cache; `samples`: rows that share one of the piece's."""
+    index = index // samples
+
+    def every_layer(kv: Any) -> Any:
+        if isinstance(kv, tuple):
+            return tuple(_taken(layer, index) for layer in kv)
+        return jax.vmap(lambda layer: _taken(layer, index))(kv)
+
+    k, v = every_layer(piece.k), every_layer(piece.v)
+    positions, segments = (_taken(x, index) for x in (piece.positions, piece.segment_ids))
+    return _pinned_piece(Piece(k, v, positions, segments))
+
+
+def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
+    """x [B, ...] at index [shards, r] of each shard's rows: [shards * r, ...]."""
+    shards = x.reshape(len(index), -1, *x.shape[1:])
+    return jax.vmap(lambda rows, i: rows[i])(shards, index).reshape(-1, *x.shape[1:])
+
+
+def _pinned_wave(wave: Wave) -> Wave:
+    """The wave's rows split as a batch is, so that every program finds them alike."""
+    axes = "batch", "time"
+    names = "token", "lengths", "limits", "tokens", "logprobs", "count", "ended"
+    pinned = {name: getattr(wave, name) for name in names}
+    return wave._replace(**{name: constrain(x, *axes[: x.ndim]) for name, x in pinned.items()})
+
+
+def _pinned_piece(piece: Piece) -> Piece:
+    def every_layer(kv: Any, *axes: str) -> Any:
+        if isinstance(kv, tuple):
+            return tuple(constrain(layer, *axes) for layer in kv)
+        return constrain(kv, "layers", *axes)
+
+    return Piece(
+        every_layer(piece.k, "batch", "kv_heads", "head_dim", "slots"),
+        every_layer(piece.v, "batch", "kv_heads", "slots", "head_dim"),
+        constrain(piece.positions, "batch", "slots"),
+        constrain(piece.segment_ids, "batch", "slots"),
+    )
+
+
+def _prepared(model: Model, params: Params, unstacked: bool | None) -> tuple[Params, bool]:
+    """The parameters as decoding reads them, and whether its layers are single ones."""
+    if unstacked is None:
+        unstacked = jax.default_backend() == "cpu"
+    params = cast(params, model.dtype)
+    return (unstack(params) if unstacked else params), unstacked
+
+
+def _begin(
+    model: Model,
+    params: Params,
+    prompts: jax.Array,
+    lengths: jax.Array,
+    keys: jax.Array,
+    pad_id: int | jax.Array,
+    limits: jax.Array | None,
+    C: int,
+) -> tuple[Piece, Wave]:
+    (R, P), (B,) = prompts.shape, keys.shape
+    G = B // R
+    place = jnp.arange(P) - (P - lengths[:, None])  # of prompt tokens; negative in the padding
+    prompt = model.prefill(params, prompts, jnp.maximum(place, 0), (place >= 0).astype(jnp.int32))
+    # The loop starts with a prompt's last token, so that it holds the only pick and the only step.
+    prompt = prompt._replace(segment_ids=prompt.segment_ids.at[:, -1].set(-1))
+    token, lengths = jnp.repeat(prompts[:, -1], G), jnp.repeat(lengths, G)
+    limits = jnp.full((B,), C) if limits is None else jnp.repeat(jnp.minimum(limits, C), G)
+    blank = jnp.full((B, C), jnp.asarray(pad_id, jnp.int32))
+    wave = Wave(
+        t=jnp.int32(0),
+        token=token,
+        lengths=lengths,
+        limits=limits,
+        keys=keys,
+        tokens=constrain(blank, "batch", "time"),
+        logprobs=constrain(jnp.zeros((B, C)), "batch", "time"),
+        count=jnp.zeros((B,), jnp.int32),
+        ended=jnp.zeros((B,), bool),
+    )
+    return prompt, wave
+
+
+def _advance(
+    model: Model,
+    params: Params,
+    past: tuple[Piece, ...],
+    piece: Piece,
+    wave: Wave,
+    settings: Settings,
+    end_ids: jax.Array,
+    pad_id: int | jax.Array,
+    least: int | jax.Array,
+) -> tuple[Wave, Piece]:
+    slots, B = piece.positions.shape[1], len(wave.token)
+    start = sum(full.positions.shape[1] for full in past[1:])
+    shards = traced_size("batch") if B % traced_size("batch") == 0 else 1
+    pad_id = jnp.asarray(pad_id, jnp.int32)
+
+    def unfinished(carry: tuple[Wave, Piece]) -> jax.Array:
+        wave, _ = carry
+        most = jnp.max(jnp.sum(wave.live.reshape(shards, -1), axis=1))
+        return (wave.t - start < slots) & (most > least)
+
+    def decode(carry: tuple[Wave, Piece]) -> tuple[Wave, Piece]:
+        """Reads the token before place t, picks the one at t, and writes it down."""
+        wave, piece = carry
+        t, live = wave.t, wave.live
+        cache = (*past, piece)
+        hidden, cache = model.step(params, wave.token, wave.lengths - 1 + t, t - start, cache)
+        # To pick, each device takes whole rows: less is exchanged than if all had all rows.
+        # Both are said, or XLA would split the layers' work in the second way too.
+        logits = constrain(model.logits(params, hidden), "batch", "vocab")
+        logits = constrain(logits, "draws", "width")
+        token, logprob = pick(logits, wave.keys, t, settings)
+        token, logprob = jnp.where(live, token, pad_id), jnp.where(live, logprob, 0.0)
+        ends = live & jnp.any(token[:, None] == end_ids, axis=-1)
+        wave = wave._replace(
+            t=t + 1,
+            token=token,
+            tokens=wave.tokens.at[:, t].set(token),
+            logprobs=wave.logprobs.at[:, t].set(logprob),
+            count=wave.count + live,
+            ended=wave.ended | ends,
+        )
+        return wave, cache[-1]
+
+    wave, piece = jax.lax.while_loop(unfinished, decode, (wave, piece))
+    return wave, piece
+
+
+@functools.partial(jax.jit, static_argnames="samples_per_prompt")
+def row_keys(
+    seed: jax.Array, step: jax.Array, ids: jax.Array, *, samples_per_prompt: int = 1
+) -> jax.Array:
+    """The keys [R * G] of the rows of `generate` for prompts `ids` [R] (uint32): for row
+    r * G + g, fold_in(fold_in(fold_in(key(seed), step), ids[r]), g)."""
+    step_key = jax.random.fold_in(jax.random.key(seed), step)
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    samples = jnp.arange(samples_per_prompt, dtype=jnp.uint32)
+    return jax.vmap(fold, (0, None))(fold(step_key, ids), samples).reshape(-1)

@@ -1,0 +1,107 @@
+"""Waves that halve draw what one program over all rows draws."""
+
+import jax
+import numpy as np
+import pytest
+
+from caugym_jax.devices import programs
+from caugym_jax.devices.mesh import make_mesh, sampling_mesh, shardings
+from caugym_jax.errors import UserError
+from caugym_jax.models.transformer import layout
+from caugym_jax.sampling import decoding, waves
+from caugym_jax.sampling.sampler import Sampler
+from tests.sampling.test_sampler import ENDS, IDS, PROMPTS, assert_same, completions, setup
+
+SAMPLES = 8  # of each of 5 prompts: 40 rows
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Waves and pieces as of larger runs, in small."""
+    monkeypatch.setattr(waves, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(waves, "LEAST_ROWS", 4)
+    monkeypatch.setattr(decoding, "_PIECE", 13)  # 48 = 13 + 13 + 13 + 9
+
+
+def make(family="qwen3-tied", **options):
+    model, params, _ = setup(family, 48)
+    options = {"max_prompt_length": 48, "pad_id": 7} | options
+    return params, Sampler(model, end_ids=ENDS, max_new_tokens=48, **options)
+
+
+def test_sizes_by_hand():
+    assert waves.sizes(50, 1, 256) == [50, 25, 13]
+    assert waves.sizes(64, 4, 256) == [16, 8, 4]  # of each of 4 shards
+    assert waves.sizes(50, 1, 255) == [50]
+    assert waves.sizes(16, 1, 4096) == [16]
+    assert waves.sizes(32, 32, 4096) == [1]
+
+
+def test_chosen_rows_by_hand():
+    live = np.asarray([[0, 1, 1, 0], [0, 0, 0, 1]], bool)
+    index, real = waves.chosen(live, 2)
+    assert index.tolist() == [[1, 2], [3, 0]]
+    assert real.tolist() == [True, True, True, False]
+
+
+@pytest.mark.parametrize("family", ["qwen3-tied", "mistral-window"])
+def test_no_sample_changes(small, family):
+    """40 rows, most of which end long before the last; the last two settings compile nothing."""
+    params, sampler = make(family)
+    _, _, whole = setup(family, 48)
+    compiled = []
+    for how in ({}, {"temperature": 0.0}, {"top_p": 0.8, "top_k": 50, "min_p": 0.01}):
+        arguments = {"ids": IDS, "samples_per_prompt": SAMPLES, "seed": 5, "step": 9} | how
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(waves, "LEAST_TOKENS", 1000)
+            patch.setattr(decoding, "_PIECE", 512)
+            wanted = whole(params, PROMPTS, **arguments)
+        got = sampler(params, PROMPTS, **arguments)
+        assert_same(completions(got), completions(wanted))
+        for name in ("tokens", "prompt_length", "completion_length", "ended"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
+        compiled.append(sampler.compilations)
+    assert compiled[0] > 3  # one to prefill, and to decode at least 40, 20 and 10 rows
+
+
+def test_no_batch_size_changes_a_sample(small):
+    """Batches of 4 prompts: the second holds one and three that only fill it."""
+    params, sampler = make(batch_size=4)
+    _, _, whole = setup(new=48)
+    arguments = {"ids": IDS, "samples_per_prompt": SAMPLES}
+    got = sampler(params, PROMPTS, **arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waves, "LEAST_TOKENS", 1000)
+        patch.setattr(decoding, "_PIECE", 512)
+        assert_same(completions(got), completions(whole(params, PROMPTS, **arguments)))
+
+
+@pytest.mark.parametrize(("sizes", "tensor"), [((2, 2, 2), None), ((8, 1, 1), None)], ids=str)
+def test_a_mesh_changes_no_sample(small, sizes, tensor):
+    model, params, whole = setup(new=48)
+    mesh = make_mesh(*sizes)
+    spread = jax.device_put(params, shardings(layout(model.config), mesh))
+    _, over_mesh = make(mesh=sampling_mesh(mesh, tensor))
+    arguments = {"ids": IDS, "samples_per_prompt": SAMPLES}
+    got = over_mesh(spread, PROMPTS, **arguments)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waves, "LEAST_TOKENS", 1000)
+        patch.setattr(decoding, "_PIECE", 512)
+        assert_same(completions(got), completions(whole(params, PROMPTS, **arguments)))
+
+
+def test_a_cache_that_could_not_fit_is_refused_before_the_first_token(small, monkeypatch):
+    """40 rows x 48 slots: keys and values of 2 layers of 2 heads of 16 in float32, 983,040 bytes;
+    positions and segments, 15,360."""
+    params, sampler = make()
+    monkeypatch.setattr(programs, "release_heap", lambda: None)
+    monkeypatch.setattr(programs, "memory_limit", lambda device: 998_399)
+    with pytest.raises(UserError, match="the sample program needs 0.00 GiB"):
+        sampler(params, PROMPTS, ids=IDS, samples_per_prompt=SAMPLES)
+    assert sampler.compilations == 0
+
+
+def test_nothing_crosses_to_the_device_unasked(small):
+    params, sampler = make()
+    with jax.transfer_guard("disallow"):
+        sampler(params, PROMPTS, ids=IDS, samples_per_prompt=SAMPLES)
