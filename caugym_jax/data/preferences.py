@@ -82,8 +82,9 @@ def judged(row: Row, tokenizer: Tokenizer) -> Judged:
       ValueError, TypeError, KeyError: it is no such row.
       Unusable: an empty completion.
     """
-    row["prompt"], row["completion"]  # said() knows other layouts as well
-    prompt, completion, _ = said(row)
+    prompt, completion, _ = said({key: row[key] for key in ("prompt", "completion")})
+    if completion is None:
+        raise Unusable("an empty completion")
     label = desirable(row["label"])
     _refuse_empty(completion)
     tokens = _reply(prompt, completion, tokenizer)
