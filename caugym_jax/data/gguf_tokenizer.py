@@ -101,7 +101,7 @@ def _byte_level(tokens: Sequence[str], merges: Sequence[str], pre: str) -> Backe
     backend = Backend(
         models.BPE(
             vocab={token: i for i, token in enumerate(tokens)},
-            merges=[tuple(merge.split(" ")) for merge in merges],
+            merges=[(left, right) for left, right in (merge.split(" ") for merge in merges)],
             ignore_merges=pre == "llama-bpe",  # words that are tokens are not taken apart
         )
     )
@@ -156,7 +156,7 @@ def _sentence_piece(
             byte_fallback=True,
         )
     )
-    spaces = [normalizers.Replace(" ", "▁")]
+    spaces: list[normalizers.Normalizer] = [normalizers.Replace(" ", "▁")]
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     if field("ggml.add_space_prefix") is not False:
         spaces.insert(0, normalizers.Prepend("▁"))

@@ -119,9 +119,9 @@ def cispo(
 
 
 def kl_estimate(
-    logprobs: Float[Array, "B C"], ref_logprobs: Float[Array, "B C"], kind: str = "k3"
-) -> Float[Array, "B C"]:
-    """Per-token estimate of KL(policy || reference) at the sampled tokens, [B, C].
+    logprobs: Float[Array, "*shape"], ref_logprobs: Float[Array, "*shape"], kind: str = "k3"
+) -> Float[Array, "*shape"]:
+    """Per-token estimate of KL(policy || reference) at the sampled tokens, in their shape.
 
     With d = log p_ref - log p: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1 (never negative).
     Source: J. Schulman, "Approximating KL divergence".
@@ -274,12 +274,12 @@ def policy_loss(
             delta=s.delta,
             level=level,
         )
-    per_token, count = terms.loss, mask.sum()
+    per_token, count = terms.loss, jnp.sum(mask)
 
     def mean(
         x: Spread,
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        return (x * mask).sum(), count
+        return jnp.sum(x * mask), count
 
     sums = {
         "entropy": mean(entropy),

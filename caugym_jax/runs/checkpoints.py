@@ -278,7 +278,8 @@ class Checkpoints:
         reads, renamed.
         """
         found = self._listed()
-        damaged, seen = [], found[-1:]
+        damaged: list[tuple[int, str]] = []
+        seen = found[-1:]
         while found and (why := self._wrong(found[-1])):
             now = self._listed()
             if not self._may_move and now[-1:] > seen:  # a live run saves, and deletes older ones

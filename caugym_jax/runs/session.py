@@ -93,7 +93,7 @@ def _with_horizon(config: Settings, workdir: Path) -> Settings:
     stored = folder.settings_of(workdir) if folder.saved_steps(workdir) else {}
     sections = {key: x for key, x in vars(config).items() if isinstance(x, Optim)}
     first = stored.get("steps") or config.steps
-    pinned = {
+    pinned: dict[str, Any] = {
         key: dataclasses.replace(x, horizon=x.horizon or stored.get(f"{key}.horizon") or first)
         for key, x in sections.items()
     }
