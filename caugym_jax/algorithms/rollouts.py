@@ -463,7 +463,10 @@ class Rollouts:
         jax.block_until_ready(weights)
         spent = {"time/sampling": 0.0, "time/rewards": 0.0}
         placed = time.perf_counter() - start
-        drawn, groups, samples, sampled, wanted, draws = [], [], [], 0, 0, 0
+        drawn: list[RolloutRewards] = []
+        groups: list[Group] = []
+        samples: list[dict[str, Any]] = []
+        sampled = wanted = draws = 0
         waiting: list[Prompt] = []
         while True:
             if not waiting:

@@ -38,7 +38,7 @@ def asked(problem: Problem, lack_hint: LackHint = "insufficient") -> Conversatio
     before: Conversation = ()
     message = problem.prompt or f"{problem.text}\n{STEP_BY_STEP}"
     if not isinstance(message, str):
-        *before, last = message
+        before, last = tuple(message[:-1]), message[-1]
         if last["role"] != "user":
             return message
         message = last["content"]

@@ -125,7 +125,7 @@ def _official_texts(row: dict[str, Any]) -> dict[str, Any]:
 
 def _calm_texts(row: dict[str, Any]) -> dict[str, Any]:
     """The text as CauGym's base set puts it together, and the label from CaLM's number."""
-    task, question = row.get("Type"), row.pop("Question")
+    task, question = str(row.get("Type")), row.pop("Question")
     info, instruction = row.pop("given_info"), row.pop("Instruction")
     background = row["Background"]
     if not isinstance(background, Mapping):

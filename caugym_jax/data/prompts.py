@@ -102,7 +102,8 @@ def item_example(item: Item, tokenizer: Tokenizer) -> Example:
     turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
     if not turns or turns[0] == 0 or turns[-1] != len(messages) - 1:
         raise UserError("a conversation must end with a turn of the assistant, and not begin so")
-    prompt = tokens = prompt_tokens(messages[: turns[0]], tokenizer)
+    prompt = prompt_tokens(messages[: turns[0]], tokenizer)
+    tokens = prompt
     mask: list[int] = []
     for i in turns:
         opened = tokens if i == turns[0] else prompt_tokens(messages[:i], tokenizer)
@@ -112,9 +113,9 @@ def item_example(item: Item, tokenizer: Tokenizer) -> Example:
                 "another way than they were said (it may drop earlier thoughts): train on single "
                 "turns"
             )
-        reply = reply_tokens(messages[:i], messages[i], tokenizer)
-        mask += [0] * (len(opened) - len(tokens)) + [1] * len(reply)
-        tokens = [*opened, *reply]
+        learned = reply_tokens(messages[:i], messages[i], tokenizer)
+        mask += [0] * (len(opened) - len(tokens)) + [1] * len(learned)
+        tokens = [*opened, *learned]
     return Example(prompt, tokens[len(prompt) :], mask if 0 in mask else None)
 
 

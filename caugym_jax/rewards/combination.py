@@ -202,7 +202,8 @@ def combine(
         Row(text, item, bool(cut), own)
         for text, item, cut, own in zip(completions, whole, truncated, tokens, strict=True)
     ]
-    columns, failures, parts = [], [], {}
+    columns, failures = [], []
+    parts: dict[str, np.ndarray] = {}
     for name in weights:
         column, found, failed = _column(_caller(name), rows, timeout)
         if failed and on_error == "stop":

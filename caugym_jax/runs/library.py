@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caugym_jax.errors import UserError
-from caugym_jax.types import Problem
+from caugym_jax.types import Conversation, Problem
 
 if TYPE_CHECKING:
     import jax
@@ -193,12 +193,14 @@ class LoadedModel:
             )
         return self._samplers[key]
 
-    def _messages(self, question: Question) -> Sequence[Mapping[str, str]]:
+    def _messages(self, question: Question) -> Conversation:
         from caugym_jax.data.items import asked
 
         if isinstance(question, Problem):
             return asked(question)
-        return [{"role": "user", "content": question}] if isinstance(question, str) else question
+        if isinstance(question, str):
+            return ({"role": "user", "content": question},)
+        return tuple(question)
 
     def _prompt(self, question: Question) -> list[int]:
         from caugym_jax.data.prompts import prompt_tokens

@@ -76,6 +76,7 @@ def _train(config: Settings, workdir: Path) -> str:
         results, answers = NOT_EVALUATED, None
         if held_out:
             after = after or held_out.ask(weights(state))  # all steps were made before
+            assert before is not None  # asked before the first step
             results, answers = held_out.summary(before, after), after.as_json()
         text = journal.ending(results, state, checkpoints.best)
         processes.first(lambda: folder.end(workdir, answers, config.steps, text))

@@ -176,7 +176,8 @@ def take_piece(piece: Piece, index: jax.Array, *, samples: int = 1) -> Piece:
 def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
     """x [B, ...] at index [shards, r] of each shard's rows: [shards * r, ...]."""
     shards = x.reshape(len(index), -1, *x.shape[1:])
-    return jax.vmap(lambda rows, i: rows[i])(shards, index).reshape(-1, *x.shape[1:])
+    taken: jax.Array = jax.vmap(lambda rows, i: rows[i])(shards, index)
+    return taken.reshape(-1, *x.shape[1:])
 
 
 def _pinned_wave(wave: Wave) -> Wave:
@@ -261,7 +262,7 @@ def _advance(
     def unfinished(carry: tuple[Wave, Piece]) -> jax.Array:
         wave, _ = carry
         most = jnp.max(jnp.sum(wave.live.reshape(shards, -1), axis=1))
-        return (wave.t - start < slots) & (most > least)
+        return jnp.logical_and(wave.t - start < slots, most > least)
 
     def decode(carry: tuple[Wave, Piece]) -> tuple[Wave, Piece]:
         """Reads the token before place t, picks the one at t, and writes it down."""
