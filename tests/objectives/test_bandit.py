@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.objectives.advantages import group_advantages, informative_groups
-from caugym_jax.objectives.policy import kl_estimate, policy_loss
+from caugym_jax.objectives.policy import PolicyLoss, kl_estimate, policy_loss
 from caugym_jax.types import Experience
 
 THETA = np.array([0.3, -0.8, 0.5])
@@ -46,7 +46,7 @@ def update(advantages, probability=None, sampler=None, **loss):
         chosen = jnp.take_along_axis(logprobs, arms[:, None], axis=1)
         sampled = jnp.log(drawn)[arms][:, None]
         e = Experience(None, None, None, jnp.ones((G, 1)), advantages, sampled, None, None)
-        (total, weight), _ = policy_loss(chosen, jnp.zeros((G, 1)), e, horizon=1, **loss)
+        (total, weight), _ = policy_loss(chosen, jnp.zeros((G, 1)), e, PolicyLoss(**loss), 1)
         return total / weight
 
     gradients = jax.jit(jax.vmap(jax.grad(descent), (None, 0, 0)))(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caugym_jax.objectives.policy import policy_loss
+from caugym_jax.objectives.policy import PolicyLoss, policy_loss
 from caugym_jax.objectives.sft import nll
 from tests.objectives.bigram_rows import C, P, V, experience, scores, table
 
@@ -17,7 +17,11 @@ CASES = {
     "bnpo, no clip below": {"loss_type": "bnpo", "epsilon": 0.9},
     "dr_grpo": {"loss_type": "dr_grpo", "horizon": 9},
     "gspo": {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.05},
-    "gspo, two-sided": {"importance_sampling_level": "sequence", "delta": 1.1},
+    "gspo, two-sided": {
+        "importance_sampling_level": "sequence",
+        "epsilon_high": 0.05,
+        "delta": 1.1,
+    },
     "cispo": {"loss_type": "cispo", "epsilon_high": 1.2},
     "cispo by sequence": {"loss_type": "cispo", "importance_sampling_level": "sequence"},
     "k1": {"beta": 0.3, "kl_estimator": "k1"},
@@ -87,9 +91,14 @@ def test_value_and_gradient_in_float64(name):
     e = jax.tree.map(lambda x: x if x.dtype == np.int32 else x.astype(np.float64), e)
     W = table().astype(np.float64)
     with jax.enable_x64(True):
+        horizon = options.get("horizon")
+        settings = {k: v for k, v in options.items() if k != "horizon"}
 
         def loss(W):
-            (total, weight), _ = policy_loss(*scores(W, jnp.asarray(e.tokens)), e, **options)
+            both = scores(W, jnp.asarray(e.tokens))
+            (total, weight), _ = policy_loss(
+                *both, e, PolicyLoss(**settings), options.get("horizon")
+            )
             return total / weight
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(W))
