@@ -96,9 +96,7 @@ def test_value_and_gradient_in_float64(name):
 
         def loss(W):
             both = scores(W, jnp.asarray(e.tokens))
-            (total, weight), _ = policy_loss(
-                *both, e, PolicyLoss(**settings), options.get("horizon")
-            )
+            (total, weight), _ = policy_loss(*both, e, PolicyLoss(**settings), horizon)
             return total / weight
 
         value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.asarray(W))
