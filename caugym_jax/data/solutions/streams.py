@@ -57,11 +57,13 @@ class Kind(NamedTuple):
     options: Mapping[str, Any]
 
 
+EFFECTS = tuple(task for task in TASKS if task not in BOUND_TASKS)
 LARGE = (
     Kind(0.25, TASKS, {"variant": "base"}),
     Kind(0.25, TASKS, {"variant": "deconfounding"}),
     Kind(0.06, BOUND_TASKS, {"variant": "deconfounding", "adjusters": (0,)}),
     Kind(0.24, TASKS, {"variant": "redundant"}),
+    Kind(0.10, EFFECTS, {"variant": "redundant", "zero_fraction": 1.0}),
     Kind(0.12, TASKS, {"variant": "insufficient"}),
     Kind(0.08, TASKS, {"variant": "base", "nodes": (4, 8), "codes": True}),
 )
@@ -244,7 +246,8 @@ def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) ->
         story, lacks = (story, False) if fewer is None else (fewer, True)
     if rng.random() < row.hardness.renamed:
         story = varying.renamed(rng, story, states=codes)
-    if (story.given or zero) and rng.random() < (0.6 if lacks else 1.0) * row.hardness.idle:
+    often = 0.6 if lacks else 2.0 if zero else 1.0
+    if (story.given or zero) and rng.random() < often * row.hardness.idle:
         story = varying.with_idle(rng, story, rng.randrange(1, 5), about_y=not lacks)
     if shuffled:
         story = varying.shuffled(rng, story)
@@ -270,8 +273,7 @@ def graph(row: Row) -> Example:
     rng = row.rng
     released, zero = rng.random() < 0.6, rng.random() < 0.5
     if zero:
-        tasks = tuple(task for task in TASKS if task not in BOUND_TASKS)
-        nodes = (3, 5) if released else (3, 8)
+        tasks, nodes = EFFECTS, (3, 5) if released else (3, 8)
         options = {"variant": "base", "nodes": nodes, "zero_fraction": 1.0}
     else:
         tasks, nodes = TASKS, (8, 8) if released else (4, 8)

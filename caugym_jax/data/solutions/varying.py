@@ -38,7 +38,7 @@ def renamed(rng: random.Random, story: Story, *, states: bool) -> Story:
     pairs = story.states
     if states:
         pairs = tuple(_states(rng) if rng.random() < 0.7 else pair for pair in pairs)
-    elif rng.random() < 0.4:
+    elif rng.random() < 0.7:
         pairs = tuple(rng.choice(state_pairs()) for _ in pairs)
     return dataclasses.replace(story, names=tuple(names), states=pairs)
 
