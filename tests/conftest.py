@@ -1,12 +1,15 @@
 """Tests run on eight virtual CPU devices, so that meshes are real; most use only the first."""
 
 import os
+import signal
 from pathlib import Path
 
 import jaxtyping
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("CAUGYM_HEAP", "0")  # commands called in the tests' own process
+# A shell may have Ctrl-C ignored in what it starts in the background; the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 _FLAG = "--xla_force_host_platform_device_count"
 if _FLAG not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=8".strip()

@@ -71,7 +71,6 @@ def test_wrong_usage_exits_with_2(capsys):
         (["--config.optim.peek=1"], "config.optim has no key 'peek': did you mean 'peak'?"),
         (["--config.steps=many"], "config.steps=many: must be a whole number"),
         (["--config.steps=0"], "config.steps=0: must be at least 1"),
-        (["--config.evaluation.every=0"], "config.evaluation.every=0: must be at least 1"),
         (["--config.data.batch_size=none"], "config.data.batch_size=none: must be a whole number"),
         (["--config.optim.peak=none"], "config.optim.peak=none: must be a number"),
         (["--config.data.nodes=3..5"], "config.data.nodes=3..5: must be 2 whole numbers"),

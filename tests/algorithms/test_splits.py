@@ -9,7 +9,7 @@ import pytest
 
 from caugym_jax.algorithms.step import gradients
 from caugym_jax.devices.mesh import make_mesh, put, rows
-from caugym_jax.objectives.policy import policy_loss
+from caugym_jax.objectives.policy import PolicyLoss, policy_loss
 from caugym_jax.objectives.sft import nll
 from tests.objectives.bigram_rows import experience, scores, table
 
@@ -34,7 +34,9 @@ LOSSES = {
 def loss_of(name, W, e):
     if callable(LOSSES[name]):
         return LOSSES[name](W, e)
-    return policy_loss(*scores(W, e.tokens), e, **LOSSES[name])
+    settings = dict(LOSSES[name])
+    horizon = settings.pop("horizon", None)
+    return policy_loss(*scores(W, e.tokens), e, PolicyLoss(**settings), horizon)
 
 
 @functools.cache

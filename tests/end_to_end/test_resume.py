@@ -97,7 +97,10 @@ def test_t18_three_and_three_steps_are_six(tiny_model, tmp_path, request, capsys
     train(command(method, tiny_model, parts, *more))  # finished: says so and does nothing
     assert "Strict accuracy" in capsys.readouterr().out
     after = {p: p.stat().st_mtime_ns for p in parts.rglob("*") if p.is_file()}
-    assert {p for p in after if after[p] != before.get(p)} <= {parts / "config.json"}
+    assert {p for p in after if after[p] != before.get(p)} <= {
+        parts / "config.json",
+        parts / "run.json",
+    }
 
 
 def test_fewer_steps_than_are_done_end_the_run(tiny_model, tmp_path, capsys, one_device):  # noqa: F811
@@ -183,7 +186,7 @@ def steps_of(trial: dict) -> int:
 def test_t18_interrupted_runs_end_like_others(tiny_model, tmp_path, compiled):  # noqa: F811
     """Killed while saving, logging and sampling; terminated; on a disk that fills up."""
     trials = [
-        trial("sft", tiny_model, tmp_path, "saving", 3),
+        trial("sft", tiny_model, tmp_path, "saving", 4),
         trial("sft", tiny_model, tmp_path, "logging", 2),
         trial("grpo", tiny_model, tmp_path, "sampling", 5),
         trial("grpo", tiny_model, tmp_path, "terminated", 3),

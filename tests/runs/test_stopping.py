@@ -60,8 +60,10 @@ def test_a_run_in_another_thread_leaves_signals_alone():
 
 
 BUSY = """
-import hashlib
+import hashlib, signal
 from caugym_jax.runs.stopping import Signals
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell had it ignored
 
 data = bytes(1 << 30)
 with Signals():

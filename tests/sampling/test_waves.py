@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.devices import programs
-from caugym_jax.devices.mesh import make_mesh, sampling_mesh, shardings
+from caugym_jax.devices.mesh import Sampling, make_mesh, sampling_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
 from caugym_jax.sampling import decoding, waves
@@ -81,7 +81,7 @@ def test_a_mesh_changes_no_sample(small, sizes, tensor):
     model, params, whole = setup(new=48)
     mesh = make_mesh(*sizes)
     spread = jax.device_put(params, shardings(layout(model.config), mesh))
-    _, over_mesh = make(mesh=sampling_mesh(mesh, tensor))
+    _, over_mesh = make(mesh=sampling_mesh(mesh, Sampling(tensor)))
     arguments = {"ids": IDS, "samples_per_prompt": SAMPLES}
     got = over_mesh(spread, PROMPTS, **arguments)
     with pytest.MonkeyPatch.context() as patch:

@@ -219,13 +219,18 @@ class _Follower:
         places = [int(f[2]) for f in found]
         if "".join(f[0] for f in found) != text or {f[1] for f in found} != {name.lower()}:
             raise _Wrong("unexpected")
-        if places[:1] == [5]:
-            self.fifth_said, found, places = int(found[0][3]), found[1:], places[1:]
-        if places != [4, 3, 2, 1, 0]:
+        fifth = found.pop(0) if places[:1] == [5] else None
+        if [place for place in places if place != 5] != [4, 3, 2, 1, 0]:
             raise _Wrong("unexpected")
         value = [int(f[3]) for f in found]
         self.registers[name] = (value[4], value[3], value[2], value[1], value[0])
+        if fifth is not None and (int(fifth[3]), fifth[4]) != (self.fifth_place(), ""):
+            raise _Wrong("arithmetic")
         return found
+
+    def fifth_place(self) -> int:
+        """What a quotient's numerator has at the fifth place: of a product, or nothing."""
+        return self.fifth if self.formula.endswith("over Z") else 0
 
     def columns(self, said: list[re.Match], a: Digits, b: Digits, sign: int) -> None:
         carry, below = 0, 0
@@ -292,7 +297,7 @@ class _Follower:
         elif place == 0:
             above = self.registers.get("N", ZERO)
         else:
-            new = self.fifth if place == 1 and self.formula.endswith("over Z") else 0
+            new = self.fifth_place() if place == 1 else 0
             above = (10 * above[0] + above[1], above[2], above[3], above[4], new)
         self.rest = (said[4], said[3] % 10, said[2] % 10, said[1] % 10, said[0] % 10)
         if kind == "q" and self.rest[0] < 0:
