@@ -56,6 +56,16 @@ class CheckpointSettings:
         require(self, "best", among=FIGURES, hint="or none: only the newest are kept")
 
 
+class _Manager(ocp.CheckpointManager):
+    """Opens although a step's metrics are damaged: the digests say so when that step is read."""
+
+    def metrics(self, step: int) -> Any:
+        try:
+            return super().metrics(step)
+        except ValueError:  # JSON that was cut short or changed
+            return None
+
+
 class Checkpoints:
     """The checkpoints of one workdir.
 
@@ -86,19 +96,19 @@ class Checkpoints:
         def quality(metrics: dict[str, float]) -> float:
             return -math.inf if best is None else metrics.get(best, -math.inf)
 
-        latest = checkpoint_managers.LatestN(settings.keep)
-        of_best = checkpoint_managers.BestN(
-            get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False
-        )
-
-        def manager(tracks_best: bool) -> ocp.CheckpointManager:
-            policies = [latest, of_best] if best is not None and tracks_best else [latest]
-            return ocp.CheckpointManager(
+        policies = [checkpoint_managers.LatestN(settings.keep)]
+        if best is not None:
+            policies.append(
+                checkpoint_managers.BestN(
+                    get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False
+                )
+            )
+        try:
+            self._manager = _Manager(
                 self._directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                    # Without it Orbax neither writes nor reads metrics.
-                    best_fn=quality if tracks_best else None,
+                    best_fn=quality,  # without it Orbax writes no metrics
                     # Orbax's own read_only warns on stderr each time and adds nothing to these two.
                     create=not read_only,
                     cleanup_tmp_directories=not read_only,
@@ -109,15 +119,6 @@ class Checkpoints:
                 ),
                 item_names=("state", "loader"),
             )
-
-        try:
-            self._manager = manager(True)
-        except ValueError:  # JSON cut short or changed
-            _say_once(
-                f"the figures of a checkpoint in {self._directory} are damaged: which one was best "
-                "is not known any more"
-            )
-            self._manager = manager(False)
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self._directory}: {error}") from error
         self._figures = {}  # of the steps that were evaluated

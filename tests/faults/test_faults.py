@@ -27,10 +27,10 @@ def test_a_few_faults(tmp_path):
     results = json.loads(out.read_text())["results"]
     assert [r["kind"] for r in results] == [
         "newest checkpoint: bits flipped", "damaged checkpoint, exported", "writing fails",
-        "SIGTERM at saving",
+        "SIGTERM at evaluating",
     ]  # fmt: skip
     assert all(r["ok"] for r in results)
-    assert "| SIGTERM at saving | 1 | 0 |" in done.stdout
+    assert "| SIGTERM at evaluating | 1 | 0 |" in done.stdout
     with pytest.raises(UserError, match="add --resume"):
         harness.main([f"--out={out}"])
     with pytest.raises(UserError, match="give --seed=5002"):
