@@ -16,7 +16,7 @@ from caugym_jax.causal.engine.estimands import ingredients
 from caugym_jax.causal.text import wording
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.solutions.conditions import condition_of
-from caugym_jax.data.solutions.vocabulary import state_pairs, words
+from caugym_jax.data.solutions.vocabulary import poles, state_pairs, words
 from caugym_jax.types import Query, Story, Term
 
 LETTERS = string.ascii_lowercase
@@ -29,7 +29,7 @@ LEADS = (
 def renamed(rng: random.Random, story: Story, *, states: bool) -> Story:
     """Other names, which often share words; with `states`, other states too.
 
-    Without codes in the text only pairs whose order a reader can know are drawn.
+    Without codes in the text the words alone tell which state is 0 (`_worded_states`).
     """
     lead = rng.choice(LEADS)
     names: dict[str, None] = {}
@@ -39,7 +39,7 @@ def renamed(rng: random.Random, story: Story, *, states: bool) -> Story:
     if states:
         pairs = tuple(_states(rng) if rng.random() < 0.7 else pair for pair in pairs)
     elif rng.random() < 0.7:
-        pairs = tuple(rng.choice(state_pairs()) for _ in pairs)
+        pairs = tuple(_worded_states(rng) for _ in pairs)
     return dataclasses.replace(story, names=tuple(names), states=pairs)
 
 
@@ -73,6 +73,25 @@ def _states(rng: random.Random) -> tuple[str, str]:
             drawn["".join(rng.choices(LETTERS, k=rng.randrange(4, 9)))] = None
     zero, one = drawn
     return zero, one
+
+
+def _worded_states(rng: random.Random) -> tuple[str, str]:
+    """A pair whose order its words tell: each has its pole, and `not` is the other one.
+
+    `not` before a word without a pole is 0.
+    """
+    kind = rng.random()
+    if kind < 0.45:
+        return rng.choice(state_pairs())
+    zeros, ones = poles()
+    if kind < 0.75:
+        return rng.choice(zeros), rng.choice(ones)
+    if kind < 0.83:
+        word = rng.choice(zeros)
+        return word, f"not {word}"
+    unknown = kind >= 0.92
+    word = "".join(rng.choices(LETTERS, k=rng.randrange(4, 9))) if unknown else rng.choice(ones)
+    return f"not {word}", word
 
 
 def shuffled(rng: random.Random, story: Story) -> Story:

@@ -49,7 +49,18 @@ def words() -> tuple[str, ...]:
 @functools.cache
 def state_pairs() -> tuple[tuple[str, str], ...]:
     """The words for 0 and 1: the generator's, the released training prompts', and some more."""
-    lines = (FOLDER / "states.txt").read_text().split("\n")[:-1]
+    return _pairs("states.txt")
+
+
+@functools.cache
+def poles() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(Words that mean 0, words that mean 1) whatever they are paired with, tokens or not."""
+    zeros, ones = zip(*state_pairs(), *_pairs("poles.txt"), strict=True)
+    return tuple(sorted({*zeros} - {*ones})), tuple(sorted({*ones} - {*zeros}))
+
+
+def _pairs(file: str) -> tuple[tuple[str, str], ...]:
+    lines = (FOLDER / file).read_text().split("\n")[:-1]
     return tuple((zero, one) for zero, one in (line.split("\t") for line in lines))
 
 
