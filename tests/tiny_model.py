@@ -18,7 +18,7 @@ def make_tiny_model(folder: Path) -> Path:
     tokenizer = load_tokenizer(tokens)
     config = ModelConfig(
         family="qwen3", vocab_size=tokenizer.vocab_size, d_model=32, num_layers=1, num_heads=2,
-        num_kv_heads=1, head_dim=16, d_ff=32, qk_norm=True, tied=True, max_position=512,
+        num_kv_heads=1, head_dim=16, d_ff=32, qk_norm="head", tied=True, max_position=512,
     )  # fmt: skip
     params = Model(config).init(jax.random.key(0))
     ends = {"eos_token_id": list(tokenizer.end_ids), "pad_token_id": tokenizer.pad_id}

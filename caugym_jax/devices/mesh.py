@@ -37,6 +37,9 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "kv_heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": "tensor",
+    "expert_mlp": None,
+    "routes": None,
     "norm": None,
     "rank": None,
     # activations and batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 from caugym_jax.errors import UserError, require
 
@@ -34,19 +35,38 @@ class RopeScaling:
     long_factors: tuple[float, ...] = ()
 
 
+class LayerKind(NamedTuple):
+    """What layers differ in apart from their weights."""
+
+    window: int | None  # how many places back a token sees, itself included; None: all
+    theta: float  # of the rotary frequencies; 0: nothing is rotated
+    scaling: RopeScaling | None
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """One pre-norm decoder: RMSNorm, rotary positions, grouped-query attention, SwiGLU.
+    """One decoder: RMSNorm, rotary positions, grouped-query attention, gated feed-forward.
 
     Attributes:
-      family: "llama", "qwen2", "qwen3" or "mistral"; the Hugging Face `model_type`.
+      family: the Hugging Face `model_type` ("llama", "qwen3", ...; `models/hf_config.py`).
       tied: the output head is the transposed embedding.
-      qkv_bias: biases on the q, k and v projections (Qwen2).
-      o_bias: a bias on the output projection of attention.
-      qk_norm: RMSNorm over the head size of q and k before rotation (Qwen3).
-      sliding_window: a token sees itself and the `sliding_window - 1` tokens before it.
+      qkv_bias, o_bias: biases on attention's input and output projections.
+      qk_norm: RMSNorm of q and k before rotation: "" none, over each "head" (Qwen3, Gemma 3), or
+        over the "whole" of all heads (OLMo 2).
+      sliding_window: a token sees itself and the `sliding_window - 1` tokens before it, in every
+        layer or in those that `pattern` names.
       max_position: longest sequence the model was made for, in tokens.
       rotated: how many of a head's numbers rotary positions turn; 0 is all.
+      pattern: each layer's kind, "full", "sliding" or "unrotated"; empty: all are alike.
+      local_theta: the theta of layers that slide, which are then not scaled; None: as the others.
+      activation: of the gate, "silu" or "gelu_tanh".
+      pre_norm, post_norm: RMSNorm before, and after, attention and feed-forward.
+      norm_offset: the scales of norms are stored less one (Gemma).
+      scaled_embedding: embeddings are multiplied by sqrt(d_model) (Gemma).
+      query_scale: what attention's scores are multiplied by; None: 1 / sqrt(head_dim).
+      num_experts: feed-forward layers are of so many experts, each d_ff wide; 0: there are none.
+      experts_per_token: how many of them each token takes.
+      normalized_routing: the weights of those sum to 1.
     """
 
     family: str
@@ -62,11 +82,22 @@ class ModelConfig:
     norm_eps: float = 1e-6
     tied: bool = False
     qkv_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: str = ""
     sliding_window: int | None = None
     max_position: int = 2048
     o_bias: bool = False
     rotated: int = 0
+    pattern: tuple[str, ...] = ()
+    local_theta: float | None = None
+    activation: str = "silu"
+    pre_norm: bool = True
+    post_norm: bool = False
+    norm_offset: bool = False
+    scaled_embedding: bool = False
+    query_scale: float | None = None
+    num_experts: int = 0
+    experts_per_token: int = 0
+    normalized_routing: bool = False
 
     @property
     def rotary_dim(self) -> int:
@@ -80,6 +111,19 @@ class ModelConfig:
         if scaling is not None and scaling.kind == "longrope":
             return scaling.original_max_position
         return self.max_position
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """Each layer's kind."""
+        full = LayerKind(None, self.rope_theta, self.rope_scaling)
+        if self.local_theta is None:
+            sliding = full._replace(window=self.sliding_window)
+        else:
+            sliding = LayerKind(self.sliding_window, self.local_theta, None)
+        if not self.pattern:
+            return (sliding if self.sliding_window else full,) * self.num_layers
+        named = {"full": full, "sliding": sliding, "unrotated": LayerKind(None, 0.0, None)}
+        return tuple(named[name] for name in self.pattern)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +180,6 @@ class Shape:
             rope_theta=self.rope_theta,
             tied=self.tied,
             qkv_bias=self.family == "qwen2",
-            qk_norm=self.family == "qwen3",
+            qk_norm="head" if self.family == "qwen3" else "",
             max_position=self.max_position,
         )

@@ -125,7 +125,7 @@ def _config(path: Path, reader: gguf.GGUFReader) -> ModelConfig:
         norm_eps=_decimal(get("attention.layer_norm_rms_epsilon")),
         tied="output.weight" not in stored,
         qkv_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
+        qk_norm="head" if family == "qwen3" else "",
         max_position=int(get("context_length")),
     )
 
@@ -189,7 +189,7 @@ def _tensors(path: Path, reader: gguf.GGUFReader, config: ModelConfig):
 
     stored = {tensor.name: tensor for tensor in reader.tensors}
     wanted = {
-        row.gguf.format(layer): (name, row, layer) for name, layer, row in weights.tensors(config)
+        row.gguf.format(*index): (name, row, index) for name, index, row in weights.tensors(config)
     }
     for name in wanted:
         if name not in stored:
@@ -216,8 +216,8 @@ def _tensors(path: Path, reader: gguf.GGUFReader, config: ModelConfig):
 
     # All checks come before the first tensor is written.
     found = [
-        (row.hf.format(layer), row, reading(name, parameter, row))
-        for name, (parameter, row, layer) in wanted.items()
+        (row.hf.format(*index), row, reading(name, parameter, row))
+        for name, (parameter, row, index) in wanted.items()
     ]
     return [
         (name, weights.hf_shape(row, config), np.dtype(np.float32), read)

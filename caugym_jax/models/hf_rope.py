@@ -35,13 +35,34 @@ def read_rope(
     return read_one(rope, hf, default_theta)
 
 
+def read_layered_rope(
+    hf: Mapping[str, Any], default_theta: float
+) -> tuple[float, RopeScaling | None, float]:
+    """(theta and scaling of full layers, theta of sliding ones): Gemma 3's and OLMo 3's files.
+
+    `rope_scaling` and the top level's theta hold for full layers; sliding ones are not scaled.
+    """
+    nested = _section(hf, "rope_parameters")
+    if strange := [key for key in nested if key not in _LAYER_TYPES]:
+        raise UserError(
+            f"config.json: rope_parameters of {hf.get('model_type')} must be given by layer type, "
+            f"not {strange[0]!r}"
+        )
+    full, sliding = (dict(nested.get(key) or {}) for key in _LAYER_TYPES)
+    theta, scaling = read_one(full | dict(_section(hf, "rope_scaling")), hf, default_theta)
+    local = _positive(sliding, "rope_theta", hf.get("rope_local_base_freq", default_theta))
+    if _scaling(sliding, hf) is not None:
+        raise UserError("config.json: rope scaling of sliding layers is not supported")
+    return theta, scaling, local
+
+
 def read_one(
     rope: Mapping[str, Any], hf: Mapping[str, Any], default_theta: float
 ) -> tuple[float, RopeScaling | None]:
     """(theta, scaling or None) of one dictionary of rotary settings; `hf` is the whole file."""
     theta = _positive(rope, "rope_theta", hf.get("rope_theta", default_theta))
     share = rope.get("partial_rotary_factor", hf.get("partial_rotary_factor"))
-    if share not in (None, 1.0):
+    if share not in (None, 1.0) and hf.get("model_type") != "phi3":
         raise UserError(
             f"config.json: partial_rotary_factor {share} is not supported for "
             f"{hf.get('model_type')}"
@@ -51,6 +72,9 @@ def read_one(
 
 def write_scaling(scaling: RopeScaling) -> dict[str, Any]:
     """The `rope_scaling` that `read_rope` reads back."""
+    if scaling.kind == "longrope":  # transformers 4 takes these keys and no others
+        factors = list(scaling.short_factors), list(scaling.long_factors)
+        return {"type": "longrope", "short_factor": factors[0], "long_factor": factors[1]}
     rope: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind in ("llama3", "yarn"):
         rope["original_max_position_embeddings"] = scaling.original_max_position
@@ -80,6 +104,8 @@ def _scaling(rope: Mapping[str, Any], hf: Mapping[str, Any]) -> RopeScaling | No
         )
     if kind in (None, "default"):
         return None
+    if hf.get("model_type") == "phi3":
+        return _longrope(kind, rope, hf)
     if kind not in KINDS:
         raise UserError(
             f"config.json: rope type {kind!r} is not supported; supported: {', '.join(KINDS)}"
@@ -108,6 +134,25 @@ def _scaling(rope: Mapping[str, Any], hf: Mapping[str, Any]) -> RopeScaling | No
     )
 
 
+def _longrope(kind: str, rope: Mapping[str, Any], hf: Mapping[str, Any]) -> RopeScaling:
+    """Phi's scaling, which its older files call "su"."""
+    if kind not in ("longrope", "su", "yarn"):
+        raise UserError(f"config.json: rope type {kind!r} is not supported for phi3: use longrope")
+    original = _positive(hf, "original_max_position_embeddings", 4096)
+    factor = _positive(rope, "factor", _positive(hf, "max_position_embeddings") / original)
+    gain = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    short, long = (_positives(rope, f"{name}_factor") for name in ("short", "long"))
+    if len(short) != len(long):
+        raise UserError("config.json: short_factor and long_factor differ in length")
+    return RopeScaling(
+        "longrope",
+        original_max_position=int(original),
+        attention_factor=_positive(rope, "attention_factor", gain),
+        short_factors=short,
+        long_factors=long,
+    )
+
+
 def _attention_factor(rope: Mapping[str, Any], factor: float) -> float:
     """0.1 mscale ln(factor) + 1 (of YaRN's paper, mscale 1), or the quotient of two of them."""
 
@@ -119,6 +164,13 @@ def _attention_factor(rope: Mapping[str, Any], factor: float) -> float:
     if rope.get("mscale") and rope.get("mscale_all_dim"):
         return gain(_positive(rope, "mscale")) / gain(_positive(rope, "mscale_all_dim"))
     return gain(1.0)
+
+
+def _positives(rope: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    values = rope.get(key)
+    if not isinstance(values, list):
+        raise UserError(f"config.json: longrope needs {key}, a list of numbers")
+    return tuple(_positive({key: value}, key) for value in values)
 
 
 def _positive(rope: Mapping[str, Any], key: str, default: Any = None) -> float:

@@ -35,6 +35,7 @@ _HUB_ID = r"[\w-][\w.-]*/[\w.-]*[\w-]"
 SMOLLM2 = "CAUGYM_SMOLLM2"  # environment: where smollm2-135m lies
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _PREFIX, _HEAD = "model.", "lm_head.weight"
+_TEXT = "language_model."  # what is below it, of a model that also sees images
 _BARE = ("layers.", "embed_tokens.", "norm.")  # what a decoder without its prefix is made of
 
 
@@ -270,18 +271,29 @@ def _why_absent(folder: Path) -> str:
 
 
 def _with_prefix(stored: dict[str, _Stored]) -> dict[str, _Stored]:
-    """The tensors by the names of a causal language model; those of a bare decoder, which
-    transformers saves without "model.", get them."""
+    """The tensors by the names of a causal language model.
+
+    Those of a bare decoder are saved without "model."; those of a model that also sees images lie
+    below "language_model.", beside others.
+    """
+    if any(_TEXT in name for name in stored):
+        return {_text_name(name): tensor for name, tensor in stored.items()}
     if any(name.startswith(_PREFIX) for name in stored):
         return stored
     return {f"{_PREFIX}{name}" if name.startswith(_BARE) else name: x for name, x in stored.items()}
 
 
+def _text_name(name: str) -> str:
+    if _TEXT in name:
+        return name.replace(_TEXT, "", 1)
+    return name.removeprefix(_PREFIX) if not name.startswith(_HEAD) else name
+
+
 def _check(folder: Path, stored: Mapping[str, _Stored], config: ModelConfig) -> None:
     """Names, shapes and types of all tensors, before anything is loaded."""
     expected = {
-        row.hf.format(layer): weights.hf_shape(row, config)
-        for _, layer, row in weights.tensors(config)
+        row.hf.format(*index): weights.hf_shape(row, config)
+        for _, index, row in weights.tensors(config)
     }
     missing = [name for name in expected if name not in stored]
     if missing == [_HEAD]:
@@ -344,15 +356,14 @@ def _read(
         targets = shardings(layout(config), mesh)
 
     def part(row: weights.Weight, block: tuple[slice, ...]) -> np.ndarray:
-        """The block of one parameter (its layers stacked), as the device will hold it."""
+        """The block of one parameter (layers, experts stacked), as the device will hold it."""
         kept = np.float32 if row.hf.endswith("norm.weight") else dtype
         out = np.empty([s.stop - s.start for s in block], kept)
-        if not row.stacked:
-            out[...] = weights.from_hf(stored[row.hf].read, row, config, block)
-            return out
-        for place, layer in enumerate(range(block[0].start, block[0].stop)):
-            tensor = stored[row.hf.format(layer)]
-            out[place] = weights.from_hf(tensor.read, row, config, block[1:])
+        stack, rest = block[: row.stacked], block[row.stacked :]
+        for place in np.ndindex(*out.shape[: row.stacked]):
+            index = [s.start + i for s, i in zip(stack, place, strict=True)]
+            tensor = stored[row.hf.format(*index)]
+            out[place] = weights.from_hf(tensor.read, row, config, rest)
         return out
 
     def array(row: weights.Weight, shape: jax.ShapeDtypeStruct, target) -> jax.Array:

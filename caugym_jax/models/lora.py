@@ -82,6 +82,8 @@ class Lora:
 
 def adapter_layout(config: ModelConfig, lora: Lora) -> Layout:
     """Shapes and logical axes of the adapters: their weight's, with the rank between."""
+    if config.num_experts and set(lora.matrices) & set(GROUPS["mlp"]):
+        raise UserError("adapters of experts are not supported: set lora.targets=attention")
     shapes, axes = {}, {}
     for name, shape, names in _matrices(config):
         if name not in lora.matrices:
@@ -157,7 +159,7 @@ def freeze(params: Params, dtype: str) -> Params:
         return cast(params, dtype)
     kept = cast(params, "bfloat16")
     layers = dict(kept["layers"])
-    for name in MATRICES:
+    for name in MATRICES[:4] if "router" in layers else MATRICES:  # experts stay in bfloat16
         inputs = _inputs(name)
         weight = layers[name].astype(jnp.float32)
         scale = jnp.max(jnp.abs(weight), inputs, keepdims=True) / 127
@@ -194,4 +196,6 @@ def _matrices(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], tuple
     """(name, shape, logical axes) of a layer's matrices."""
     shapes, axes = layout(config)
     for name in MATRICES:
+        if config.num_experts and name in GROUPS["mlp"]:
+            continue
         yield name, shapes["layers"][name].shape, axes["layers"][name]

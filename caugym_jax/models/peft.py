@@ -116,7 +116,13 @@ def _names(config: ModelConfig, lora: Lora) -> Iterator[tuple[str, int, str]]:
 
 
 def _module(config: ModelConfig, matrix: str) -> str:
-    return weights.layer_rows(config)[matrix].hf.removesuffix(".weight")
+    row = weights.layer_rows(config)[matrix]
+    if row.parts:
+        raise UserError(
+            f"{config.family} keeps {matrix} in one matrix with others, for which PEFT has one "
+            "adapter: merge the adapter (export without --adapter)"
+        )
+    return row.hf.removesuffix(".weight")
 
 
 def _matrix(array: np.ndarray, name: str) -> np.ndarray:

@@ -50,7 +50,7 @@ def _qwen3(D, L, N, F, *, tied=False, max_position=40_960) -> ModelConfig:
     return ModelConfig(
         *("qwen3", 151_936, D, L, N, 8, 128, F, 1_000_000.0),
         tied=tied,
-        qk_norm=True,
+        qk_norm="head",
         max_position=max_position,
     )
 
@@ -62,6 +62,44 @@ def _mistral(*, V=32_000, theta=1_000_000.0, window=None) -> ModelConfig:
         sliding_window=window,
         max_position=32_768,
     )
+
+
+def _qwen3_moe(D, L, N, K, F) -> ModelConfig:
+    return ModelConfig(
+        *("qwen3_moe", 151_936, D, L, N, K, 128, F, 1_000_000.0),
+        qk_norm="head",
+        max_position=40_960,
+        num_experts=128,
+        experts_per_token=8,
+        normalized_routing=True,
+    )
+
+
+def _gemma3(D, L, N, K, H, F, *, V=262_208, window=1024, scaling=8.0, scalar=256) -> ModelConfig:
+    return ModelConfig(
+        *("gemma3_text", V, D, L, N, K, H, F, 1_000_000.0),
+        rope_scaling=RopeScaling("linear", scaling) if scaling else None,
+        tied=True,
+        qk_norm="head",
+        sliding_window=window,
+        max_position=131_072 if scaling else 32_768,
+        pattern=tuple("full" if (i + 1) % 6 == 0 else "sliding" for i in range(L)),
+        local_theta=10_000.0,
+        activation="gelu_tanh",
+        post_norm=True,
+        norm_offset=True,
+        scaled_embedding=True,
+        query_scale=scalar**-0.5,
+    )
+
+
+_SMOLLM3 = ModelConfig(
+    *("smollm3", 128_256, 2048, 36, 16, 4, 128, 11_008, 5_000_000.0),
+    tied=True,
+    max_position=65_536,
+    pattern=tuple("unrotated" if (i + 1) % 4 == 0 else "full" for i in range(36)),
+)
+_GEMMA3_1B = _gemma3(1152, 26, 4, 1, 256, 6912, V=262_144, window=512, scaling=None)
 
 
 def _r1(student: str, config: ModelConfig) -> Preset:
@@ -134,6 +172,9 @@ PRESETS: dict[str, Preset] = {
     "qwen3-8b": _hybrid("8B", _qwen3(4096, 36, 32, 12_288)),
     "qwen3-14b": _hybrid("14B", _qwen3(5120, 40, 40, 17_408)),
     "qwen3-32b": _hybrid("32B", _qwen3(5120, 64, 64, 25_600)),
+    "qwen3-30b-a3b": Preset("Qwen/Qwen3-30B-A3B", _qwen3_moe(2048, 48, 32, 4, 768), thinks=True),
+    "gemma-3-1b-it": Preset("google/gemma-3-1b-it", _GEMMA3_1B),
+    "smollm3-3b": Preset("HuggingFaceTB/SmolLM3-3B", _SMOLLM3, thinks=True),
     "mistral-7b-v0.1": Preset("mistralai/Mistral-7B-v0.1", _mistral(theta=10_000.0, window=4096)),
     "mistral-7b-instruct-v0.1": Preset(
         "mistralai/Mistral-7B-Instruct-v0.1", _mistral(theta=10_000.0, window=4096)
@@ -172,8 +213,12 @@ def parameter_count(config: ModelConfig) -> int:
     attention = 2 * D * (N + K) * H
     if config.qkv_bias:
         attention += (N + 2 * K) * H
+    if config.o_bias:
+        attention += D
     if config.qk_norm:
-        attention += 2 * H
-    layer = attention + 3 * D * config.d_ff + 2 * D
+        attention += 2 * H if config.qk_norm == "head" else (N + K) * H
+    norms = 2 * D * (config.pre_norm + config.post_norm)
+    experts, router = config.num_experts or 1, config.num_experts * D
+    layer = attention + 3 * D * config.d_ff * experts + router + norms
     embeddings = config.vocab_size * D * (1 if config.tied else 2)
     return embeddings + config.num_layers * layer + D

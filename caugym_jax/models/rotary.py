@@ -35,13 +35,14 @@ def rotary_frequencies(size: int, theta: float, scaling: RopeScaling | None = No
     Args:
       size: R.
     """
-    inverse = 1.0 / theta ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    periods = theta ** (jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+    inverse = 1.0 / periods
     if scaling is None or scaling.kind == "dynamic":
         return inverse
     if scaling.kind == "linear":
         return inverse / scaling.factor
     if scaling.kind == "longrope":
-        return inverse / jnp.asarray(scaling.short_factors, jnp.float32)
+        return 1.0 / (jnp.asarray(scaling.short_factors, jnp.float32) * periods)
     if scaling.kind == "yarn":
         kept = 1.0 - _ramp(size, theta, scaling)
         return inverse / scaling.factor * (1.0 - kept) + inverse * kept
@@ -70,7 +71,7 @@ def _ramp(size: int, theta: float, scaling: RopeScaling) -> jax.Array:
     return jnp.clip(ramp, 0.0, 1.0)
 
 
-def rotate(x: jax.Array, angles: jax.Array, gain: float = 1.0) -> jax.Array:
+def rotate(x: jax.Array, angles: jax.Array, gain: jax.Array | float = 1.0) -> jax.Array:
     """Rotary embedding by halves (Hugging Face's layout).
 
     Args:
@@ -79,7 +80,7 @@ def rotate(x: jax.Array, angles: jax.Array, gain: float = 1.0) -> jax.Array:
       gain: what the turned numbers are multiplied by (`RopeScaling.attention_factor`).
     """
     cos, sin = jnp.cos(angles)[:, :, None, :], jnp.sin(angles)[:, :, None, :]
-    if gain != 1.0:
+    if not isinstance(gain, float) or gain != 1.0:
         cos, sin = cos * gain, sin * gain
     size = 2 * angles.shape[-1]
     turned, rest = x[..., :size], x[..., size:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,18 +72,21 @@ def save_pretrained(
         dtype=dtype,
     )
 
-    def reading(name: str, layer: int | None, row: weights.Weight):
+    def part(name: str, index: tuple[int, ...], row: weights.Weight) -> np.ndarray:
+        array = _picked(params["layers"][name], index) if index else params[name]
+        here = fetch(array) if isinstance(array, jax.Array) else np.asarray(array)
+        return weights.to_hf(here, row, config)
+
+    def reading(held: Sequence[weights.Place]):
         def read() -> np.ndarray:
-            array = params[name] if layer is None else _layer(params["layers"][name], layer)
-            here = fetch(array) if isinstance(array, jax.Array) else np.asarray(array)
-            return weights.to_hf(here, row, config)
+            parts = [part(*one) for one in held]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
         return read
 
     tensors = [
-        (row.hf.format(layer), weights.hf_shape(row, config), DTYPES[dtype], read)
-        for name, layer, row in weights.tensors(config)
-        for read in (reading(name, layer, row),)
+        (name, weights.hf_shape(held[0][2], config), DTYPES[dtype], reading(held))
+        for name, held in weights.files(config).items()
     ]
     if jax.process_index() != 0:
         for *_, read in tensors:  # takes part in gathering what process 0 writes
@@ -99,13 +102,18 @@ def save_pretrained(
 
 
 @jax.jit
-def _pick(stack: jax.Array, layer: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_index_in_dim(stack, layer, keepdims=False)
+def _pick(stack: jax.Array, index: tuple[jax.Array, ...]) -> jax.Array:
+    for i in index:
+        stack = jax.lax.dynamic_index_in_dim(stack, i, keepdims=False)
+    return stack
 
 
-def _layer(stack: Any, layer: int) -> Any:
-    """One layer of a stack, without a copy of the others and compiled once for all layers."""
-    return _pick(stack, layer) if isinstance(stack, jax.Array) else stack[layer]
+def _picked(stack: Any, index: tuple[int, ...]) -> Any:
+    """One layer (and expert) of a stack, without a copy of the others and compiled once for all."""
+    if isinstance(stack, jax.Array):
+        return _pick(stack, index)
+    layer, *expert = index
+    return np.asarray(stack[layer])[tuple(expert)] if expert else stack[layer]
 
 
 def _check(config: ModelConfig, params: Params) -> None:

@@ -1,12 +1,17 @@
-"""The decoder. One Flax NNX definition; the families of `ModelConfig` are fields of it.
+"""The decoder's arithmetic, as pure functions of its parameters.
 
-`models/` splits the modules once: everything outside works on `params`, a plain nested dict
+The modules (`models/layers.py`) are split once: everything outside works on `params`, a plain
+nested dict
 
     embed [V, D]
-    layers: attention_norm [L, D]  q [L, D, N, H]  k, v [L, D, K, H]  o [L, N, H, D]
+    layers: q [L, D, N, H]  k, v [L, D, K, H]  o [L, N, H, D]  gate, up [L, D, F]  down [L, F, D]
+            attention_norm, mlp_norm [L, D]              (pre_norm)
+            attention_post_norm, mlp_post_norm [L, D]    (post_norm)
+            router [L, D, E]  gate, up [L, E, D, F]  down [L, E, F, D]  (num_experts)
             q_bias [L, N, H]  k_bias, v_bias [L, K, H]   (qkv_bias)
-            q_norm, k_norm [L, H]                        (qk_norm)
-            mlp_norm [L, D]  gate, up [L, D, F]  down [L, F, D]
+            o_bias [L, D]                                (o_bias)
+            q_norm, k_norm [L, H]                        (qk_norm "head")
+            q_norm [L, N, H]  k_norm [L, K, H]           (qk_norm "whole")
     final_norm [D]
     head [D, V]                                          (untied)
 
@@ -19,18 +24,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from caugym_jax.devices.mesh import Layout, constrain, look_up, traced_size
 from caugym_jax.models.attention import attention, attention_over_pieces, visible
-from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.config import LayerKind, ModelConfig
 from caugym_jax.models.kernels import LANES, NAMED
+from caugym_jax.models.layers import Decoder, Turn, logits_of, rms_norm
 from caugym_jax.models.rotary import rotary_frequencies, rotate
 
 Params = dict[str, Any]
@@ -42,30 +48,6 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "none": jax.checkpoint_policies.everything_saveable,
 }
-
-
-def _weight(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float) -> nnx.Param:
-    """A weight: shape, logical axes and initialiser in one place (std 0 means ones)."""
-    if std == 0:
-        return nnx.Param(jnp.ones(shape, jnp.float32), axes=axes)
-    return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32), axes=axes)
-
-
-def _bias(shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
-    return nnx.Param(jnp.zeros(shape, jnp.float32), axes=axes)
-
-
-def dense(x: jax.Array, weight: jax.Array, axes: int = 1) -> jax.Array:
-    """Contracts x's last `axes` axes with the weight's first ones, in x's dtype.
-
-    One product of two matrices: the weight's gradient then contracts one axis, not the batch's
-    and time's two, for which XLA on a CPU would transpose both operands (half of a step's time).
-    """
-    if traced_size("time") > 1:  # rows and places are split: one axis of both could not be
-        return jnp.tensordot(x, weight.astype(x.dtype), axes)
-    rows, width = x.shape[: x.ndim - axes], math.prod(weight.shape[:axes])
-    y = x.reshape(-1, width) @ weight.astype(x.dtype).reshape(width, -1)
-    return y.reshape(*rows, *weight.shape[axes:])
 
 
 def _but_embed(axes: tuple[str, ...]) -> tuple[str, ...]:
@@ -82,105 +64,6 @@ _gather.defvjp(
     lambda weight, dtype, axes: (_gather(weight, dtype, axes), None),
     lambda dtype, axes, _, gradient: (constrain(gradient, *axes).astype(jnp.float32),),
 )
-
-
-def rms_norm(x: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
-    """x / sqrt(mean(x^2) + eps) * scale over the last axis, in float32, returned in x's dtype."""
-    y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
-    return (y * scale).astype(x.dtype)
-
-
-def logits_of(hidden: jax.Array, head: jax.Array) -> jax.Array:
-    """[..., D] times [D, V] in float32, [..., V]."""
-    head = head.astype(hidden.dtype)
-    if traced_size("time") > 1:  # as in `dense`
-        return jnp.matmul(hidden, head, preferred_element_type=jnp.float32)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    logits = jnp.matmul(flat, head, preferred_element_type=jnp.float32)
-    return logits.reshape(*hidden.shape[:-1], -1)
-
-
-class Layers(nnx.Module):
-    """The stack of blocks; `__call__` runs one of them (on weights without the layer axis)."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        c, L = config, config.num_layers
-        D, N, K, H, F = c.d_model, c.num_heads, c.num_kv_heads, c.head_dim, c.d_ff
-        narrow = D**-0.5
-        residual = (2 * L) ** -0.5  # projections that write to the residual stream start smaller
-        heads, kv_heads = ("layers", "heads", "head_dim"), ("layers", "kv_heads", "head_dim")
-
-        self.config = config
-        self.attention_norm = _weight(rngs, (L, D), ("layers", "norm"), 0)
-        self.q = _weight(rngs, (L, D, N, H), ("layers", "embed", "heads", "head_dim"), narrow)
-        self.k = _weight(rngs, (L, D, K, H), ("layers", "embed", "kv_heads", "head_dim"), narrow)
-        self.v = _weight(rngs, (L, D, K, H), ("layers", "embed", "kv_heads", "head_dim"), narrow)
-        self.o = _weight(
-            rngs, (L, N, H, D), ("layers", "heads", "head_dim", "embed"), residual * (N * H) ** -0.5
-        )
-        if c.qkv_bias:
-            self.q_bias = _bias((L, N, H), heads)
-            self.k_bias = _bias((L, K, H), kv_heads)
-            self.v_bias = _bias((L, K, H), kv_heads)
-        if c.qk_norm:
-            self.q_norm = _weight(rngs, (L, H), ("layers", "norm"), 0)
-            self.k_norm = _weight(rngs, (L, H), ("layers", "norm"), 0)
-        self.mlp_norm = _weight(rngs, (L, D), ("layers", "norm"), 0)
-        self.gate = _weight(rngs, (L, D, F), ("layers", "embed", "mlp"), narrow)
-        self.up = _weight(rngs, (L, D, F), ("layers", "embed", "mlp"), narrow)
-        self.down = _weight(rngs, (L, F, D), ("layers", "mlp", "embed"), residual * F**-0.5)
-
-    def __call__(self, x: jax.Array, angles: jax.Array, attend, beside) -> tuple[jax.Array, Any]:
-        """One block on x [B, T, D]; `attend(q, k, v)` returns ([B, T, N, H], what to keep).
-
-        Args:
-          beside: what `models/lora.py` keeps beside a matrix W: the scales of one in 8 bits, an
-            adapter; by names like "q_scale", "q_lora_a", "q_lora_b".
-        """
-        c, dtype = self.config, x.dtype
-
-        def linear(name, h, axes=1):
-            y = dense(h, getattr(self, name)[...], axes)
-            if (scale := beside.get(f"{name}_scale")) is not None:
-                y = (y * scale).astype(dtype)
-            if (a := beside.get(f"{name}_lora_a")) is not None:
-                y = y + dense(dense(h, a, axes), beside[f"{name}_lora_b"])
-            return y
-
-        def project(name, h):
-            y = linear(name, h)
-            return y + getattr(self, f"{name}_bias")[...].astype(dtype) if c.qkv_bias else y
-
-        h = rms_norm(x, self.attention_norm[...], c.norm_eps)
-        q, k, v = project("q", h), project("k", h), project("v", h)
-        if c.qk_norm:
-            q = rms_norm(q, self.q_norm[...], c.norm_eps)
-            k = rms_norm(k, self.k_norm[...], c.norm_eps)
-        gain = c.rope_scaling.attention_factor if c.rope_scaling else 1.0
-        mixed, kept = attend(rotate(q, angles, gain), rotate(k, angles, gain), v)
-        mixed = checkpoint_name(mixed, NAMED)
-        x = x + linear("o", mixed, axes=2)
-        x = constrain(x, "batch", "time", "width")
-
-        h = rms_norm(x, self.mlp_norm[...], c.norm_eps)
-        h = jax.nn.silu(linear("gate", h)) * linear("up", h)
-        x = x + linear("down", h)
-        return constrain(x, "batch", "time", "width"), kept
-
-
-class Decoder(nnx.Module):
-    """All weights of the model. Its arithmetic is `Model`, which works on the split parameters."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        V, D = config.vocab_size, config.d_model
-        # Tied: the embedding is also the head, so it starts at the head's scale.
-        std = D**-0.5 if config.tied else 0.5
-        self.embed = _weight(rngs, (V, D), ("vocab", "embed"), std)
-        self.layers = Layers(config, rngs=rngs)
-        self.final_norm = _weight(rngs, (D,), ("norm",), 0)
-        if not config.tied:
-            self.head = _weight(rngs, (D, V), ("embed", "vocab"), 0.5 * D**-0.5)
 
 
 class Piece(NamedTuple):
@@ -224,6 +107,43 @@ def _split(config: ModelConfig):
         return {name: axes(child) for name, child in tree.items()}
 
     return layers_graph, nnx.to_pure_dict(state), axes(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kinds:
+    """A model's kinds of layers, each once, and which layer is of which."""
+
+    kinds: tuple[LayerKind, ...]
+    order: tuple[int, ...]  # each layer's index in `kinds`
+
+    @property
+    def scanned(self) -> np.ndarray | None:
+        """[L] int32 for a scan over layers, which then knows its kind as a traced index only;
+        None: all layers are alike."""
+        return None if len(self.kinds) == 1 else np.asarray(self.order, np.int32)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        return tuple(dict.fromkeys(kind.window for kind in self.kinds))
+
+    def of(self, layer: int) -> int:
+        return self.order[layer]
+
+    def by_window(self, kind: Any, make: Callable[[int | None], Any]) -> Any:
+        """What `make` gives for the window of a kind, whose index may be traced."""
+        if len(self.windows) == 1:
+            return make(self.windows[0])
+        if isinstance(kind, int):
+            return make(self.kinds[kind].window)
+        which = np.asarray([self.windows.index(k.window) for k in self.kinds], np.int32)
+        branches = [functools.partial(make, window) for window in self.windows]
+        return jax.lax.switch(jnp.asarray(which)[kind], branches)
+
+
+@functools.lru_cache(maxsize=64)
+def _kinds_of(config: ModelConfig) -> _Kinds:
+    kinds = tuple(dict.fromkeys(config.kinds))
+    return _Kinds(kinds, tuple(kinds.index(kind) for kind in config.kinds))
 
 
 def abstract_params(config: ModelConfig) -> Params:
@@ -323,14 +243,16 @@ class Model:
             tokens, positions, segment_ids = map(grow, (tokens, positions, segment_ids))
             added = added if added is None else jnp.pad(added, ((0, 0), (0, short), (0, 0)))
 
-        def attend(q, k, v):
-            window = self.config.sliding_window
-            mixed = attention(q, k, v, positions, segment_ids, window, self.attention)
+        def attend(kind, q, k, v):
+            at = q, k, v, positions, segment_ids
+            mixed = self._kinds.by_window(
+                kind, lambda window: attention(*at, window, self.attention)
+            )
             return mixed, ((k, v) if keep_kv else None)
 
         x = self._embed(params, tokens)
         x = x if added is None else x + added.astype(x.dtype)
-        x, kept = self._run(params, x, self._angles(positions), attend)
+        x, kept = self._run(params, x, self._turning(positions), attend)
         return x[:, :T], kept
 
     def empty_piece(self, rows: int, width: int, *, stacked: bool) -> Piece:
@@ -380,43 +302,48 @@ class Model:
                 last.segment_ids, jnp.ones_like(column), (0, slot)
             ),
         )
-        masks = []
-        for piece in (*past, last):
-            queries = position.reshape(piece.positions.shape[0], -1)
-            at = queries, jnp.ones_like(queries), piece.positions, piece.segment_ids
-            masks.append(visible(*at, self.config.sliding_window))
-        layers, angles = params["layers"], self._angles(column)
+        kinds = self._kinds
 
-        def block(x, weights, past_kv, written, layer=None):
+        def mask(piece, window):
+            queries = position.reshape(piece.positions.shape[0], -1)
+            return visible(
+                queries, jnp.ones_like(queries), piece.positions, piece.segment_ids, window
+            )
+
+        masks = {w: [mask(piece, w) for piece in (*past, last)] for w in kinds.windows}
+        layers, turning = params["layers"], self._turning(column)
+
+        def block(x, weights, kind, past_kv, written, layer=None):
             """One layer; `written` is the last piece's (k, v), of all layers where one is given."""
+            seen = kinds.by_window(kind, masks.__getitem__)
 
             def attend(q, k, v):
                 kv = _write(written, (k[:, 0, :, :, None], v[:, 0, :, None]), slot, layer)
                 own = kv if layer is None else [w[layer] for w in kv]
-                pieces = [(*kv, mask) for kv, mask in zip((*past_kv, own), masks, strict=True)]
+                pieces = [(*kv, mask) for kv, mask in zip((*past_kv, own), seen, strict=True)]
                 return attention_over_pieces(q[:, 0], pieces)[:, None], kv
 
-            return self._block(x, weights, angles, attend)
+            return self._block(x, weights, turning(kind), attend)
 
         x = self._embed(params, token[:, None])
         if isinstance(layers, tuple):
             kept = []
             for i, weights in enumerate(layers):
                 past_kv = [(piece.k[i], piece.v[i]) for piece in past]
-                x, kv = block(x, weights, past_kv, (last.k[i], last.v[i]))
+                x, kv = block(x, weights, kinds.of(i), past_kv, (last.k[i], last.v[i]))
                 kept.append(kv)
             k, v = zip(*kept, strict=True)
         else:
 
             def scanned(carry, inputs):
                 x, written = carry
-                weights, past_kv, layer = inputs
-                return block(x, weights, past_kv, written, layer), None
+                weights, kind, past_kv, layer = inputs
+                return block(x, weights, kind, past_kv, written, layer), None
 
             past_kv = [(piece.k, piece.v) for piece in past]
-            inputs = layers, past_kv, jnp.arange(self.config.num_layers)
+            inputs = layers, kinds.scanned, past_kv, jnp.arange(self.config.num_layers)
             (x, (k, v)), _ = jax.lax.scan(scanned, (x, (last.k, last.v)), inputs)
-        x = rms_norm(x, params["final_norm"], self.config.norm_eps)
+        x = self._final_norm(params, x)
         return x[:, 0], (*past, last._replace(k=k, v=v))
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
@@ -442,39 +369,73 @@ class Model:
             x = look_up(table, tokens, self.dtype)
         else:
             x = jnp.asarray(table)[tokens].astype(self.dtype)
+        if self.config.scaled_embedding:
+            x = x * jnp.asarray(self.config.d_model**0.5, x.dtype)
         return constrain(x, "batch", "time", "width")
 
-    def _angles(self, positions: jax.Array) -> jax.Array:
-        c = self.config
-        frequencies = rotary_frequencies(c.rotary_dim, c.rope_theta, c.rope_scaling)
-        return positions[:, :, None].astype(jnp.float32) * frequencies
+    @property
+    def _kinds(self) -> _Kinds:
+        return _kinds_of(self.config)
 
-    def _block(self, x, weights, angles, attend):
+    def _turning(self, positions: jax.Array) -> Callable[[Any], Turn]:
+        """How a layer of a kind (an index of `_Kinds.kinds`) rotates queries and keys."""
+        size, angles, gains = self.config.rotary_dim, [], []
+        for kind in self._kinds.kinds:
+            place = positions[:, :, None].astype(jnp.float32)
+            if kind.theta:
+                frequencies = rotary_frequencies(size, kind.theta, kind.scaling)
+            else:
+                frequencies = jnp.zeros(size // 2, jnp.float32)
+            angles.append(place * frequencies)
+            gains.append(kind.scaling.attention_factor if kind.scaling else 1.0)
+
+        def turning(kind):
+            kind = 0 if kind is None else kind
+            if not isinstance(kind, jax.Array):
+                return functools.partial(rotate, angles=angles[kind], gain=gains[kind])
+            gain = 1.0 if set(gains) == {1.0} else jnp.asarray(gains, jnp.float32)[kind]
+            return functools.partial(rotate, angles=jnp.stack(angles)[kind], gain=gain)
+
+        return turning
+
+    def _final_norm(self, params: Params, x: jax.Array) -> jax.Array:
+        c = self.config
+        return rms_norm(x, params["final_norm"], c.norm_eps, c.norm_offset)
+
+    def _block(self, x, weights, turn: Turn, attend):
         """One layer, given its weights and what stands beside them."""
         graph, _, axes = _split(self.config)
         own = {
             name: self._gathered(weights[name], names[1:]) for name, names in axes["layers"].items()
         }
         beside = {name: weight for name, weight in weights.items() if name not in own}
-        return nnx.merge(graph, own)(x, angles, attend, beside)
+        return nnx.merge(graph, own)(x, turn, attend, beside)
 
-    def _run(self, params, x, angles, attend):
-        """All layers, scanned if stacked and looped over if unstacked, then the final norm."""
-        layers = params["layers"]
+    def _run(self, params, x, turning, attend):
+        """All layers, scanned if stacked and looped over if unstacked, then the final norm.
 
-        def block(x, weights):
-            return self._block(x, weights, angles, attend)
+        Args:
+          turning, attend: what a layer's kind decides: kind -> `Turn`, (kind, q, k, v) -> mixed.
+        """
+        layers, kinds = params["layers"], self._kinds
 
-        if self.remat != "none":
-            block = jax.checkpoint(block, policy=REMAT[self.remat])
+        def block(x, weights, kind):
+            return self._block(x, weights, turning(kind), functools.partial(attend, kind))
+
+        def few_kept(run):  # what the backward pass keeps of a layer
+            return run if self.remat == "none" else jax.checkpoint(run, policy=REMAT[self.remat])
+
         if self.unrolled and not isinstance(layers, tuple):
             layers = _split_stack(layers)
         if isinstance(layers, tuple):
             each = []
-            for weights in layers:
-                x, keep = block(x, weights)
+            for i, weights in enumerate(layers):
+                x, keep = few_kept(functools.partial(block, kind=kinds.of(i)))(x, weights)
                 each.append(keep)
             kept = None if each[0] is None else tuple(zip(*each, strict=True))
+        elif kinds.scanned is None:
+            x, kept = jax.lax.scan(few_kept(functools.partial(block, kind=0)), x, layers)
         else:
-            x, kept = jax.lax.scan(block, x, layers)
-        return rms_norm(x, params["final_norm"], self.config.norm_eps), kept
+            scanned = few_kept(lambda x, inputs: block(x, *inputs))
+            x, kept = jax.lax.scan(scanned, x, (layers, kinds.scanned))
+        return self._final_norm(params, x), kept

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from caugym_jax.devices.mesh import constrain, traced_size
-from caugym_jax.models.transformer import Model, Params, logits_of
+from caugym_jax.models.layers import logits_of
+from caugym_jax.models.transformer import Model, Params
 from caugym_jax.objectives.arrays import Array
 
 # Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).

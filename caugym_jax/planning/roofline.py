@@ -94,10 +94,28 @@ class Prediction(NamedTuple):
     tokens_per_second: float
 
 
+def keys_seen_by_layers(width: int, c: ModelConfig) -> float:
+    """`keys_seen`, on the mean over layers."""
+    windows = [kind.window for kind in c.kinds]
+    if len(set(windows)) == 1:
+        return keys_seen(width, windows[0])
+    return sum(keys_seen(width, window) for window in windows) / len(windows)
+
+
 def layer_parameters(c: ModelConfig) -> int:
-    """Of one layer's matrices: q, k, v, o, gate, up, down."""
-    heads = c.num_heads + 2 * c.num_kv_heads
-    return c.d_model * c.head_dim * (heads + c.num_heads) + 3 * c.d_model * c.d_ff
+    """Of one layer's matrices: q, k, v, o, gate, up, down (of every expert)."""
+    return _matrices(c, max(1, c.num_experts))
+
+
+def used_parameters(c: ModelConfig) -> int:
+    """Those that one token is multiplied with."""
+    return _matrices(c, max(1, c.experts_per_token))
+
+
+def _matrices(c: ModelConfig, experts: int) -> int:
+    heads = 2 * (c.num_heads + c.num_kv_heads)
+    feed_forward = 3 * c.d_model * c.d_ff * experts + c.d_model * c.num_experts
+    return c.d_model * c.head_dim * heads + feed_forward
 
 
 def parameters(c: ModelConfig) -> int:
@@ -125,13 +143,13 @@ def operations(work: Work) -> Operations:
     makes the scores again in each of its two kernels: 7 products against the forward's 2.
     """
     c = work.model
-    layers = 2.0 * work.rows * work.width * c.num_layers * layer_parameters(c)
+    layers = 2.0 * work.rows * work.width * c.num_layers * used_parameters(c)
     head = 2.0 * work.rows * work.scored * c.d_model * c.vocab_size
     heads = 4.0 * c.num_heads * c.head_dim * c.num_layers
-    mixing = heads * work.rows * keys_seen(work.width, c.sliding_window)
+    mixing = heads * work.rows * keys_seen_by_layers(work.width, c)
     if work.drawn:
         rows = work.rows * work.samples
-        layers += 2.0 * rows * work.drawn * c.num_layers * layer_parameters(c)
+        layers += 2.0 * rows * work.drawn * c.num_layers * used_parameters(c)
         head += 2.0 * rows * work.drawn * c.d_model * c.vocab_size
         mixing += heads * rows * work.drawn * (work.width + work.drawn / 2)
     forward = layers + head + mixing
@@ -164,7 +182,7 @@ def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, fl
     wide = 14 * c.d_model + 4 * (c.num_heads + 2 * c.num_kv_heads) * c.head_dim + 6 * c.d_ff
     moved = passes * (work.parts * weights + tokens * c.num_layers * wide * size)
     if work.kernel == "plain":
-        pairs = c.num_heads * c.num_layers * work.rows * keys_seen(work.width, c.sliding_window)
+        pairs = c.num_heads * c.num_layers * work.rows * keys_seen_by_layers(work.width, c)
         moved += passes * 6 * 4 * pairs / devices
     moved += passes * 6 * 4 * work.rows * work.scored * c.vocab_size / devices
     if work.drawn:

@@ -30,7 +30,7 @@ from tests.glossary import unexplained
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=64, d_model=16, num_layers=1, num_heads=2, num_kv_heads=1,
-    head_dim=8, d_ff=16, qk_norm=True,
+    head_dim=8, d_ff=16, qk_norm="head",
 )  # fmt: skip
 MODEL = Model(CONFIG)
 PARAMS = jax.device_get(MODEL.init(jax.random.key(0)))

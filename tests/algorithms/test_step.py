@@ -22,7 +22,7 @@ from caugym_jax.types import Batch
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=64, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2,
-    head_dim=8, d_ff=48, qk_norm=True,
+    head_dim=8, d_ff=48, qk_norm="head",
 )  # fmt: skip
 MODEL = Model(CONFIG)
 PARAMS = jax.device_get(MODEL.init(jax.random.key(0)))

@@ -263,6 +263,26 @@ def test_a_decoder_saved_without_its_prefix(tmp_path):
                 load_pretrained(folder)
 
 
+@pytest.mark.parametrize("form", ["language_model.model.{}", "model.language_model.{}"])
+def test_the_text_model_of_one_that_sees_images(tmp_path, capsys, form):
+    config, params, folder = saved(tmp_path / "model", "gemma3")
+
+    def whole(tensors):
+        for name in list(tensors):
+            tensors[form.format(name.removeprefix("model."))] = tensors.pop(name)
+        tensors["model.vision_tower.x.weight"] = np.ones(3, np.float32)
+
+    edit(folder, whole)
+    text = json.loads((folder / "config.json").read_text())
+    del text["architectures"], text["model_type"]
+    outer = {"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps(outer | {"text_config": text}))
+    read, loaded = load_pretrained(folder)
+    assert read == config
+    assert_same(loaded, params)
+    assert "left out 'vision_tower.x.weight', which is no part" in capsys.readouterr().err
+
+
 def test_other_heads_are_left_out_with_a_word(tmp_path, capsys):
     _, params, folder = saved(tmp_path / "model")
     heads = {"v_head.summary.weight": np.ones((1, 48), np.float32), "mtp.fc.weight": np.ones(3)}

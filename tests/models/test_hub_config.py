@@ -16,6 +16,9 @@ LLAMA31 = {
 }
 
 
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
 def hf(family="llama", **changes):
     return to_hf_config(FAMILIES[family]) | changes
 
@@ -54,6 +57,23 @@ def test_sliding_windows():
     assert from_hf_config(on).sliding_window == 99
     assert from_hf_config(on | {"max_window_layers": 3}).sliding_window is None
     assert from_hf_config(hf("qwen3", layer_types=["full_attention"] * 3)).sliding_window is None
+    some = from_hf_config(on | {"max_window_layers": 1})
+    assert (some.sliding_window, some.pattern) == (99, ("full", "sliding", "sliding"))
+    listed = from_hf_config(on | {"layer_types": [SLIDING, FULL, SLIDING]})
+    assert listed.pattern == ("sliding", "full", "sliding")
+
+
+def test_layers_of_families_that_mix_them():
+    """By the rules of the files on the hub, which list nothing."""
+    rule = {"layer_types": None, "num_hidden_layers": 8}
+    gemma = from_hf_config(hf("gemma3", **rule, sliding_window_pattern=4))
+    assert gemma.pattern == ("sliding", "sliding", "sliding", "full") * 2
+    assert from_hf_config(hf("gemma3", **rule)).pattern.index("full") == 5
+    olmo = from_hf_config(hf("olmo3", **rule))
+    assert olmo.pattern == ("sliding", "sliding", "sliding", "full") * 2
+    assert (olmo.kinds[0].scaling, olmo.kinds[3].scaling.kind) == (None, "yarn")
+    smol = from_hf_config(hf("smollm3", no_rope_layers=None, num_hidden_layers=8))
+    assert smol.pattern == ("full", "full", "full", "unrotated") * 2
 
 
 @pytest.mark.parametrize(
@@ -62,8 +82,18 @@ def test_sliding_windows():
         (hf(model_type="gemma2"), "model_type 'gemma2'"),
         (hf(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
         (hf(hidden_act="gelu"), "hidden_act = 'gelu'"),
-        (hf(attention_bias=True), "attention_bias = True"),
-        (hf("qwen3", attention_bias=True), "attention_bias = True"),
+        (hf("mistral", attention_bias=True), "attention_bias = True"),
+        (hf("gemma3", final_logit_softcapping=30.0), "final_logit_softcapping = 30.0"),
+        (hf("gemma3", hidden_activation="silu"), "hidden_activation = 'silu'"),
+        (hf("qwen3-moe", decoder_sparse_step=2), "decoder_sparse_step = 2"),
+        (hf("qwen3-moe", num_experts_per_tok=9), "9 of 8 experts"),
+        (hf("olmo3", rope_parameters={"rope_theta": 1e4}), "by layer type, not 'rope_theta'"),
+        (hf("phi3-long", partial_rotary_factor=0.5), "longrope needs 2 factors"),
+        (hf("phi3", rope_scaling={"type": "linear", "factor": 2.0}), "use longrope"),
+        (
+            hf("smollm3", use_sliding_window=True, sliding_window=9, layer_types=[SLIDING] * 3),
+            "sliding windows are not supported for smollm3",
+        ),
         (hf(mlp_bias=True), "mlp_bias = True"),
         (hf(quantization_config={"bits": 4}), "quantization_config"),
         (hf(rope_scaling={"rope_type": "ntk", "factor": 4.0}), "rope type 'ntk'"),
@@ -77,15 +107,11 @@ def test_sliding_windows():
         (hf(num_key_value_heads=4), "multiple of key/value heads"),
         (hf(vocab_size=None), "vocab_size is None"),
         (hf(num_hidden_layers="3"), "num_hidden_layers is '3'"),
-        (
-            hf("qwen2", sliding_window=9, use_sliding_window=True, max_window_layers=1),
-            "different kinds of attention",
-        ),
-        (
-            hf("qwen3", layer_types=["full_attention", "sliding_attention", "full_attention"]),
-            "different kinds of attention",
-        ),
-        (hf("qwen3", layer_types=["chunked_attention"] * 3), "different kinds of attention"),
+        (hf("qwen3", layer_types=[FULL, SLIDING, FULL]), "sliding_window is None"),
+        (hf("qwen3", layer_types=["chunked_attention"] * 3), "not 'chunked_attention'"),
+        (hf("qwen3", layer_types=[FULL]), "each of 3 layers"),
+        (hf("llama", layer_types=[SLIDING] * 3), "no effect on a llama, whose layers are all full"),
+        (hf("mistral-window", layer_types=[FULL] * 3), "no effect on a mistral"),
     ],
 )
 def test_refuses_what_it_does_not_compute(config, says):

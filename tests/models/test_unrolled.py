@@ -22,7 +22,7 @@ CONFIG = ModelConfig(
     num_kv_heads=2,
     head_dim=4,
     d_ff=24,
-    qk_norm=True,
+    qk_norm="head",
     max_position=64,
 )
 

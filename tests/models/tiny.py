@@ -29,6 +29,13 @@ def _but(**changes) -> ModelConfig:
     return dataclasses.replace(_BASE, **changes)
 
 
+_GEMMA = {
+    "family": "gemma3_text", "tied": True, "qk_norm": "head", "activation": "gelu_tanh",
+    "post_norm": True, "norm_offset": True, "scaled_embedding": True, "sliding_window": 37,
+    "query_scale": 24.0**-0.5,
+}  # fmt: skip
+_OLMO = {"qk_norm": "whole", "pre_norm": False, "post_norm": True}
+
 FAMILIES = {
     "llama": _BASE,
     "llama-tied": _but(tied=True, rope_theta=100_000.0),
@@ -38,12 +45,42 @@ FAMILIES = {
     "llama-dynamic": _but(rope_scaling=RopeScaling("dynamic", 2.0), max_position=300),
     "qwen2": _but(family="qwen2", qkv_bias=True, rope_theta=1e6, norm_eps=1e-6),
     "qwen2-tied": _but(family="qwen2", qkv_bias=True, tied=True),
-    "qwen3": _but(family="qwen3", qk_norm=True, rope_theta=1e6, norm_eps=1e-6),
-    "qwen3-tied": _but(family="qwen3", qk_norm=True, tied=True),
-    "qwen3-yarn": _but(family="qwen3", qk_norm=True, rope_theta=1e6, rope_scaling=_YARN),
+    "qwen3": _but(family="qwen3", qk_norm="head", rope_theta=1e6, norm_eps=1e-6),
+    "qwen3-tied": _but(family="qwen3", qk_norm="head", tied=True),
+    "qwen3-yarn": _but(family="qwen3", qk_norm="head", rope_theta=1e6, rope_scaling=_YARN),
+    "llama-bias": _but(qkv_bias=True, o_bias=True),
+    "qwen3-partial": _but(
+        family="qwen3", qk_norm="head", sliding_window=37, pattern=("full", "sliding", "sliding")
+    ),
+    "gemma3": _but(
+        **_GEMMA, pattern=("sliding", "sliding", "full"), rope_theta=1e6, local_theta=10_000.0,
+        rope_scaling=RopeScaling("linear", 8.0),
+    ),
+    "olmo2": _but(family="olmo2", **_OLMO, head_dim=8),
+    "olmo3": _but(
+        family="olmo3", **_OLMO, head_dim=8, sliding_window=37, rope_theta=500_000.0,
+        pattern=("sliding", "full", "sliding"), local_theta=500_000.0, rope_scaling=_YARN,
+    ),
+    "phi3": _but(family="phi3", sliding_window=37, head_dim=8),
+    "phi3-partial": _but(family="phi3", tied=True, rotated=6, head_dim=8),
+    "smollm3": _but(
+        family="smollm3", tied=True, head_dim=8, pattern=("full", "full", "unrotated"),
+        rope_theta=2e6,
+    ),
+    "qwen3-moe": _but(
+        family="qwen3_moe", qk_norm="head", d_ff=24, num_experts=8, experts_per_token=3,
+        normalized_routing=True,
+    ),
+    "phi3-long": _but(
+        family="phi3", head_dim=8, max_position=1024,
+        rope_scaling=RopeScaling(
+            "longrope", original_max_position=256, attention_factor=1.25**0.5,
+            short_factors=(1.0, 1.1, 1.5, 2.0), long_factors=(1.0, 2.0, 3.0, 4.0),
+        ),
+    ),
     "mistral": _but(family="mistral"),
     "mistral-window": _but(family="mistral", sliding_window=37),
-}
+}  # fmt: skip
 
 
 def random_params(config: ModelConfig, seed: int = 0) -> dict:
@@ -54,7 +91,7 @@ def random_params(config: ModelConfig, seed: int = 0) -> dict:
         name = path[-1].key
         x = rng.standard_normal(leaf.shape, np.float32)
         if name.endswith("norm"):
-            return 1 + 0.3 * x
+            return (0 if config.norm_offset else 1) + 0.3 * x
         if name.endswith("bias"):
             return 0.4 * x
         if name == "embed":

@@ -13,7 +13,7 @@ from caugym_jax.objectives.sft import nll
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=61, d_model=32, num_layers=2, num_heads=4, num_kv_heads=2,
-    head_dim=8, d_ff=48, qk_norm=True, sliding_window=7,
+    head_dim=8, d_ff=48, qk_norm="head", sliding_window=7,
 )  # fmt: skip
 MODEL = Model(CONFIG)
 PARAMS = MODEL.init(jax.random.key(0))

@@ -28,7 +28,7 @@ from caugym_jax.objectives.optim import (
 
 CONFIG = ModelConfig(
     family="qwen3", vocab_size=32, d_model=8, num_layers=2, num_heads=2, num_kv_heads=1,
-    head_dim=4, d_ff=16, qk_norm=True, tied=True, max_position=32,
+    head_dim=4, d_ff=16, qk_norm="head", tied=True, max_position=32,
 )  # fmt: skip
 NAMES = ["adamw", "lion", "adafactor", "muon", "schedule_free"]
 RATE, DECAY = 0.01, 0.1

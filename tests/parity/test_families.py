@@ -1,6 +1,7 @@
 """Our decoder against transformers' own, for every family: tiny random models, float32, CPU."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from caugym_jax.models.hf_config import FAMILIES as FILES
 from caugym_jax.models.hf_rope import write_scaling
 from caugym_jax.models.hub import load_pretrained
 from caugym_jax.models.save import save_pretrained
@@ -34,16 +36,43 @@ def pair(request, tmp_path_factory):
     return config, model, folder
 
 
+KINDS = {"full": "full_attention", "sliding": "sliding_attention"}
+
+
 def build(config):
     """A transformers model made by its own configuration class, not through our config.json."""
-    kind = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3", "mistral": "Mistral"}
-    options = {}
-    if config.family == "mistral":
-        options["sliding_window"] = config.sliding_window
+    architecture = FILES[config.family].architecture
+    name = architecture.removesuffix("ForCausalLM")
+    name = {"Gemma3": "Gemma3Text"}.get(name, name)
     rope = {"rope_type": "default", "rope_theta": config.rope_theta}
     if (s := config.rope_scaling) is not None:
-        rope |= write_scaling(s)
-    hf = getattr(transformers, f"{kind[config.family]}Config")(
+        rope |= {"rope_type": s.kind} | write_scaling(s)
+    options = {"rope_parameters": rope}
+    if config.local_theta is not None:
+        local = {"rope_type": "default", "rope_theta": config.local_theta}
+        options["rope_parameters"] = {"full_attention": rope, "sliding_attention": local}
+    if config.family == "phi3":
+        rope["partial_rotary_factor"] = config.rotary_dim / config.head_dim
+        options["original_max_position_embeddings"] = config.longest
+    if config.sliding_window or config.family == "mistral":
+        options["sliding_window"] = config.sliding_window
+    if config.pattern and config.family != "smollm3":
+        options["layer_types"] = [KINDS[kind] for kind in config.pattern]
+        options["use_sliding_window"] = True
+    if config.family == "smollm3":
+        options["no_rope_layers"] = [int(kind == "full") for kind in config.pattern]
+    if config.query_scale is not None:
+        options["query_pre_attn_scalar"] = round(config.query_scale**-2)
+    if config.num_experts:
+        options |= {
+            "moe_intermediate_size": config.d_ff,
+            "num_experts": config.num_experts,
+            "num_experts_per_tok": config.experts_per_token,
+            "norm_topk_prob": config.normalized_routing,
+        }
+    if config.family != "qwen2":
+        options["attention_bias"] = config.qkv_bias
+    hf = getattr(transformers, f"{name}Config")(
         vocab_size=config.vocab_size,
         hidden_size=config.d_model,
         intermediate_size=config.d_ff,
@@ -53,30 +82,34 @@ def build(config):
         head_dim=config.head_dim,
         max_position_embeddings=config.max_position,
         rms_norm_eps=config.norm_eps,
-        rope_parameters=rope,
         tie_word_embeddings=config.tied,
         attn_implementation="eager",
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
         **options,
     )
-    model = getattr(transformers, f"{kind[config.family]}ForCausalLM")(hf).eval().float()
+    model = getattr(transformers, architecture)(hf).eval().float()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             draw = torch.randn(weight.shape, generator=generator)
             if name.endswith("norm.weight"):
-                weight.copy_(1 + 0.3 * draw)
+                weight.copy_((0 if config.norm_offset else 1) + 0.3 * draw)
             elif name.endswith("bias") or "embed" in name:
                 weight.copy_(0.4 * draw)
             else:  # logits far apart, but attention not so sharp that rounding grows
                 gain = 2 if "lm_head" in name else 1.25
-                weight.copy_(gain * draw * weight.shape[1] ** -0.5)
+                weight.copy_(gain * draw * weight.shape[-1] ** -0.5)
     return model
 
 
 def tokens_of(config, seed=0):
-    return np.random.default_rng(seed).integers(0, config.vocab_size, (ROWS, LENGTH))
+    """Without 0, which pads: its embedding has no gradient in torch."""
+    return np.random.default_rng(seed).integers(1, config.vocab_size, (ROWS, LENGTH))
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def our_logits(config, params, tokens):
     model = Model(config)
     tokens = jnp.asarray(tokens, jnp.int32)
