@@ -40,6 +40,7 @@ LAYERS = [
     ("runs.loop",),
     ("runs.library",),
     ("planning", "pages"),
+    ("studies",),
     (
         "train",
         "evaluate",
@@ -51,6 +52,7 @@ LAYERS = [
         "compile",
         "report",
         "ask",
+        "study",
         "__main__",
     ),
 ]

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[1]
-TOP = "caugym_jax.runs.settings"  # the classes of whole configurations, one for each method
+# The classes of whole configurations: one for each method, and one of studies.
+TOPS = ("caugym_jax.runs.settings", "caugym_jax.studies.settings")
+STUDY = "study"
 
 
 class Key(NamedTuple):
@@ -122,24 +124,25 @@ def _title(module: str, cls: ast.ClassDef) -> str:
     return " ".join((doc or "").partition("\nAttributes:\n")[0].split("\n\n")[0].split())
 
 
-def methods() -> dict[str, ast.ClassDef]:
-    """The classes of whole configurations, by method."""
+def methods() -> dict[str, tuple[str, ast.ClassDef]]:
+    """The classes of whole configurations with their modules, by method."""
     found = {}
-    for node in _module(TOP).body:
-        if isinstance(node, ast.ClassDef):
-            method = _fields(TOP, node).get("method")
-            if method is not None and ast.literal_eval(method[2]):
-                found[ast.literal_eval(method[2])] = node
+    for top in TOPS:
+        for node in _module(top).body:
+            if isinstance(node, ast.ClassDef):
+                method = _fields(top, node).get("method")
+                if method is not None and ast.literal_eval(method[2]):
+                    found[ast.literal_eval(method[2])] = top, node
     return found
 
 
 def groups(method: str) -> list[Group]:
     """The sections of a method's configuration, its own first."""
-    cls = methods()[method]
+    module, cls = methods()[method]
     own = {ast.unparse(n.target) for n in cls.body if isinstance(n, ast.AnnAssign)}
-    sections = list(_sections("", TOP, cls))
+    sections = list(_sections("", module, cls))
     sections.sort(key=lambda group: group.section not in own)
-    return [_group("", TOP, cls), *sections]
+    return [_group("", module, cls), *sections]
 
 
 def _sections(prefix: str, module: str, cls: ast.ClassDef) -> Iterator[Group]:
@@ -190,25 +193,38 @@ def _typed(value: str) -> str:
 def markdown() -> str:
     """docs/settings.md."""
     found: dict[Group, list[str]] = {}
-    for method in methods():
+    training = [method for method in methods() if method != STUDY]
+    for method in training:
         for group in groups(method):
             if group.section:
                 found.setdefault(group, []).append(method)
             else:
                 top = group
-    parts = [inspect.cleandoc(_HEAD)]
-    for group in (top, *sorted(found, key=lambda group: len(found[group]) != len(methods()))):
-        users = found.get(group, [])
-        only = f" ({', '.join(users)})" if 0 < len(users) < len(methods()) else ""
-        parts.append(f"## {group.section or 'The run'}{only}\n\n{group.title}")
-        rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
-        for key in group.keys:
-            if (group.section, key.name) == ("", "method"):
-                key = key._replace(default=", ".join(methods()))
-            cells = f"`{key.name}`", f"`{key.type}`", f"`{key.default}`", key.meaning
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-        parts.append("\n".join(rows))
+    parts = [inspect.cleandoc(_HEAD), _chapter("The run", top, ", ".join(training))]
+    for group in sorted(found, key=lambda group: len(found[group]) != len(training)):
+        users = found[group]
+        only = f" ({', '.join(users)})" if len(users) < len(training) else ""
+        parts.append(_chapter(f"{group.section}{only}", group))
+    for group in groups(STUDY):
+        title = f"Study: {group.section}" if group.section else "A study (`caugym study`)"
+        parts.append(_chapter(title, group))
     return "\n\n".join(parts) + "\n"
+
+
+def _chapter(title: str, group: Group, known: str = "") -> str:
+    """A group's keys as a table.
+
+    Args:
+      known: the methods, where the group names one.
+    """
+    rows = [f"## {title}\n\n{group.title}\n"]
+    rows += ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for key in group.keys:
+        if key.name == "method" and known:
+            key = key._replace(default=known)
+        cells = f"`{key.name}`", f"`{key.type}`", f"`{key.default}`", key.meaning
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
 
 
 _HEAD = """

@@ -17,7 +17,7 @@ from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import MeshShape, make_mesh, sampling_mesh
 from caugym_jax.evals.accuracy import summarize
-from caugym_jax.evals.answers import AnswersFile, claim, read_answers
+from caugym_jax.evals.answers import AnswersFile, claim, read_answers, set_name
 from caugym_jax.evals.probe import require_finite
 from caugym_jax.runs.folder import of_checkpoint
 from caugym_jax.runs.log import Progress
@@ -103,11 +103,6 @@ def evaluate(
         if processes.is_first():
             sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])], thinking)
     return settings | {"limit": limit, "checkpoint": checkpoint}, sets
-
-
-def set_name(path: str) -> str:
-    """The name of a file's answers: the file's own without the ending."""
-    return Path(path).stem.replace(":", "-")
 
 
 def _answer_file(

@@ -16,6 +16,11 @@ from caugym_jax.runs.log import write_text
 from caugym_jax.types import Problem
 
 
+def set_name(path: str) -> str:
+    """The name of a file's answers: the file's own without the ending."""
+    return Path(path).stem.replace(":", "-")
+
+
 def read_answers(path: str | Path) -> list[Answered]:
     """The items of an answers file.
 

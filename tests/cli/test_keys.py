@@ -12,7 +12,9 @@ from caugym_jax.cli import keys
 from tests.shared import ROOT
 
 SHIPPED = sorted(
-    path.stem for path in (ROOT / "configs").glob("*.py") if "def get_config(" in path.read_text()
+    path.stem
+    for path in (ROOT / "configs").glob("*.py")
+    if "def get_config(" in path.read_text() and not path.stem.startswith("study")
 )
 
 
@@ -36,8 +38,19 @@ def test_what_is_read_from_the_source_is_what_the_classes_are(method):
         for group in keys.groups(method)
         for key in group.keys
     }
-    assert list(keys.methods()) == list(METHODS)
+    assert list(keys.methods()) == [*METHODS, "study"]
     assert read == real(METHODS[method])
+
+
+def test_the_settings_of_a_study_are_what_its_class_is():
+    from caugym_jax.studies.settings import Study
+
+    read = {
+        (group.section, key.name): (key.type, key.default)
+        for group in keys.groups("study")
+        for key in group.keys
+    }
+    assert read == real(Study)
 
 
 def test_every_key_and_group_has_a_meaning():
@@ -71,6 +84,15 @@ def test_help_of_every_configuration(name, capsys):
         assert ended.value.code == 0
         out = capsys.readouterr().out
         assert "--config.steps=" in out and "--config.optim.peak=" in out
+
+
+@pytest.mark.parametrize("spec", ["study", "study_paper", "study.py:smollm2-135m"])
+def test_help_of_a_study(spec, capsys):
+    with pytest.raises(SystemExit) as ended:
+        configs.parse(keys_parser(), [f"--config={spec}", "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "--config.seeds=0,1,2" in out and "--config.tests.samples=5" in out
 
 
 def keys_parser():

@@ -1,0 +1,1 @@
+"""The comparison of the five methods: its settings, data, runs and tables (docs/study.md)."""
