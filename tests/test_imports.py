@@ -39,8 +39,9 @@ LAYERS = [
     ("runs.session",),
     ("runs.loop",),
     ("runs.library",),
-    ("planning", "pages"),
+    ("planning",),
     ("studies",),
+    ("pages",),
     (
         "train",
         "evaluate",

@@ -18,8 +18,26 @@ from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import Answered
 from caugym_jax.evals.answers import read_answers
 from caugym_jax.runs.alarms import Alarms
+from caugym_jax.studies.plan import START
+from caugym_jax.studies.settings import Study, from_flat
+from caugym_jax.studies.tables import sets_of
 
 LEVELS = 2  # of folders below one that is named
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A study's folder: the settings, its sets, and what an audit found in them."""
+
+    path: Path
+    settings: Study
+    sets: list[str]
+    audits: dict[str, dict[str, Any]]  # set -> the report of `solve`
+
+    def shows(self, workdir: Path) -> bool:
+        """Whether a run's samples and answers are shown: those of the first seed."""
+        names = [START, *(f"{method}-{self.settings.seeds[0]}" for method in self.settings.methods)]
+        return workdir.name in names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +51,18 @@ class Run:
     before: dict[str, Any] | None  # {"completions", "right", ...} of the held-out problems
     after: dict[str, Any] | None
     damaged: int  # lines that could not be read
+    study: Comparison | None = None  # that it belongs to
 
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def label(self) -> str:
+        """Its name in charts: of a study's runs one name a method and budget."""
+        if self.study is None:
+            return self.name
+        return self.method + " longer" * self.name.endswith("-compute")
 
     @property
     def method(self) -> str:
@@ -73,6 +99,7 @@ class Evaluation:
     model: str
     settings: dict[str, Any]
     sets: dict[str, dict[str, Any]]
+    study: Comparison | None = None  # that it belongs to
 
     def answers(self, name: str) -> list[Answered]:
         """The answered items of a set; none where its file is absent or damaged."""
@@ -90,6 +117,7 @@ class Found:
     runs: list[Run]
     evaluations: list[Evaluation]
     audits: dict[str, dict[str, Any]]  # file -> the report of `solve`
+    studies: list[Comparison]
 
 
 def gather(paths: Sequence[Path]) -> Found:
@@ -98,13 +126,13 @@ def gather(paths: Sequence[Path]) -> Found:
     Raises:
       UserError: a folder is absent, or holds no run, evaluation or audit.
     """
-    found = Found([], [], {})
+    found = Found([], [], {}, [])
     for path in paths:
         if not path.is_dir():
             raise UserError(f"--runs={path}: there is no such folder")
-        count = len(found.runs) + len(found.evaluations) + len(found.audits)
+        before = _count(found)
         _look(path, LEVELS, found)
-        if count == len(found.runs) + len(found.evaluations) + len(found.audits):
+        if before == _count(found):
             raise UserError(
                 f"--runs={path}: neither it nor a folder in it holds a run (config.json and "
                 "metrics.jsonl), an evaluation (results.json) or an audit (solve --out=FILE.json)"
@@ -112,9 +140,17 @@ def gather(paths: Sequence[Path]) -> Found:
     return found
 
 
-def _look(path: Path, levels: int, found: Found) -> None:
+def _count(found: Found) -> int:
+    return len(found.runs) + len(found.evaluations) + len(found.audits) + len(found.studies)
+
+
+def _look(path: Path, levels: int, found: Found, study: Comparison | None = None) -> None:
+    own = _comparison(path)
+    if own is not None:
+        found.studies.append(own)
+        levels, study = LEVELS, own
     if (path / "config.json").is_file() and (path / "metrics.jsonl").is_file():
-        found.runs.append(_run(path))
+        found.runs.append(dataclasses.replace(_run(path), study=study))
     for file in sorted(path.glob("*.json")):
         stored = _json(file)
         if isinstance(stored, dict) and {"prob", "verdict", "defects"} <= set(stored):
@@ -127,11 +163,25 @@ def _look(path: Path, levels: int, found: Found) -> None:
                 str(results.get("model") or path.name),
                 results.get("settings") or {},
                 {k: v for k, v in results["sets"].items() if _is_set(v)},
+                study,
             )
         )
     if levels:
         for folder in sorted(p for p in path.iterdir() if p.is_dir()):
-            _look(folder, levels - 1, found)
+            _look(folder, levels - 1, found, study)
+
+
+def _comparison(path: Path) -> Comparison | None:
+    stored = _json(path / "study.json")
+    if not isinstance(stored, dict):
+        return None
+    try:
+        settings = from_flat(stored)
+    except UserError:  # of another version
+        return None
+    found = {file.stem: _json(file) for file in sorted((path / "data" / "audit").glob("*.json"))}
+    audits = {name: one for name, one in found.items() if isinstance(one, dict)}
+    return Comparison(path, settings, sets_of(path), audits)
 
 
 def _is_set(entry: Any) -> bool:

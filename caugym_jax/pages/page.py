@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,15 @@ from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.evals.accuracy import Answered
 from caugym_jax.evals.paper import BASE_BY_METHOD, GRPO_14B, paper_set
 from caugym_jax.pages import svg
+from caugym_jax.pages.comparison import comparison
 from caugym_jax.pages.gather import Evaluation, Found, Run, mean_and_interval
+from caugym_jax.pages.parts import percent, shade, table
 from caugym_jax.pages.svg import Dot, Line, escape, number
 from caugym_jax.rewards.answer import expected, extract, is_right
 from caugym_jax.types import TASKS, Problem
 
 TRANSCRIPTS = 6  # of an evaluation's set: wrong answers first
+OF_A_STUDY = 3  # of each model and set of a study
 LONGEST = 4_000  # characters shown of one text
 HEALTH = {
     "entropy": "entropy, nats a token",
@@ -63,19 +67,27 @@ class Page:
 def page(found: Found) -> tuple[str, dict[str, str]]:
     """(the page's HTML, {name: chart as an SVG file's text})."""
     made = Page()
-    made.add("Summary", tiles(found))
-    made.add("Accuracy by task and set", heat_maps(found.evaluations))
-    made.add("Methods", methods(made, found.runs))
+    alone = [run for run in found.runs if run.study is None]
+    others = [one for one in found.evaluations if one.study is None]
+    picked = alone + [run for run in found.runs if run.study and run.study.shows(run.path)]
+    shown = others + [
+        one for one in found.evaluations if one.study and one.study.shows(one.path.parent)
+    ]
+    made.add("Summary", tiles(alone, others))
+    for study in found.studies:
+        made.add(f"Study {study.path.name}", comparison(made, study))
+    made.add("Accuracy by task and set", heat_maps(others))
+    made.add("Methods", methods(made, alone))
     made.add("Learning curves", curves(made, found.runs))
     made.add("Health", health(made, found.runs))
-    made.add("The two scorers", scorers(made, found.evaluations))
-    made.add("Saying that a number is missing", lacking(made, found.evaluations))
-    made.add("What goes wrong", failures(made, found.evaluations))
-    made.add("One prompt and its samples", "".join(map(samples, found.runs)))
-    made.add("Answers", "".join(map(transcripts, found.evaluations)))
+    made.add("The two scorers", scorers(made, others))
+    made.add("Saying that a number is missing", lacking(made, others))
+    made.add("What goes wrong", failures(made, others))
+    made.add("One prompt and its samples", "".join(map(samples, picked)))
+    made.add("Answers", "".join(map(transcripts, shown)))
     made.add("The data, audited", audits(found.audits))
     made.add("Where the time goes", times(made, found.runs))
-    made.add("Settings", "".join(map(settings, found.runs)))
+    made.add("Settings", "".join(map(settings, picked)))
     links = "".join(
         f'<a href="#s{i}">{escape(title)}</a>' for i, (title, _) in enumerate(made.sections)
     )
@@ -91,23 +103,6 @@ def page(found: Found) -> tuple[str, dict[str, str]]:
         f"<h1>Report</h1><nav>{links}</nav>{body}</body></html>\n",
         made.charts,
     )
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    return "–" if value is None else f"{100 * value:.{digits}f}%"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """An HTML table; cells are text unless they are (class, text)."""
-    head = "".join(f"<th scope=col>{escape(cell)}</th>" for cell in header)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f'<div class="wide" tabindex="0"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _cell(cell: Any) -> str:
-    if isinstance(cell, tuple):
-        return f'<td style="{cell[0]}">{escape(cell[1])}</td>'
-    return f"<td>{escape(cell)}</td>"
 
 
 def accuracy(probed: dict[str, Any] | None) -> tuple[float, float, float] | None:
@@ -132,9 +127,9 @@ def gain(run: Run) -> tuple[float, float, float] | None:
 # --- sections --------------------------------------------------------------------------------
 
 
-def tiles(found: Found) -> str:
+def tiles(runs: Sequence[Run], evaluations: Sequence[Evaluation]) -> str:
     out = []
-    for run in found.runs:
+    for run in runs:
         after, before, change = accuracy(run.after), accuracy(run.before), gain(run)
         steps = int(run.lines[-1]["step"] or 0) if run.lines else 0
         planned = run.config.get("steps")
@@ -156,7 +151,7 @@ def tiles(found: Found) -> str:
         big = percent(after[0]) if after else percent(run.last("eval/strict"))
         command = f"caugym train --config={run.method}.py --workdir={run.path}"
         out.append(_tile(run.name, big, "strict, greedy, held-out problems", notes, command))
-    for one in found.evaluations:
+    for one in evaluations:
         for name, entry in one.sets.items():
             error = entry["strict"].get("stderr")
             half = "" if error is None else f" ± {196 * error:.1f}"
@@ -167,7 +162,7 @@ def tiles(found: Found) -> str:
             ]
             big = percent(entry["strict"]["all"]) + half
             out.append(_tile(f"{name}", big, f"strict, {one.model}", notes, ""))
-    return f'<div class="tiles">{"".join(out)}</div>'
+    return f'<div class="tiles">{"".join(out)}</div>' if out else ""
 
 
 def _tile(name: str, big: str, what: str, notes: Sequence[str], command: str) -> str:
@@ -193,10 +188,10 @@ def heat_maps(evaluations: Sequence[Evaluation]) -> str:
             for scorer in ("strict", "published"):
                 by_task = entry[scorer].get("by_task", {})
                 values = [entry[scorer]["all"], *(by_task.get(task) for task in TASKS)]
-                rows.append([f"{name}, {scorer}", *map(_shade, values)])
+                rows.append([f"{name}, {scorer}", *map(shade, values)])
             if known:
                 theirs = [GRPO_14B[known][key] for key in ("all", *TASKS)]
-                rows.append(["the paper's 14B, published", *map(_shade, theirs)])
+                rows.append(["the paper's 14B, published", *map(shade, theirs)])
                 rows.append(["difference, points", *map(_difference, values, theirs)])
         if rows:
             note = escape(f"{one.model} ({one.path.name})")
@@ -208,14 +203,6 @@ def heat_maps(evaluations: Sequence[Evaluation]) -> str:
         "<i>published</i> is the rule of the released scripts, by which the paper's figures (GRPO, "
         "14B) are made; the difference compares by that rule.</p>" + "".join(out)
     )
-
-
-def _shade(value: float | None) -> tuple[str, str]:
-    """A cell from pale to full as the value goes from 0 to 1."""
-    if value is None:
-        return "", "–"
-    share = round(15 + 55 * max(0.0, min(1.0, value)))
-    return f"background:color-mix(in srgb,var(--c0) {share}%,transparent)", f"{100 * value:.1f}"
 
 
 def _difference(ours: float | None, theirs: float) -> tuple[str, str]:
@@ -273,7 +260,7 @@ def curves(made: Page, runs: Sequence[Run]) -> str:
                 f"{title}, {name}",
                 svg.lines(
                     f"{title}, {name}",
-                    [place(j, run, key) for j, run in enumerate(runs) if run.series(key)],
+                    _named([place(0, run, key) for run in runs if run.series(key)], runs, key),
                     name.removeprefix("by ") + "s",
                     title,
                     percent=key.startswith("eval/"),
@@ -288,6 +275,18 @@ def curves(made: Page, runs: Sequence[Run]) -> str:
         tabs.append(f'<div class="tab pair">{figures}</div>')
     inputs, bodies = "".join(tabs[::2]), "".join(tabs[1::2])
     return f'<div class="tabs">{inputs}{bodies}</div>'
+
+
+def _named(lines: Sequence[Line], runs: Sequence[Run], key: str) -> list[Line]:
+    """The lines of the runs that have the metric; a study's runs have their method's name and
+    colour, others their own.
+    """
+    names = [run.label for run in runs if run.series(key)]
+    colours = {name: i for i, name in enumerate(dict.fromkeys(run.label for run in runs))}
+    return [
+        dataclasses.replace(line, name=name, colour=colours[name])
+        for line, name in zip(lines, names, strict=True)
+    ]
 
 
 def _by_step(i: int, run: Run, key: str) -> Line:
@@ -321,7 +320,7 @@ def health(made: Page, runs: Sequence[Run]) -> str:
             title,
             svg.lines(
                 title,
-                [_by_step(i, r, key) for i, r in enumerate(runs) if r.series(key)],
+                _named([_by_step(0, r, key) for r in runs if r.series(key)], runs, key),
                 "steps",
                 "",
             ),
@@ -428,9 +427,11 @@ def transcripts(evaluation: Evaluation) -> str:
     out = []
     for name in evaluation.sets:
         judged = [(_right(item), item) for item in evaluation.answers(name) if item.completions]
-        wrong = [pair for pair in judged if not pair[0]][: TRANSCRIPTS - 2]
+        most = TRANSCRIPTS if evaluation.study is None else OF_A_STUDY
+        wrong = [pair for pair in judged if not pair[0]][: most - most // 3]
         right = [pair for pair in judged if pair[0]]
-        out += [_transcript(name, item, ok) for ok, item in (wrong + right)[:TRANSCRIPTS]]
+        source = name if evaluation.study is None else f"{evaluation.path.parent.name}, {name}"
+        out += [_transcript(source, item, ok) for ok, item in (wrong + right)[:most]]
     return "".join(out)
 
 
@@ -511,15 +512,19 @@ def audits(found: dict[str, dict[str, Any]]) -> str:
 def times(made: Page, runs: Sequence[Run]) -> str:
     """Seconds of a run by what they went to."""
     names = [*TIMES.values(), "the rest"]
-    rows = []
+    found: dict[str, list[list[float]]] = {}
     for run in runs:
         parts = [sum(v or 0.0 for _, v in run.series(key)) for key in TIMES]
         whole = sum(v or 0.0 for _, v in run.series("step_time"))
         inside = sum(part for part, key in zip(parts, TIMES, strict=True) if key != "time/evaluate")
-        rows.append((run.name, [*parts, max(0.0, whole - inside)]))
-    if not rows:
+        found.setdefault(run.label, []).append([*parts, max(0.0, whole - inside)])
+    if not found:
         return ""
-    title = "Seconds of a run's steps and evaluations"
+    rows = [
+        (name, [sum(column) / len(column) for column in zip(*several, strict=True)])
+        for name, several in found.items()
+    ]
+    title = "Seconds of a run's steps and evaluations, on average"
     cells = [[name, *(f"{v:.1f}" for v in values)] for name, values in rows]
     return made.chart(
         "time", title, svg.stacked(title, rows, names, "seconds"), table(["run", *names], cells)

@@ -110,19 +110,19 @@ def lines(title: str, series: Sequence[Line], x_name: str, y_name: str, percent=
     pairs = [pair for s in series for pair in zip(s.x, s.y, strict=True)]
     points = [(x, y) for x, y in pairs if y is not None and finite(x, y)]
     width, height = WIDTH, 260
+    names = list(dict.fromkeys((one.name, one.colour) for one in series))
     if not points:
         return picture(width, 60, title, said(20, 36, f"{title}: no finite values"))
     box = Box(
         56,
         16,
         width - 72,
-        height - 64 - 16 * rows_of(series),
+        height - 64 - 16 * rows_of(names),
         spread([x for x, _ in points]),
         (0.0, 1.0) if percent else spread([y for _, y in points]),
     )
     body = [axes(box, x_name, y_name, percent)]
     body += [trace(one, box) for one in series]
-    names = [(one.name, one.colour) for one in series]
     return picture(width, height, title, "".join(body) + legend(names, height))
 
 
@@ -177,6 +177,42 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], value_name: str,
         body.append(stroke(x, box.top, x, box.top + box.height, "--soft", 1, "4 3"))
         body.append(said(x, height - 4, name, "middle" if i % 2 else "end", "--soft"))
     return picture(width, height, title, "".join(body))
+
+
+def strips(
+    title: str,
+    rows: Sequence[tuple[str, Sequence[tuple[Dot, int]], Sequence[tuple[str, float]]]],
+    names: Sequence[tuple[str, int]],
+) -> str:
+    """Named rows on a scale of 0 to 100 %, each with dots of several colours and upright bars.
+
+    Args:
+      rows: (name, dots with their colours, bars to compare with: the first solid, others dashed).
+      names: the legend: what each colour is.
+    """
+    width, row = WIDTH, 16 + 7 * max((len(dots) for _, dots, _ in rows), default=1)
+    height = 44 + row * len(rows) + 18 * rows_of(names)
+    box = Box(128, 8, width - 148, row * len(rows), (0.0, 1.0), (0.0, 1.0))
+    body = [x_axis(box, "", [0, 0.25, 0.5, 0.75, 1], lambda v: f"{100 * v:.0f}%")]
+    for i, (name, dots_, bars) in enumerate(rows):
+        top = box.top + row * i
+        body.append(said(box.left - 8, top + row / 2 + 4, clipped(name, 17), anchor="end"))
+        for j, (label, value) in enumerate(bars):
+            x = box.at(value, 0)[0]
+            line = stroke(x, top + 3, x, top + row - 3, "--ink", 2, "3 2" * (j > 0))
+            body.append(
+                f"<g><title>{escape(f'{name}, {label}: {100 * value:.1f}%')}</title>{line}</g>"
+            )
+        for j, (dot, colour) in enumerate(dots_):
+            y, x = top + 11 + 7 * j, box.at(dot.value, 0)[0]
+            if dot.low is not None and dot.high is not None:
+                ends = box.at(max(0.0, dot.low), 0)[0], box.at(min(1.0, dot.high), 0)[0]
+                body.append(stroke(ends[0], y, ends[1], y, f"--c{colour % COLOURS}", 1.5))
+            body.append(
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="var(--c{colour % COLOURS})">'
+                f"<title>{escape(f'{name}, {dot.note}: {100 * dot.value:.1f}%')}</title></circle>"
+            )
+    return picture(width, height, title, "".join(body) + legend(names, height))
 
 
 def stacked(

@@ -41,6 +41,7 @@ from caugym_jax.studies.plan import (
     spec,
 )
 from caugym_jax.studies.settings import Study
+from caugym_jax.studies.tables import stored_lines
 
 MAY_CHANGE = ("methods", "seeds", "compute")  # a study may be asked for more of these
 
@@ -142,8 +143,7 @@ def longer_trials(study: Study, out: Path) -> list[Trial]:
 
 def trial_cost(study: Study, workdir: Path) -> float:
     """What a trial computed (`plan.cost`)."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    config = folder.settings_of(workdir)
+    lines, config = stored_lines(workdir / "metrics.jsonl"), folder.settings_of(workdir)
     epoch = max(1, study.problems // study.batch_size)
     return cost(str(config["method"]), lines, config, epoch)
 

@@ -136,6 +136,22 @@ class Study:
         return max(1, self.problems * self.epochs // self.batch_size)
 
 
+def from_flat(stored: Mapping[str, Any]) -> Study:
+    """The study of {dotted key: value}, as study.json has it.
+
+    Raises:
+      UserError: a key or a value is wrong.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in stored.items():
+        *sections, last = key.split(".")
+        node = nested
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+    return configs.build(Study, nested, "")
+
+
 def load(spec: str, overrides: Sequence[str] = ()) -> Study:
     """The study of `NAME[.py][:ARG]` with `key=value` overrides applied.
 

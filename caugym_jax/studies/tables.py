@@ -16,6 +16,25 @@ FIRST = "cold start"  # the first model, in tables
 BUDGETS = {"problems": "equal problems", "compute": "equal compute"}
 
 
+def stored(path: Path) -> Any:
+    """The value of a JSON file; None where there is none, or a damaged one."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def stored_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a .jsonl file; a damaged line is left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
+    return [one for one in found if isinstance(one, dict)]
+
+
 class Rows(NamedTuple):
     """Items of one row of a table: the means over seeds of each, and the mean of each seed."""
 
@@ -46,10 +65,9 @@ def collected(
     """
     per_seed, graphs = [], []
     for folder in folders:
-        path = folder / kind / "grades.json"
-        if not path.exists():
+        sets = stored(folder / kind / "grades.json")
+        if not isinstance(sets, dict):
             continue
-        sets = json.loads(path.read_text())
         chosen = [entry for name, entry in sets.items() if only in (None, name)]
         per_seed.append([value for entry in chosen for value in entry[rule]])
         graphs = [graph for entry in chosen for graph in entry["graph"]]
@@ -69,7 +87,7 @@ def folders_of(study: Study, out: Path, method: str, budget: str) -> list[Path]:
     """A method's tested runs under a budget; those of "problems" where "compute" adds none."""
     ending = "-compute" if budget == "compute" else ""
     names = [f"{method}-{seed}{ending}" for seed in study.seeds]
-    found = [out / name for name in names if (out / name / "sampled" / "grades.json").exists()]
+    found = [out / name for name in names if stored(out / name / "sampled" / "grades.json")]
     if budget == "compute" and not any((out / name).exists() for name in names):
         return folders_of(study, out, method, "problems")
     return found
@@ -134,8 +152,7 @@ def _spent(study: Study, folders: Sequence[Path]) -> list[str]:
     totals = [0.0] * 4
     epoch = max(1, study.problems // study.batch_size)
     for path in folders:
-        lines = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
-        config = json.loads((path / "config.json").read_text())
+        lines, config = stored_lines(path / "metrics.jsonl"), stored(path / "config.json")
         steps = [line for line in lines if "tokens" in line]
         found = (
             len(steps),
@@ -164,8 +181,7 @@ def set_table(study: Study, out: Path, budget: str) -> Table:
 
 def sets_of(out: Path) -> list[str]:
     """The names of the tests, as far as the first model has been tested."""
-    path = out / START / "sampled" / "grades.json"
-    return list(json.loads(path.read_text())) if path.exists() else []
+    return list(stored(out / START / "sampled" / "grades.json") or ())
 
 
 def shown(rows: Rows | None, sign: str = "") -> str:

@@ -36,6 +36,34 @@ def make_run(path: Path, method="grpo", seed=0, steps=3, finished=True, loss=0.5
     return path
 
 
+def make_study(path: Path, seeds=(0, 1), tested=True) -> Path:
+    """A study of SFT and GRPO; not `tested`: one that has only begun."""
+    path.mkdir(parents=True)
+    settings = {"method": "study", "methods": ["sft", "grpo"], "seeds": list(seeds)}
+    settings |= {"problems": 64, "tests.n": 4, "options.sft.optim.peak": 0.1}
+    (path / "study.json").write_text(json.dumps(settings))
+    audit = {"n": 4, "prob": {"all": 1.0}, "verdict": {"all": 1.0}, "defects": []}
+    (path / "data/audit").mkdir(parents=True)
+    (path / "data/audit/base.json").write_text(
+        json.dumps(audit | {"shortcut": 0.75, "constant": 0.25})
+    )
+    if not tested:
+        return path
+    for name in ("start", *(f"{m}-{s}" for m in ("sft", "grpo") for s in seeds), "sft-0-compute"):
+        if name != "start":
+            make_run(path / name, name.split("-")[0])
+        for kind in ("sampled", "greedy"):
+            folder = make_evaluation(path / name / kind)
+            (folder / "base_dataset.jsonl").rename(folder / "base.jsonl")
+            results = json.loads((folder / "results.json").read_text())
+            results["sets"] = {"base": results["sets"]["base_dataset"]}
+            (folder / "results.json").write_text(json.dumps(results))
+            right = [1.0, float(name != "start"), 0.5, 0.0]
+            entry = {"strict": right, "published": [1.0] * 4, "graph": [1, 2, 3, 3]}
+            (folder / "grades.json").write_text(json.dumps({"base": entry}))
+    return path
+
+
 def make_evaluation(path: Path, answer=NASTY) -> Path:
     path.mkdir(parents=True)
     entry = {

@@ -11,7 +11,7 @@ from caugym_jax import report
 from caugym_jax.errors import UserError
 from caugym_jax.pages.gather import gather, mean_and_interval
 from caugym_jax.pages.page import gain, page
-from tests.pages.folders import make_evaluation, make_run
+from tests.pages.folders import make_evaluation, make_run, make_study
 
 VOID = {"meta", "input", "br"}
 
@@ -56,6 +56,39 @@ def test_a_study_of_runs_and_evaluations(tmp_path):
     assert ">+6.5<" in text  # published 100 % against the paper's 93.5 on base
 
 
+@pytest.mark.parametrize("above", [False, True])
+def test_a_study(tmp_path, above):
+    folder = make_study(tmp_path / "own")
+    text, charts = checked([tmp_path if above else folder])
+    assert {"methods-problems", "methods-compute", "robustness", "failures-by-method"} <= set(
+        charts
+    )
+    assert "62.5 ± " in text and "+25.0 ± " in text  # of the methods, and against the first model
+    assert "graph-free rule</td><td>75.0%" in text
+    assert charts["eval-strict-by-step"].count(">grpo<") == 1  # one name, two runs
+    assert text.count("✗ wrong</span> sft-0, base") == 2 and "sft-1, base" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_a_study_that_has_only_begun(tmp_path):
+    text, _ = checked([make_study(tmp_path / "own", tested=False)])
+    assert "0 of 4 runs at equal problems are tested" in text
+    assert "No model has been tested yet." in text
+
+
+def test_a_study_with_damaged_files(tmp_path):
+    folder = make_study(tmp_path / "own")
+    for name in ("results.json", "grades.json"):
+        (folder / "sft-0/sampled" / name).write_text('{"sets": {')
+    with (folder / "grpo-0/metrics.jsonl").open("a") as file:
+        file.write('{"tokens": 3')
+    (folder / "data/audit/base.json").write_text("[")
+    text, _ = checked([folder])
+    assert "3 of 4 runs" in text
+    (folder / "study.json").write_text('{"method": "study", "of another": "version"}')
+    checked([folder])
+
+
 def test_no_text_of_a_model_breaks_the_page(tmp_path):
     make_run(tmp_path / "run")
     make_evaluation(tmp_path / "answers")
@@ -71,6 +104,16 @@ def test_nan_and_interrupted_runs(tmp_path):
     (run / "samples.jsonl").unlink()
     text, _ = checked([run])
     assert "not finished" in text and "1 damaged lines" in text and "no finite values" in text
+
+
+def test_a_run_without_evaluations(tmp_path):
+    run = make_run(tmp_path / "run", finished=False)
+    (run / "before.json").unlink()
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    (run / "metrics.jsonl").write_text("\n".join(x for x in lines if "eval/" not in x) + "\n")
+    text, charts = checked([run])
+    assert "<b>–</b>" in text and "before:" not in text
+    assert "reward-by-step" in charts and "eval-strict-by-step" not in charts
 
 
 def test_a_run_that_has_only_begun(tmp_path):
