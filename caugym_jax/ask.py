@@ -34,6 +34,7 @@ from caugym_jax.causal.text.wording import problem_text
 from caugym_jax.cli import commands
 from caugym_jax.data.solutions.checking import Step, check, failure, in_notation
 from caugym_jax.data.solutions.conditions import plan_for
+from caugym_jax.data.solutions.legend import legend
 from caugym_jax.devices import starting
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import Answer, expected, extract, is_right
@@ -151,6 +152,8 @@ def _lines(story: Story, solved: Solved, reply: Reply | None, agree: bool | None
     if reply.steps is None:
         lines += _indented([*reply.text.strip().splitlines(), "(steps: not checkable)"])
     else:
+        letters = legend(dataclasses.replace(story, query=solved.query))
+        lines += _indented(letters.splitlines())
         for step in reply.steps:
             mark = "right" if step.right else f"WRONG ({step.kind})"
             lines += _indented([f"{mark:7} {step.text.strip()}"])
@@ -216,6 +219,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("give a question's file, or --random")
     if args.samples < 1:
         parser.error("--samples must be at least 1")
+    if args.seed < 0:
+        parser.error("--seed must not be negative")
     return args
 
 

@@ -11,6 +11,7 @@ from caugym_jax.causal.engine.solving import solve
 from caugym_jax.data.files import problem_record
 from caugym_jax.errors import UserError
 from caugym_jax.types import Problem
+from tests import ask_inputs
 from tests.data.solutions.problems import problems, tokens
 from tests.data.test_questions import GOOD
 
@@ -127,3 +128,12 @@ def test_steps_of_a_solution_are_marked(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("caugym_jax.load", lambda name: Answering(wrong))
     _, out = printed(capsys, str(path))
     assert "The first wrong step:" in out and "WRONG (application)" in out
+    story = problem.story
+    assert f"X = {story.names[story.query.x]} (0 " in out and ", the treatment" in out
+
+
+def test_the_table_of_inputs_is_current():
+    for form, inputs in ask_inputs.FORMS.items():
+        assert len(list(inputs())) == 20, form
+    shown = ask_inputs.DOCUMENT.read_text()
+    assert shown.endswith(ask_inputs.table()), "run python -m tests.ask_inputs"

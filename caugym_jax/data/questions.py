@@ -30,8 +30,9 @@ from caugym_jax.types import BOUND_TASKS, TASKS, Event, Query, Story, Term
 KEYS = ("variables", "edges", "graph", "given", "question", "held")
 _PROBABILITY = re.compile(r"P\s*\(\s*([^|()]+?)\s*(?:\|\s*([^|()]+?)\s*)?\)\s*=\s*(\S+)\s*$")
 _ARROW = re.compile(r"\s*(<->|<-|->|--|→|←)\s*")
-_NAME = r'"[^"]*"|[\w.]+'  # of DOT: names with spaces stand in quotes
-_STATEMENT = re.compile(rf"(?:{_NAME})(?:\s*(?:<->|<-|->|--)\s*(?:{_NAME}))+")
+# Of DOT: a name (in quotes if it has spaces) or a set of names.
+_NODES = r'(?:"[^"]*"|[\w.]+|\{[^{}]*\})'
+_STATEMENT = re.compile(rf"{_NODES}(?:\s*(?:<->|<-|->|--)\s*{_NODES})+")
 
 
 def question_story(text: str) -> Story:
@@ -50,7 +51,10 @@ def question_story(text: str) -> Story:
             f"the question is not YAML: {where}{getattr(error, 'problem', error)}"
         ) from error
     if not isinstance(stored, dict):
-        raise UserError("the question must be YAML with the keys variables, edges, given, question")
+        raise UserError(
+            "neither a problem's text, which starts with 'Input Info:', nor YAML with the keys "
+            "variables, edges, given and question"
+        )
     for key in stored:
         if key not in KEYS:
             raise UserError(f"unknown key {key!r}: {nearest(str(key), KEYS)}")
@@ -95,24 +99,36 @@ def _dot_statements(text: str) -> list[str]:
     if inside is None:
         raise UserError("graph: expected DOT or dagitty, like `dag { a -> b; b -> c }`")
     plain = re.sub(r"\[[^\]]*\]|//[^\n]*", " ", inside[1])
+    rest = _STATEMENT.sub(" ", plain)
+    if _ARROW.search(rest) or "{" in rest:
+        raise UserError(f"graph: cannot read {' '.join(rest.split())!r}: write `a -> b; b -> c`")
     return [found[0] for found in _STATEMENT.finditer(plain)]
 
 
 def _arrows(line: str) -> list[tuple[str, str]]:
-    """ "a -> b <- c" -> [(a, b), (c, b)]"""
-    parts = [part.strip().strip('"') for part in _ARROW.split(line)]
-    names, arrows = parts[::2], parts[1::2]
-    if not arrows or not all(names):
+    """ "a -> b <- c" -> [(a, b), (c, b)]; "a -> {b c}" -> [(a, b), (a, c)]"""
+    parts = _ARROW.split(line)
+    groups, arrows = [_names(part) for part in parts[::2]], parts[1::2]
+    if not arrows or not all(name for group in groups for name in group or [""]):
         raise UserError(f"edges: {line!r} is no edge: write `cause -> effect`")
     pairs = []
-    for left, arrow, right in zip(names, arrows, names[1:], strict=False):
+    for lefts, arrow, rights in zip(groups, arrows, groups[1:], strict=False):
         if arrow in ("<->", "--"):
             raise UserError(
                 f"edges: {line!r}: the engine takes directed edges only; write a common cause as a "
                 "variable of its own"
             )
-        pairs.append((left, right) if arrow in ("->", "→") else (right, left))
+        between = [(left, right) for left in lefts for right in rights]
+        pairs += between if arrow in ("->", "→") else [pair[::-1] for pair in between]
     return pairs
+
+
+def _names(part: str) -> list[str]:
+    """ "a" -> [a]; "{a b}" -> [a, b]"""
+    part = part.strip()
+    if part.startswith("{") and part.endswith("}"):
+        return [name.strip('"') for name in re.findall(r'"[^"]*"|[^\s,;"]+', part[1:-1])]
+    return [part.strip('"')]
 
 
 def _variables(stored: Any, pairs: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str]]:

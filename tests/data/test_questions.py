@@ -36,6 +36,8 @@ def test_by_hand():
         "graph: digraph { age -> drug; age -> recovery; drug -> recovery }",
         'graph: \'dag { "age" [pos="0,1"] drug [exposure] age -> drug -> recovery <- age }\'',
         "edges: [recovery <- drug <- age, age → recovery]",
+        "graph: dag { age -> {drug recovery} drug -> recovery }",
+        'graph: \'dag { {"age", "drug"} -> recovery; drug <- age }\'',
         "graph: |\n  digraph g {\n    age -> {XX}\n    age -> drug\n    age -> recovery\n"
         "    drug -> recovery\n  }",
     ],
@@ -73,10 +75,12 @@ def test_ways_to_write_a_graph(graph):
         ("question:", "questions:", "did you mean 'question'"),
         (EDGES, EDGES + "\ngraph: dag {a -> b}", "once"),
         (EDGES, "graph: age causes drug", "DOT"),
+        (EDGES, "graph: 'dag { age -> {drug {recovery}} }'", "graph: cannot read 'age -> "),
+        (EDGES, "graph: dag { age -> drug -> }", "graph: cannot read '->"),
         ("drug=yes, age=old", "drug=yes, drug=no", "twice"),
         (GOOD, "a: [", "not YAML"),
-        (GOOD, "just words", "must be YAML"),
-        (GOOD, "", "must be YAML"),
+        (GOOD, "just words", "nor YAML"),
+        (GOOD, "", "nor YAML"),
     ],
 )
 def test_a_wrong_question_is_one_line(old, new, says):
