@@ -25,12 +25,11 @@ def main(argv: Sequence[str]) -> None:
     if args.out.exists() and (not args.out.is_dir() or any(args.out.iterdir())):
         raise UserError(f"{args.out} exists already: choose another --out")
 
-    from caugym_jax.data.domain_tokenizer import save_tokenizer
     from caugym_jax.data.solutions import vocabulary
     from caugym_jax.data.token_features import save_features
 
     try:
-        save_tokenizer(vocabulary.build(), args.out, args.max_length)
+        vocabulary.save(vocabulary.build(), args.out, args.max_length)
         save_features(args.out, vocabulary.features())
     except OSError as error:
         raise UserError(f"cannot write {args.out}: {error.strerror}") from error

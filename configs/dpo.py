@@ -2,9 +2,9 @@ r"""DPO: of two solutions of a problem, prefer the right one. Beta 0.1, as in th
 
     python -m caugym_jax.train --config=dpo.py
 
-goes on from the cold-started model inside the package, on pairs that are generated as it goes: a
-worked solution, and a wrong one of a kind drawn by `data.rejected`. A file of pairs instead, in
-TRL's columns, and a pretrained model:
+goes on from the half-trained model inside the package, on pairs that are generated as it goes: a
+worked solution, and one in which a step is wrong and the rest follows from it. A file of pairs
+instead, in TRL's columns, and a pretrained model:
 
     python -m caugym_jax.generate --tasks=ATE,ETT --n=5000 --for=dpo --out=pairs.jsonl
     python -m caugym_jax.train --config=dpo.py:smollm2-135m --config.data.path=pairs.jsonl
@@ -13,7 +13,7 @@ The reference is the model that training starts from. For a file its log-probabi
 once and kept in the workdir.
 """
 
-from caugym_jax.configs.common import base
+from caugym_jax.configs.common import base, from_the_start
 from caugym_jax.configs.models import pretrained
 
 
@@ -29,16 +29,7 @@ def preferences(config, arg: str | None) -> None:
     config.evaluation.every = config.checkpoint.every = 20
     if arg is None:
         config.steps = 40
-        config.data.update(max_length=176, solutions="worked")
-        config.data.rejected = dict(  # the share of each kind of wrong solution
-            no_work=1.0,
-            sign_flip=1.0,
-            arithmetic_slip=1.0,
-            misread_number=1.0,
-            wrong_verdict=1.0,
-            false_zero=1.0,
-            invented_number=1.0,
-        )
+        from_the_start(config, max_length=256, solutions="worked")
         config.optim.update(peak=1e-4, warmup=5, decay="linear", final_ratio=0.1, b2=0.98)
         return
     pretrained(config, arg)

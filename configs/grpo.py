@@ -2,7 +2,7 @@ r"""GRPO with the paper's settings: KL beta 0, clip 0.2/0.28, groups without a s
 
     python -m caugym_jax.train --config=grpo.py
 
-goes on from the cold-started model inside the package. The same path with a pretrained model,
+goes on from the half-trained model inside the package. The same path with a pretrained model,
 cold-started first:
 
     python -m caugym_jax.train --config=sft.py:smollm2-135m
@@ -25,7 +25,7 @@ Relatives are the same method with other options (`--config.grpo.KEY=VALUE`):
 size, batch, learning rate, lengths) the values are ours.
 """
 
-from caugym_jax.configs.common import base
+from caugym_jax.configs.common import base, from_the_start
 from caugym_jax.configs.models import pretrained
 
 
@@ -39,9 +39,10 @@ def get_config(arg: str | None = None):
     config.checkpoint.every = 10
     config.data.batch_size = 16  # prompts a step
     if arg is None:
-        config.steps = 25
-        config.grpo.max_completion_length = 40
-        config.optim.update(peak=3e-4, warmup=5, decay="cosine", final_ratio=0.1, b2=0.95)
+        from_the_start(config, max_prompt_length=128)
+        config.steps = 20
+        config.grpo.update(max_completion_length=128, max_refills=0)
+        config.optim.update(peak=3e-4, warmup=2, decay="cosine", final_ratio=0.1, b2=0.95)
         return config
     thinks = pretrained(config, arg)
     config.steps = 300

@@ -2,8 +2,8 @@ r"""KTO: completions judged good or bad, each on its own. Beta 0.1, weights 1, a
 
     python -m caugym_jax.train --config=kto.py
 
-goes on from the cold-started model inside the package, on completions that are generated as it
-goes, half of them right and half wrong (of the kinds in `data.rejected`). A file instead, in TRL's
+goes on from the half-trained model inside the package, on completions that are generated as it
+goes, half of them right and half with a wrong step. A file instead, in TRL's
 columns, and a pretrained model:
 
     python -m caugym_jax.generate --tasks=ATE,ETT --n=5000 --for=kto --out=judged.jsonl

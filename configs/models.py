@@ -1,17 +1,9 @@
-"""What changes when a configuration's ARG names a pretrained model instead of the embedded one.
+"""What changes when a configuration's ARG names a pretrained model instead of the packaged one.
 
 ARG is a preset's name (caugym_jax/models/presets.py: smollm2-135m, qwen2.5-1.5b,
 r1-distill-qwen-14b, ...), a folder, a GGUF file or a hub id. The batch shapes here are starting
 points for one machine's memory; every one can be set.
 """
-
-ZERO_FRACTION = 1 / 7
-ALL_TASKS = dict(
-    tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),
-    adjusters=(0, 1),
-    max_mediators=1,
-    zero_fraction=ZERO_FRACTION,
-)
 
 
 def pretrained(config, name: str, max_completion_length: int | None = None) -> bool:
@@ -27,8 +19,7 @@ def pretrained(config, name: str, max_completion_length: int | None = None) -> b
     room = max_completion_length or (8192 if thinks else 512)
     config.model.update(name=name, remat="full")
     config.lora.base_dtype = "bfloat16"  # what they are published in
-    config.data.update(ALL_TASKS)
-    config.evaluation.update(ALL_TASKS, n=128 if thinks else 16, max_new_tokens=room)
+    config.evaluation.update(n=128 if thinks else 16, max_new_tokens=room)
     if found.large:
         config.mesh.update(data=1, fsdp=-1)
     return thinks

@@ -38,15 +38,7 @@ def get_config(arg: str | None = None):
         weight_decay=0.02,
     )
     config.data.update(mixture=MIXTURE, batch_size=3072, max_length=768, workers=1)
-    config.evaluation.update(
-        every=1000,
-        n=140,
-        max_new_tokens=300,
-        tasks=("ATE", "CDE", "ETT", "NDE", "NIE", "PN", "PS"),
-        adjusters=(0, 1),
-        max_mediators=1,
-        zero_fraction=1 / 7,
-    )
+    config.evaluation.update(every=1000, n=140, max_new_tokens=300)
     config.checkpoint.every = 250
     config.log.show = ("loss", "mean_token_accuracy")
     return config

@@ -10,7 +10,7 @@ import caugym_jax
 
 def main(workdir: str = "runs/example-grpo") -> None:
     problem = caugym_jax.problems("ETT", n=1, seed=7)[0]
-    before = caugym_jax.load("embedded").ask(problem, samples=8, temperature=1.0)
+    before = caugym_jax.load("reasoner").ask(problem, samples=8, temperature=1.0)
 
     settings = {
         "steps": 6,

@@ -41,7 +41,7 @@ def test_functions_stay_functions_beside_the_commands_of_their_names():
 
 @pytest.fixture(scope="module")
 def model():
-    return caugym_jax.load("embedded")  # on the eight devices
+    return caugym_jax.load("reasoner")  # on the eight devices
 
 
 def test_answers_do_not_depend_on_the_other_questions(model):

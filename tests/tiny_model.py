@@ -1,11 +1,11 @@
-"""A model folder that trains in a second: the domain tokenizer and a random one-layer decoder."""
+"""A model folder that trains in a second: the tokenizer of solutions, one random layer."""
 
 from pathlib import Path
 
 import jax
 import pytest
 
-from caugym_jax.data.domain_tokenizer import build_tokenizer, save_tokenizer
+from caugym_jax.data.solutions import vocabulary
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.save import save_pretrained
@@ -14,7 +14,7 @@ from caugym_jax.models.transformer import Model
 
 def make_tiny_model(folder: Path) -> Path:
     tokens = folder / "tokens"
-    save_tokenizer(build_tokenizer(), tokens, 512)
+    vocabulary.save(vocabulary.build(), tokens, 512)
     tokenizer = load_tokenizer(tokens)
     config = ModelConfig(
         family="qwen3", vocab_size=tokenizer.vocab_size, d_model=32, num_layers=1, num_heads=2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from caugym_jax.data.items import asked
 from caugym_jax.data.preferences import (
@@ -20,9 +20,8 @@ from caugym_jax.data.preferences import (
     with_others,
 )
 from caugym_jax.data.rows import make_row
+from caugym_jax.data.solutions.mistakes import mistaken_solution, solution
 from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE, TOO_LONG, Problems
-from caugym_jax.data.texts.mistakes import WORK_KINDS, mistaken_work
-from caugym_jax.data.texts.worked import work
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
 from caugym_jax.types import Judged, Preference, Problem
@@ -39,9 +38,8 @@ class PreferenceData(Problems):
       max_length: of a prompt with a completion, in tokens.
       too_long: drop a file's longer rows, or refuse the file.
       unusable: drop a file's identical pairs and empty completions, or refuse the file.
-      solutions: of generated problems: worked arithmetic (ATE, CDE, ETT and NDE without
-        adjustment), or the steps of the released data (all tasks).
-      rejected: the share of each kind of wrong worked solution; None: all kinds evenly.
+      solutions: of generated problems: "worked" in the notation of docs/solutions.md, or the
+        "steps" of the released data; beside each one with a mistake.
     """
 
     batch_size: int = 32
@@ -49,23 +47,12 @@ class PreferenceData(Problems):
     too_long: str = "drop"
     unusable: str = "drop"
     solutions: str = "steps"
-    rejected: Mapping[str, float] | None = None
 
     def __post_init__(self):
         super().__post_init__()
         require(self, "batch_size", "max_length", at_least=1)
         require(self, "too_long", "unusable", among=TOO_LONG)
         require(self, "solutions", among=SOLUTIONS)
-        if self.rejected is None:
-            return
-        if self.solutions == "steps":
-            raise UserError("rejected goes with data.solutions=worked")
-        wrong = [f"{k}={v}" for k, v in self.rejected.items() if k not in WORK_KINDS or v < 0]
-        if wrong or not any(self.rejected.values()):
-            raise UserError(
-                f"rejected={', '.join(wrong) or 'nothing'}: give shares, not all of them 0, to "
-                f"kinds of {', '.join(WORK_KINDS)}"
-            )
 
 
 def preference_items(
@@ -86,7 +73,7 @@ def preference_items(
     """
     max_length = settings.max_length
     if callable(source):
-        rows = generated_rows(source, seed, settings.solutions, settings.rejected)
+        rows = generated_rows(source, seed, settings.solutions)
         if paired:
             return generated(rows, preference, tokenizer, max_length), []
         items = generated(one_of_each(rows), judged, tokenizer, max_length)
@@ -98,31 +85,23 @@ def preference_items(
 
 
 def generated_rows(
-    problems: Callable[[int], Problem],
-    seed: int = 0,
-    solutions: str = "worked",
-    rejected: Mapping[str, float] | None = None,
+    problems: Callable[[int], Problem], seed: int = 0, solutions: str = "worked"
 ) -> Callable[[int], Row]:
     """Rows of DPO without end: problem i, a right solution, and a wrong one.
 
     Args:
-      solutions: "worked" arithmetic (ATE and ETT without adjustment; `data.texts.worked`), or the
-        "steps" of the released data (all tasks).
-      rejected: the share of each kind of mistake, of `data.texts.mistakes.WORK_KINDS`; None: all
-        evenly. A kind that does not fit a problem is replaced by another of them, and a problem
-        that none of them fits by another problem. Worked ones only.
+      solutions: as `PreferenceData` has it.
     """
     if solutions == "steps":
         return lambda index: make_row("dpo", problems(index), index, seed=seed)
-    shares = dict.fromkeys(WORK_KINDS, 1.0) if rejected is None else dict(rejected)
 
     def row(index: int) -> Row:
         problem = problems(index)
         rng = random.Random(f"rejected {seed} {index}")
         return {
             "prompt": asked(problem),
-            "chosen": work(problem),
-            "rejected": _mistake(problem, rng, shares),
+            "chosen": solution(problem),
+            "rejected": mistaken_solution(problem, rng)[1],
         }
 
     return row
@@ -184,15 +163,3 @@ def generated_with_others(
         raise UserError(f"generated problem {index} and the {ATTEMPTS} after it are all the same")
 
     return fresh
-
-
-def _mistake(problem: Problem, rng: random.Random, shares: Mapping[str, float]) -> str:
-    """A wrong worked solution, of a kind drawn by `shares` among those that fit the problem."""
-    left = {kind: share for kind, share in shares.items() if share}
-    while left:
-        (kind,) = rng.choices(list(left), list(left.values()))
-        try:
-            return mistaken_work(problem, rng, [kind])[1]
-        except UserError:  # it does not fit
-            del left[kind]
-    raise Unusable("no fitting mistake")

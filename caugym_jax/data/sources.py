@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from caugym_jax.data.conversations import desirable
 from caugym_jax.data.items import problem_item, training_items
 from caugym_jax.data.packing import pack, pad, width_for
 from caugym_jax.data.prompts import item_example, prompt_tokens, sft_examples
-from caugym_jax.data.texts.worked import work
+from caugym_jax.data.solutions.mistakes import solution
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
 from caugym_jax.types import TASKS, Batch, Example, Item, Problem
@@ -46,13 +45,13 @@ class Problems:
     """
 
     path: str | None = None
-    tasks: tuple[str, ...] = ("ATE", "CDE", "ETT", "NDE")
+    tasks: tuple[str, ...] = TASKS
     variant: str = "base"
     nodes: tuple[int, int] = (3, 5)
     names: tuple[str, ...] = KINDS
-    adjusters: tuple[int, ...] = (0,)
-    max_mediators: int = 0
-    zero_fraction: float = 0.2
+    adjusters: tuple[int, ...] = (0, 1)
+    max_mediators: int = 1
+    zero_fraction: float = 1 / 7
 
     def __post_init__(self):
         require(self, "tasks", among=TASKS)
@@ -60,6 +59,17 @@ class Problems:
         require(self, "nodes", at_least=2)
         require(self, "adjusters", "max_mediators", at_least=0)
         require(self, "zero_fraction", at_least=0, at_most=1)
+
+    @property
+    def described(self) -> str:
+        """The problems in words."""
+        if self.path is not None:
+            return f"problems of {self.path}"
+        (least, most), counts = self.nodes, " or ".join(map(str, self.adjusters))
+        return (
+            f"generated problems ({self.variant}) of {', '.join(self.tasks)}: {least} to {most} "
+            f"nodes, {counts} adjusters, at most {self.max_mediators} mediators"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +80,6 @@ class SftData(Problems):
       batch_size: examples a step.
       max_length: of a prompt with its solution, in tokens; a file's longer ones are dropped.
       packing: several of a file's examples share a row of max_length.
-      direct_fraction: the share of generated solutions that only state the answer, the others being
-        worked; one number, or one for each task.
       mixture: sources with weights that change, see `data/mixing.py`; a batch then holds rows of
         like length, and batch_size counts tokens. None: one source, as the other keys say.
       workers: processes that make a mixture's batches ahead; 0: none.
@@ -80,7 +88,6 @@ class SftData(Problems):
     batch_size: int = 32
     max_length: int = 2048
     packing: bool = False
-    direct_fraction: float | Mapping[str, float] = 0.0
     mixture: str | None = None
     workers: int = 0
 
@@ -88,10 +95,6 @@ class SftData(Problems):
         super().__post_init__()
         require(self, "batch_size", "max_length", at_least=1)
         require(self, "workers", at_least=0)
-        shares = self.direct_fraction
-        for share in shares.values() if isinstance(shares, Mapping) else (shares,):
-            if not 0 <= share <= 1:
-                raise UserError(f"direct_fraction={shares}: must be between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +122,11 @@ def item_source(
     *,
     seed: int = 0,
     solutions: bool = False,
-    direct_fraction: float | Mapping[str, float] = 0.0,
 ) -> Source:
     """The items of a file, or item i = a generated problem (see `problem_stream`)."""
     if settings.path is not None:
         return training_items(settings.path)
-    problems = problem_stream(
-        settings, seed=seed, solutions=solutions, direct_fraction=direct_fraction
-    )
+    problems = problem_stream(settings, seed=seed, solutions=solutions)
     return lambda index: problem_item(problems(index))
 
 
@@ -135,13 +135,11 @@ def problem_stream(
     *,
     seed: int = 0,
     solutions: bool = False,
-    direct_fraction: float | Mapping[str, float] = 0.0,
 ) -> Callable[[int], Problem]:
     """Problem i = generate_problem(seed, i, ...).
 
     Args:
-      solutions: problems carry a solution to imitate.
-      direct_fraction: see `SftData`.
+      solutions: problems carry a solution to imitate (docs/solutions.md).
     """
 
     def fresh(index: int) -> Problem:
@@ -156,13 +154,7 @@ def problem_stream(
             max_mediators=settings.max_mediators,
             zero_fraction=settings.zero_fraction,
         )
-        if not solutions:
-            return problem
-        share = direct_fraction
-        if isinstance(share, Mapping):
-            share = share.get(problem.task, 0.0)
-        direct = random.Random(f"direct {seed} {index}").random() < share
-        return dataclasses.replace(problem, solution=problem.answer if direct else work(problem))
+        return dataclasses.replace(problem, solution=solution(problem)) if solutions else problem
 
     fresh(0)  # an impossible request fails here
     return fresh

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 
@@ -45,6 +47,7 @@ class HeldOut:
       items: the problems with their prompt tokens.
       max_new_tokens: the longest answer.
       mesh: the devices, arranged for sampling.
+      notes: what the problems are, and are not, a line each.
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class HeldOut:
         tokenizer: Tokenizer,
         max_new_tokens: int,
         mesh: jax.sharding.Mesh | None,
+        notes: Sequence[str] = (),
     ):
-        self._items, self._tokenizer = items, tokenizer
+        self._items, self._tokenizer, self._notes = items, tokenizer, notes
         self._sampler = Sampler(
             model,
             end_ids=tokenizer.end_ids,
@@ -87,7 +91,7 @@ class HeldOut:
         return probe.figures(answers, self.problems)
 
     def summary(self, before: Probed, after: Probed) -> str:
-        return probe.summary(before, after, self.problems)
+        return probe.summary(before, after, self.problems, self._notes)
 
 
 def open_held_out(
@@ -96,11 +100,13 @@ def open_held_out(
     model: Model,
     tokenizer: Tokenizer,
     mesh: jax.sharding.Mesh | None,
+    card: Path | None = None,
 ) -> HeldOut | None:
     """The held-out problems; None where evaluation is off.
 
     Args:
       seed: the run's.
+      card: what is known of the model otherwise.
     """
     if not settings.every:
         return None
@@ -113,4 +119,7 @@ def open_held_out(
             f"evaluation.path={settings.path} holds rows that are no causal problems: choose "
             "another file, or evaluation.every=0"
         )
-    return HeldOut(problems, model, tokenizer, room, mesh)
+    notes = [settings.described]
+    if card is not None:
+        notes.append(f"What the first model does on other problems, the official sets too: {card}")
+    return HeldOut(problems, model, tokenizer, room, mesh, notes)

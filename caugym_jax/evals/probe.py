@@ -115,8 +115,19 @@ def figures(probed: Probed, problems: Sequence[Problem]) -> dict[str, float]:
     return out
 
 
-def summary(before: Probed, after: Probed, problems: Sequence[Problem], *, shown: int = 5) -> str:
-    """Before, after, the paired gain, per task, and a few answered problems with the truth."""
+def summary(
+    before: Probed,
+    after: Probed,
+    problems: Sequence[Problem],
+    notes: Sequence[str] = (),
+    *,
+    shown: int = 5,
+) -> str:
+    """Before, after, the paired gain, per task, and a few answered problems with the truth.
+
+    Args:
+      notes: what the figures are about, a line each.
+    """
     lines = []
     tasks = np.array([p.task for p in problems])
     answerable = nonzero(problems)
@@ -130,6 +141,7 @@ def summary(before: Probed, after: Probed, problems: Sequence[Problem], *, shown
         )
 
     lines.append("Strict accuracy, greedy, on problems held out from training")
+    lines += [f"  {note}" for note in notes]
     lines.append(f"  {'':<18} {'n':>5}  {'before':>7}  {'after':>7}  gain, points [95% interval]")
     for name, chosen in [
         ("all", np.ones(len(tasks), bool)),

@@ -45,11 +45,16 @@ PACKAGED = {
 }
 
 
+def card(model: str) -> Path | None:
+    """The card of a model in the package."""
+    return PACKAGED[model] / "README.md" if model in PACKAGED else None
+
+
 def locate(model: str | Path) -> Path:
     """Where a model's weights lie on this machine; fetches them from the hub if nowhere.
 
     Args:
-      model: the name of a model in the package ("embedded"), a folder, a .gguf file, a preset's
+      model: the name of a model in the package ("reasoner"), a folder, a .gguf file, a preset's
         name or a hub id ("owner/name").
 
     Returns:

@@ -233,9 +233,7 @@ def _sft(run: Run) -> Method:
     data = _data(run, SftData)
     if data.mixture is not None:
         return _method(run, build(run), _mixed(run, data, data.mixture))
-    source = item_source(
-        data, seed=run.config.seed + 1, solutions=True, direct_fraction=data.direct_fraction
-    )
+    source = item_source(data, seed=run.config.seed + 1, solutions=True)
     if not callable(source):
         source, undesirable = desirable_items(source)
         if undesirable:

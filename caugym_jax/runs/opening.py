@@ -42,8 +42,8 @@ class ModelSettings:
     """The model that a run starts from.
 
     Attributes:
-      name: "embedded" (the tiny model in the package), a run's workdir, a Hugging Face folder, a
-        GGUF file, a preset's name or a hub id. Of a run that trained adapters, its base is opened
+      name: "reasoner" or "embedded-start" (in the package), a run's workdir, a Hugging Face folder,
+        a GGUF file, a preset's name or a hub id. Of a run that trained adapters, its base is opened
         too, and the adapters are merged into it.
       init: pretrained, or random: only the shape and the tokenizer are taken from the name.
       shape: with init=random, another shape; the name then need not hold more than a tokenizer.
@@ -54,7 +54,7 @@ class ModelSettings:
       step: which checkpoint of a workdir; None: the newest.
     """
 
-    name: str = "embedded"
+    name: str = "embedded-start"
     init: str = "pretrained"
     dtype: str | None = None
     remat: str = "none"

@@ -16,6 +16,7 @@ from caugym_jax.devices.mesh import found_devices
 from caugym_jax.errors import UserError
 from caugym_jax.evals.held_out import HeldOut, open_held_out
 from caugym_jax.evals.probe import Probed
+from caugym_jax.models.hub import card
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import abstract_params
 from caugym_jax.objectives.optim import Optim
@@ -144,7 +145,14 @@ def open_session(
     model, tokenizer = run.model, run.tokenizer
     processes.first(lambda: folder.save_shape(workdir / "model", model.config, tokenizer))
     method = open_method(run)
-    held_out = open_held_out(config.evaluation, config.seed, model, tokenizer, run.sampler_mesh)
+    held_out = open_held_out(
+        config.evaluation,
+        config.seed,
+        model,
+        tokenizer,
+        run.sampler_mesh,
+        card(config.model.name),
+    )
     if held_out is not None:
         held_out.check(config.checkpoint.best)
 

@@ -6,18 +6,17 @@ import pickle
 import numpy as np
 import pytest
 
-from caugym_jax.data.domain_tokenizer import save_tokenizer
 from caugym_jax.data.mixing import open_mixture, read_stages
 from caugym_jax.data.solutions import vocabulary
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
-from caugym_jax.models.hub import PACKAGED
+from tests.data.byte_tokenizer import save_byte_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    save_tokenizer(vocabulary.build(), folder, 2048)
+    vocabulary.save(vocabulary.build(), folder, 2048)
     return load_tokenizer(folder)
 
 
@@ -67,8 +66,8 @@ def test_a_file_is_a_source(tokenizer, tmp_path):
     assert seen == set(answers)
 
 
-def test_streams_need_their_own_tokens(tokenizer):
+def test_streams_need_their_own_tokens(tokenizer, tmp_path):
     with pytest.raises(UserError, match="model.name"):
-        mixture("10 usual=1", load_tokenizer(PACKAGED["embedded"]))
+        mixture("10 usual=1", load_tokenizer(save_byte_tokenizer(tmp_path)))
     with pytest.raises(UserError, match="no source 'usuall'"):
         mixture("10 usuall=1", tokenizer)

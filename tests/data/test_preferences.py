@@ -14,7 +14,7 @@ from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.data.preference_sources import PreferenceData, generated_rows, preference_items
 from caugym_jax.data.preferences import judged, preference, sift, with_others
 from caugym_jax.data.prompts import prompt_tokens, reply_tokens
-from caugym_jax.data.texts.worked import work
+from caugym_jax.data.solutions.mistakes import solution
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward
@@ -189,26 +189,10 @@ def test_generated_pairs_are_right_and_wrong():
     rows = generated_rows(problems, 0)
     for i in range(30):
         row, problem = rows(i), problems(i)
-        assert row["chosen"] == work(problem) and problem.text in row["prompt"][0]["content"]
+        assert row["chosen"] == solution(problem) and problem.text in row["prompt"][0]["content"]
         assert answer_reward(row["chosen"], problem) == 1
         assert answer_reward(row["rejected"], problem) == 0
         assert rows(i) == row
-
-
-def test_kinds_are_drawn_by_their_shares():
-    rows = generated_rows(problems, 0, rejected={"no_work": 3.0, "sign_flip": 1.0})
-    told = [rows(i)["rejected"] for i in range(200) if problems(i).prob]
-    short = sum(text.startswith('{"ANSWER') for text in told)
-    assert 0.6 < short / len(told) < 0.9
-
-
-def test_problems_that_no_mistake_fits_give_way(tokenizer):
-    """A sign cannot be flipped where the effect is zero."""
-    items, _ = preference_items(
-        problems, tokenizer, True, dataclasses.replace(WORKED, rejected={"sign_flip": 1.0})
-    )
-    zero = next(i for i in range(50) if problems(i).prob == 0)
-    assert "with it being" in tokenizer.decode(items(zero).rejected)
 
 
 def test_generated_judged_completions_are_half_good_and_have_others(tokenizer):
@@ -231,9 +215,6 @@ def test_generated_rows_that_are_too_long_give_way_or_are_named(tokenizer):
         (dict(solutions="free"), "solutions='free': must be one of worked, steps"),
         (dict(too_long="skip"), "too_long='skip': must be one of drop, refuse"),
         (dict(unusable="skip"), "unusable='skip': must be one of drop, refuse"),
-        (dict(solutions="worked", rejected={"typo": 1.0}), "rejected=typo=1.0: give shares"),
-        (dict(solutions="worked", rejected={"no_work": 0.0}), "rejected=nothing: give shares, not"),
-        (dict(rejected={"no_work": 1.0}), "rejected goes with data.solutions=worked"),
         (dict(batch_size=0), "batch_size=0: must be at least 1"),
         (dict(zero_fraction=1.5), "zero_fraction=1.5: must be at least 0 and at most 1"),
     ],

@@ -115,11 +115,10 @@ def test_t18_killed_runs_end_like_others(tiny_model, tmp_path, pairs, compiled):
     assert later[0] in (2, 4) and later[1] in (2, 4) and later[2] == 3
 
 
-def test_losses_and_kinds_are_set_on_the_command_line():
+def test_losses_are_set_on_the_command_line():
     config = load(
         "dpo.py",
-        ["dpo.loss_type=sigmoid,sft", "dpo.loss_weights=1,0.5", "data.rejected.no_work=3"],
+        ["dpo.loss_type=sigmoid,sft", "dpo.loss_weights=1,0.5"],
     )
     assert config.dpo.loss_type == ("sigmoid", "sft") and config.dpo.loss_weights == (1, 0.5)
-    assert config.data.rejected["no_work"] == 3.0
     assert load("dpo.py", ["dpo.loss_type=ipo"]).dpo.loss_type == ("ipo",)

@@ -67,7 +67,8 @@ def test_json_round_trip():
 
 def test_summary_shows_gain_and_answers_of_each_task_in_turn():
     after = probed([1, 1, 0, 0, 0], ["first", "second", "third", "fourth", "fifth"])
-    text = summary(probed([0, 1, 0, 0, 0]), after, PROBLEMS)
+    text = summary(probed([0, 1, 0, 0, 0]), after, PROBLEMS, ["five by hand"])
+    assert text.splitlines()[1] == "  five by hand"
     assert "non-zero answers       2     0.0%    50.0%   +50.0" in text
     shown = text[text.index("Answered problems") :].splitlines()[1:]
     assert shown[:6] == [

@@ -56,10 +56,10 @@ def test_dictionaries_and_config_dicts_are_configurations():
 
 
 def test_flat_settings_are_json_and_complete():
-    config = load("dpo", ["data.rejected.no_work=3"])
+    config = load("dpo", ["dpo.loss_type=sigmoid,sft"])
     found = flat(config)
     assert found == json.loads(json.dumps(found))
-    assert found["data.rejected.no_work"] == 3.0 and found["data.rejected.sign_flip"] == 1.0
+    assert found["data.adjusters"] == [0] and found["dpo.loss_type"] == ["sigmoid", "sft"]
     assert found["method"] == "dpo" and found["lora.init"] is None
     assert {key.partition(".")[0] for key in found} >= {"mesh", "log", "dpo", "optim", "steps"}
 
@@ -100,7 +100,6 @@ def test_flat_settings_are_json_and_complete():
         ("ppo", "ppo.top_p=0", "config.ppo.top_p=0.0: must be above 0 and at most 1"),
         ("grpo", "grpo.epsilon=-0.1", "config.grpo.epsilon=-0.1: must be"),
         ("sft", "data.batch_size=0", "config.data.batch_size=0: must be at least 1"),
-        ("sft", "data.direct_fraction=2", "config.data.direct_fraction=2.0: must be between"),
         ("sft", "evaluation.n=0", "config.evaluation.n=0: must be at least 1"),
         ("sft", "checkpoint.every=0", "config.checkpoint.every=0: must be at least 1"),
         ("sft", "log.samples_every=0", "config.log.samples_every=0: must be at least 1"),

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 
 from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.causal.text import wording
-from caugym_jax.data.domain_tokenizer import ASSISTANT, END, USER
 from caugym_jax.data.solutions import notation as n
 from caugym_jax.data.solutions import varying, vocabulary, writing
 from caugym_jax.data.solutions.conditions import plan_of, story_of
+from caugym_jax.data.solutions.vocabulary import ASSISTANT, END, USER
 from caugym_jax.types import BOUND_TASKS, TASKS, Example, Problem, Story
 
 REACH = 64  # problems looked at for one that a stream can use

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import re
 import string
 from collections.abc import Iterator
@@ -27,12 +28,17 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from caugym_jax.causal.text import wording
-from caugym_jax.data.domain_tokenizer import ASSISTANT, END, PAD, USER
 from caugym_jax.data.solutions import notation
 from caugym_jax.data.token_features import Features
 
 FOLDER = Path(__file__).parent
+PAD, END, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"
 SPECIAL = (PAD, END, USER, ASSISTANT)
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ '<|assistant|>' + m['content'] +"
+    " '<|end|>' }}{% else %}{{ '<|user|>' + m['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 LETTERS = 11  # variables whose codes "(A=0)" are tokens
 STARTS = (wording.GIVEN.rstrip(), wording.ALONE.rstrip())
 JOINS = ("-life", "-being", " and", " on", " being", " had", "'s")
@@ -203,6 +209,21 @@ def build(*, numbering: bool = True) -> Tokenizer:
     if tokenizer.get_vocab_size() != len(ids):
         raise AssertionError("a token has two ids")
     return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json`, which transformers loads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": PAD,
+        "eos_token": END,
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": max_length,
+        "chat_template": CHAT_TEMPLATE,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _as_bytes(text: str) -> str:

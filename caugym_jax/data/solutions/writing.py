@@ -58,8 +58,16 @@ def worked(
     """The steps after the formula's name, up to the answer as JSON."""
     if formula == n.ZERO:
         return [n.JSON_ZERO]
-    at = {item.condition: (k, item.number) for k, item in enumerate(items, 1)}
-    steps = Steps(n.cited(formula, x, y), at, rng)
+    return calculated(formula, Steps(n.cited(formula, x, y), places(items), rng))
+
+
+def places(items: Sequence[Item]) -> dict[str, tuple[int, int]]:
+    """Of each condition its place in the list and its number."""
+    return {item.condition: (k, item.number) for k, item in enumerate(items, 1)}
+
+
+def calculated(formula: str, steps: Steps) -> list[str]:
+    """The tokens of a formula's steps."""
     _FORMULAS[formula](steps)
     return steps.tokens
 
@@ -90,6 +98,10 @@ class Steps:
     def say(self, *tokens: str) -> None:
         self.tokens += tokens
 
+    def found(self, result: int, size: int) -> int:
+        """A result of one place, below `size`, as it is written down."""
+        return result
+
     def cite(self, k: int) -> Digits:
         """An operand as it stands in the text: " z0: #3=0.7820"."""
         condition = self.conditions[k - 1]
@@ -113,7 +125,7 @@ class Steps:
         carry, found, zeros = 0, [], True
         for p in n.PLACES:
             total = a[p] + sign * (b[p] + carry)
-            value, carry = total % 10, int(not 0 <= total < 10)
+            value, carry = self.found(total % 10, 10), int(not 0 <= total < 10)
             if name == "V":
                 self.say(n.answer_digit(p, value, carry, -value % 10 if zeros else 9 - value))
                 zeros = zeros and value == 0
@@ -163,7 +175,7 @@ class Steps:
         """e x factor + above; what stands before the point is not cut to one digit."""
         carry, found = 0, [0] * 5
         for p in n.PLACES:
-            total = e[p] * factor + above[p] + carry
+            total = self.found(e[p] * factor + above[p] + carry, 100)
             carry, found[p] = divmod(total, 10)
             self.say(n.multiply_add(p, total))
         found[0] = max(-20, min(19, e[0] * factor + above[0] + carry))

@@ -1,1 +1,1 @@
-"""Texts to learn from: step solutions, worked arithmetic, and both with mistakes."""
+"""Texts to learn from: the released steps, right and with mistakes."""

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caugym_jax.data.domain_tokenizer import SPECIAL, save_tokenizer
 from caugym_jax.data.solutions import notation, vocabulary
+from caugym_jax.data.solutions.vocabulary import SPECIAL
 from caugym_jax.data.tokenizer import load_tokenizer
 from tests.data.solutions.problems import VARIANTS, problems, tokens
 from tests.shared import shared_path
@@ -67,7 +67,7 @@ def test_ids_are_those_of_the_vocabulary():
 
 
 def test_it_loads_from_its_file(tmp_path):
-    save_tokenizer(TOKENIZER, tmp_path, 2048)
+    vocabulary.save(TOKENIZER, tmp_path, 2048)
     loaded = load_tokenizer(tmp_path)
     problem, _ = problems("redundant")[3]
     assert loaded.encode(problem.text) == TOKENIZER.encode(problem.text).ids

@@ -27,11 +27,10 @@ from collections.abc import Sequence
 
 from caugym_jax.data.texts.mistakes import arithmetic, reasoning
 from caugym_jax.data.texts.mistakes.case import answer_of, case_of, is_wrong
-from caugym_jax.data.texts.mistakes.worked import WORK_KINDS, mistaken_work
 from caugym_jax.errors import UserError
 from caugym_jax.types import Problem
 
-__all__ = ["KINDS", "WORK_KINDS", "Mistake", "mistaken", "mistaken_work"]
+__all__ = ["KINDS", "Mistake", "mistaken"]
 
 ATTEMPTS = 20
 _KINDS = {
