@@ -12,6 +12,7 @@ import pytest
 import caugym_jax
 from caugym_jax.errors import UserError
 from tests.shared import ROOT
+from tests.tiny_model import tiny_model  # noqa: F401
 
 
 def test_the_examples_of_the_page(tmp_path, monkeypatch):
@@ -40,8 +41,8 @@ def test_functions_stay_functions_beside_the_commands_of_their_names():
 
 
 @pytest.fixture(scope="module")
-def model():
-    return caugym_jax.load("reasoner")  # on the eight devices
+def model(tiny_model):  # noqa: F811
+    return caugym_jax.load(tiny_model)  # on the eight devices
 
 
 def test_answers_do_not_depend_on_the_other_questions(model):
