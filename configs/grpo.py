@@ -40,9 +40,13 @@ def get_config(arg: str | None = None):
     config.data.batch_size = 16  # prompts a step
     if arg is None:
         from_the_start(config, max_prompt_length=128)
-        config.steps = 20
-        config.grpo.update(max_completion_length=128, max_refills=0)
-        config.optim.update(peak=3e-4, warmup=2, decay="cosine", final_ratio=0.1, b2=0.95)
+        config.steps = 40
+        config.data.batch_size = 8
+        config.grpo.update(  # "dapo": each token counts alike, also those of long solutions
+            loss_type="dapo", max_completion_length=128, max_refills=2, microbatches=4
+        )
+        config.evaluation.every = 20
+        config.optim.update(peak=4e-4, warmup=2, decay="cosine", final_ratio=0.1, b2=0.95)
         return config
     thinks = pretrained(config, arg)
     config.steps = 300

@@ -1,4 +1,4 @@
-"""GRPO from Python: train the tiny model in the package, and see what it answers before and after.
+"""GRPO from Python: train the model in the package, and see what it answers before and after.
 
     python examples/grpo.py
 
@@ -10,7 +10,7 @@ import caugym_jax
 
 def main(workdir: str = "runs/example-grpo") -> None:
     problem = caugym_jax.problems("ETT", n=1, seed=7)[0]
-    before = caugym_jax.load("reasoner").ask(problem, samples=8, temperature=1.0)
+    before = caugym_jax.load("embedded-start").ask(problem, samples=8, temperature=1.0)
 
     settings = {
         "steps": 6,

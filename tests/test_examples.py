@@ -1,6 +1,7 @@
 """The scripts in examples/ run, and show what they promise."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -29,8 +30,8 @@ def test_grpo(tmp_path):
 @pytest.mark.slow
 def test_own_reward(tmp_path):
     said = run(tmp_path, ROOT / "examples/own_reward.py").splitlines()
-    first, *_, last = (int(line.split(", ")[1].split("%")[0]) for line in said)
-    assert last > first, said
+    figures = [[int(x) for x in re.findall(r"(\d+)%", line)] for line in said]
+    assert len(figures) == 6 and all(0 < right <= near <= 100 for right, near in figures), said
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def get_config(arg: str | None = None):
     else:
         config[arg].update(group_size=4, max_completion_length=4, reward_weights=f"{REWARD}=1")
     if arg == "grpo":
-        config.grpo.max_refills = 0
+        config.grpo.update(max_refills=0, microbatches=1)
     if arg == "ppo":  # eight programs a step
         config.ppo.update(num_iterations=2, num_minibatches=2, kl_target=0.05)
         config.critic_optim.update(config.optim)
