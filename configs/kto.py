@@ -18,5 +18,6 @@ def get_config(arg: str | None = None):
     config = base("kto")
     config.log.show = ("loss", "rewards/margins", "kl")
     preferences(config, arg)
-    config.data.batch_size = 64  # completions
+    if arg is not None:
+        config.data.batch_size = 64  # completions
     return config

@@ -23,12 +23,12 @@ def get_config(arg: str | None = None):
     config.log.update(
         every=5, show=("reward", "objective/kl", "entropy", "critic/vf_explained_var")
     )
-    config.evaluation.every = 25
+    config.evaluation.every = 15
     config.checkpoint.every = 10
     if arg is None:
-        from_the_start(config, max_prompt_length=128)
-        config.steps = 20
-        config.ppo.max_completion_length = 128
+        from_the_start(config, batch_size=16, max_prompt_length=128)
+        config.steps = 30
+        config.ppo.update(max_completion_length=128, microbatches=2)
         shared = dict(warmup=2, decay="cosine", final_ratio=0.1, b2=0.95)
         config.optim.update(shared, peak=2e-4)
         config.critic_optim.update(shared, peak=5e-4)
