@@ -51,7 +51,7 @@ class Problems:
     names: tuple[str, ...] = KINDS
     adjusters: tuple[int, ...] = (0, 1)
     max_mediators: int = 1
-    zero_fraction: float = 1 / 7
+    zero_fraction: float = 0.143
 
     def __post_init__(self):
         require(self, "tasks", among=TASKS)

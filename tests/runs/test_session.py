@@ -35,7 +35,7 @@ def test_more_steps_keep_the_learning_rate_s_horizon(tmp_path):
     assert claim(load("grpo.py", ["steps=99"]), tmp_path).optim.horizon == 50  # the first run's
     assert beyond_horizon(longer) == (
         "the learning rate's decay ends at step 50 (config.optim.horizon): later steps keep its "
-        "last rate, 3e-05; config.optim.horizon=90 spreads it over all steps"
+        "last rate, 4e-05; config.optim.horizon=90 spreads it over all steps"
     )
     chosen = claim(load("grpo.py", ["steps=90", "optim.horizon=90"]), tmp_path)
     assert chosen.optim.horizon == 90 and beyond_horizon(chosen) is None
