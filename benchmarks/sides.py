@@ -8,26 +8,46 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.cases import OURS, SAMPLINGS, SHAPE, STEPS, TRAINED, Case, Sampling
+from benchmarks.cases import (
+    OURS,
+    SAMPLINGS,
+    SHAPE,
+    STEPS,
+    TRAINED,
+    UPDATES,
+    Case,
+    Sampling,
+    Update,
+)
+from caugym_jax.algorithms.packed import shape_for
+from caugym_jax.algorithms.rollouts import Group, Placed, lay_out
 from caugym_jax.algorithms.sft import sft
-from caugym_jax.algorithms.step import Learner
+from caugym_jax.algorithms.step import Learner, init_state, make_step
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.transformer import layout
+from caugym_jax.models.work import forward
+from caugym_jax.objectives.logprobs import score, score_places
 from caugym_jax.objectives.optim import Optim, make_optimizer
+from caugym_jax.objectives.policy import policy_loss
+from caugym_jax.planning.roofline import operations
 from caugym_jax.runs.opening import model_for
 from caugym_jax.sampling.decoding import generate, row_keys
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.sampling.waves import Waves
-from caugym_jax.types import Batch
+from caugym_jax.types import Batch, Experience
 
 WAVE = 16  # rows of a wave that does not halve
 
 
 def build(name: str) -> Case:
     """The case of a row of benchmarks/speed.py, with this package's side."""
-    return _sft_step(*TRAINED) if name == "sft_step" else _sampling(name, SAMPLINGS[name])
+    if name == "sft_step":
+        return _sft_step(**TRAINED)
+    if name in UPDATES:
+        return _update(UPDATES[name])
+    return _sampling(name, SAMPLINGS[name])
 
 
 def _decoder(positions: int) -> ModelConfig:
@@ -68,7 +88,64 @@ def _sft_step(rows: int, length: int) -> Case:
                 state, metrics = algorithm.update(state, experience)
             float(metrics["loss"])
 
-    return Case(STEPS * rows * length, {OURS: run})
+    work = forward(model, shape, length)._replace(train=True)
+    return Case(STEPS * rows * length, {OURS: run}, STEPS * operations(work).model)
+
+
+def completions_of(u: Update) -> list[Group]:
+    """Random prompts and completions; every sample counts."""
+    r = np.random.default_rng(0)
+    groups = []
+    for _ in range(u.groups):
+        drawn = 0.3 * u.new * np.exp(u.sigma * r.standard_normal(u.samples))
+        lengths = np.clip(np.ceil(drawn), 1, u.new).astype(int)
+        prompt = r.integers(1, SHAPE["vocab"], r.integers(u.prompt[0], u.prompt[1] + 1))
+        said = [r.integers(1, SHAPE["vocab"], n) for n in lengths]
+        logprobs = [np.full(n, -9, np.float32) for n in lengths]
+        counted = np.ones(u.samples, bool)
+        groups.append(Group(prompt.tolist(), said, logprobs, counted, np.zeros(u.samples)))
+    return groups
+
+
+def _update(u: Update) -> Case:
+    """A GRPO update in packed rows, as it is, and in padded ones."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    model = model_for(_decoder(u.prompt[1] + u.new), mesh)
+    optimizer = make_optimizer(layout(model.config), 1000, Optim(peak=1e-5))
+    groups, size = completions_of(u), u.groups * u.samples
+    advantages = np.random.default_rng(1).standard_normal(size).astype(np.float32)
+    laid = lay_out(groups, advantages, size, u.prompt[1], u.new)
+    how = {"shards": 1, "microbatches": 1, "kernel": model.attention, "platform": "cpu"}
+    packed = shape_for(size, u.samples, u.prompt[1], u.new, **how)
+
+    def loss(params: Any, e: Experience) -> Any:
+        if e.share is None:
+            rows = e.tokens, e.positions, e.segment_ids
+            scores = score(model, params, *rows, start=e.prompt_width)
+        else:
+            scores = score_places(model, params, e)
+        return policy_loss(scores.logprobs, scores.entropy, e)
+
+    def side(shape: Any) -> Any:
+        with jax.set_mesh(mesh):
+            placed = Placed(laid, mesh, shape, 1)
+            placed.set("advantages", advantages)
+            (e,) = placed.parts
+            state = init_state(model.init(jax.random.key(0)), optimizer, mesh)
+            step = make_step(loss, optimizer, mesh)
+
+        def run(seed: int) -> None:
+            nonlocal state
+            with jax.set_mesh(mesh):
+                for _ in range(STEPS):
+                    state, metrics = step(state, e)
+                float(metrics["loss"])
+
+        return run
+
+    tokens = int(laid.segment_ids.sum())
+    sides = {OURS: side(packed), f"padded, {tokens / laid.tokens.size:.0%} tokens": side(None)}
+    return Case(STEPS * tokens, sides)
 
 
 def prompts_of(s: Sampling) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Speed, side by side with what a user would pick instead.
 
-  python -m benchmarks.speed [--torch] [--tunix=PYTHON] [--rows=NAME,...] [--out=speed.json]
+  python -m benchmarks.speed [--torch] [--tunix=PYTHON] [--rows=NAME,...] [--out=speed.json] [--dry]
 
 A random Qwen2 in float32 (4 layers, width 256, vocabulary 8192, tied: 5.9M parameters) does the
 same work on every side, by turns, so that a machine whose speed drifts treats all alike: PyTorch
@@ -13,6 +13,9 @@ on an idle machine only; `per cpu-s` is per second of processor time.
   sample_top_p   the same with top_p 0.95
   sample_shared  8 samples of each of 8 prompts of 512 tokens, 128 new ones
   sample_mixed   64 prompts of 128 tokens; lengths lognormal, median a third of 256, cut there
+  update_packed  a GRPO update on 24 completions of lognormal lengths: packed rows, and padded ones
+  update_prompts_once
+                 the same on 8 short completions of each of 16 prompts: a prompt is read once
   start          `train --config=grpo.py`: seconds to the first step, without and with kept programs
 """
 
@@ -31,10 +34,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import OURS, SAMPLINGS, Case
+from benchmarks.cases import OURS, SAMPLINGS, UPDATES, Case, shrink
 from caugym_jax.devices import starting
 
-ROWS = ("sft_step", *SAMPLINGS, "start")
+ROWS = ("sft_step", *SAMPLINGS, *UPDATES, "start")
+COMPILED = "/jax/core/compile/backend_compile_duration"  # jax's event for each program
 
 
 def main() -> None:
@@ -44,19 +48,32 @@ def main() -> None:
     parser.add_argument("--torch", action="store_true", help="PyTorch and transformers, too")
     parser.add_argument("--tunix", metavar="PYTHON", help="one that has Tunix installed")
     parser.add_argument("--rows", default=",".join(ROWS), help="(default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default 3)")
+    parser.add_argument("--dry", action="store_true", help="tiny sizes: whether everything runs")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     args = parser.parse_args()
     names = args.rows.split(",")
     if unknown := set(names) - set(ROWS):
         parser.error(f"no rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
+    if args.dry:
+        shrink()
+        args.rounds = 1
     starting.prepare()
-    rows = []
-    for name in names:
-        row = started() if name == "start" else compared(name, args)
-        rows.append({"name": name} | row)
-        print(json.dumps(rows[-1]), flush=True)
     import jax
+
+    from caugym_jax.planning.machine import measured as measured_chip
+
+    compiled: list[float] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compiled.append(seconds) if event == COMPILED else None
+    )
+    peak, rows, begun = measured_chip().flops, [], time.perf_counter()
+    for name in names:
+        compiled.clear()
+        row = started() if name == "start" else compared(name, args, peak)
+        rows.append({"name": name} | row | {"programs": len(compiled)})
+        print(json.dumps(rows[-1]), flush=True)
+        print(f"{time.perf_counter() - begun:.0f} s so far", file=sys.stderr, flush=True)
 
     report = {
         "machine": platform.processor() or platform.machine(),
@@ -64,6 +81,8 @@ def main() -> None:
         "load": os.getloadavg(),
         "date": time.strftime("%Y-%m-%d"),
         "jax": jax.__version__,
+        "dry": args.dry,
+        "peak_flops": peak,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "rows": rows,
     }
@@ -72,26 +91,34 @@ def main() -> None:
         args.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
-def compared(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One row: every side's figures, and ratios of ours to theirs (tokens/s, best rounds)."""
+def compared(name: str, args: argparse.Namespace, peak: float) -> dict[str, Any]:
+    """One row: every side's figures, and ratios of ours to theirs (tokens/s, best rounds): theirs
+    is PyTorch's, or, of an update, that in padded rows.
+
+    Args:
+      peak: operations a second that this machine does in large products.
+    """
     from benchmarks import sides
 
     case = sides.build(name)
-    if args.torch:
+    if args.torch and name not in UPDATES:
         from benchmarks import torch_sides
 
         case.sides["torch"] = torch_sides.build(name)
-    if args.tunix and name != "sample_mixed":  # it has no limit for each row
-        case.sides["tunix"] = Tunix(args.tunix, name)
+    if args.tunix and name not in UPDATES and name != "sample_mixed":  # no limit for each row
+        case.sides["tunix"] = Tunix(args.tunix, name, args.dry)
     figures = measured(case, args.rounds)
     ours = figures[OURS]["tokens/s"]
-    theirs = figures.get("torch", {}).get("tokens/s")
+    other = next((s for s in case.sides if name in UPDATES and s != OURS), "torch")
+    theirs = figures.get(other, {}).get("tokens/s")
+    share = None if case.flops is None else ours / case.tokens * case.flops / peak
     return {
         "unit": "tokens/s",
         "ours": ours,
         "theirs": theirs,
         "ratio": theirs and ours / theirs,
         "ratios": {side: ours / f["tokens/s"] for side, f in figures.items() if side != OURS},
+        "of_peak": share,
         "sides": figures,
     }
 
@@ -102,6 +129,7 @@ def measured(case: Case, rounds: int) -> dict[str, dict[str, float]]:
     cpu = {side: [] for side in case.sides}
     first = {}
     for side, run in case.sides.items():
+        print(f"  {side}", file=sys.stderr, flush=True)
         start = time.perf_counter()
         run(0)
         first[side] = time.perf_counter() - start
@@ -126,10 +154,10 @@ def measured(case: Case, rounds: int) -> dict[str, dict[str, float]]:
 class Tunix:
     """A side in another process: `benchmarks/tunix_side.py` with its own Python."""
 
-    def __init__(self, python: str, name: str):
+    def __init__(self, python: str, name: str, dry: bool):
         script = Path(__file__).with_name("tunix_side.py")
         self._child = subprocess.Popen(
-            [python, str(script), name],
+            [python, str(script), name, *["--dry"] * dry],
             cwd=script.parents[1],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

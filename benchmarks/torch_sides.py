@@ -19,7 +19,7 @@ from benchmarks.sides import lengths_of, prompts_of
 
 def build(name: str) -> Callable[[int], None]:
     """The side of a row of benchmarks/speed.py."""
-    return _sft_step(*TRAINED) if name == "sft_step" else _sampling(name, SAMPLINGS[name])
+    return _sft_step(**TRAINED) if name == "sft_step" else _sampling(name, SAMPLINGS[name])
 
 
 def _model(positions: int) -> Qwen2ForCausalLM:

@@ -20,7 +20,7 @@ from tunix.generate import sampler as sampling
 from tunix.models.qwen2 import model as qwen2
 from tunix.sft import peft_trainer, utils
 
-from benchmarks.cases import SAMPLINGS, SHAPE, STEPS, TRAINED, Sampling
+from benchmarks.cases import SAMPLINGS, SHAPE, STEPS, TRAINED, Sampling, shrink
 
 END = 2  # an end token, which is never drawn
 
@@ -81,7 +81,8 @@ def decoder() -> tuple[qwen2.ModelConfig, qwen2.Qwen2]:
 
 def sft_step() -> Callable[[int], None]:
     _, model = decoder()
-    tokens = np.random.default_rng(2).integers(3, SHAPE["vocab"], TRAINED).astype(np.int32)
+    shape = TRAINED["rows"], TRAINED["length"]
+    tokens = np.random.default_rng(2).integers(3, SHAPE["vocab"], shape).astype(np.int32)
     trainer = peft_trainer.PeftTrainer(
         model, optax.adamw(1e-4), peft_trainer.TrainingConfig(eval_every_n_steps=1000)
     ).with_gen_model_input_fn(
@@ -94,7 +95,7 @@ def sft_step() -> Callable[[int], None]:
     )
     step, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
     batch = peft_trainer.TrainingInput(
-        input_tokens=jnp.asarray(tokens), input_mask=jnp.ones(TRAINED, bool)
+        input_tokens=jnp.asarray(tokens), input_mask=jnp.ones(shape, bool)
     )
 
     def run(seed: int) -> None:
@@ -134,6 +135,8 @@ def sample(s: Sampling) -> Callable[[int], None]:
 
 def main() -> None:
     name = sys.argv[1]
+    if "--dry" in sys.argv:
+        shrink()
     run = sft_step() if name == "sft_step" else sample(SAMPLINGS[name])
     for line in sys.stdin:
         start = time.perf_counter(), time.process_time()

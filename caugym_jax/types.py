@@ -208,7 +208,11 @@ class Rollout(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """What a policy update needs, aligned with the completion part of the rollout's rows."""
+    """What a policy update needs, aligned with the completion part of the rollout's rows.
+
+    Packed (`algorithms/packed.py`), rows hold several completions, and what is [B, C] here is in
+    lists [R, N]: of the completions' tokens in the rows that a device takes at a time.
+    """
 
     tokens: Any  # [B, T] int32
     positions: Any  # [B, T] int32
@@ -220,6 +224,12 @@ class Experience(NamedTuple):
     ref_logprobs: Any  # [B, C] float32; None where there is no KL term
     values: Any = None  # [B, C] float32, PPO: the critic's, before the update
     returns: Any = None  # [B, C] float32, PPO: what they should have been
+    # None but where packed:
+    trunks: Any = None  # [B, T] int32: the segment of a token's prompt; None: its own
+    places: Any = None  # [R, N] int32: what predicts a token, in its list's rows one after another
+    targets: Any = None  # [R, N] int32: the tokens
+    sequences: Any = None  # [R, N] int32: which of the list's completions, 1..; 0: none
+    share: Any = None  # [R, N] float32: 1 / its completion's counted tokens, 0: not counted
 
     @property
     def prompt_width(self) -> int:

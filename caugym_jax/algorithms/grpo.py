@@ -27,7 +27,6 @@ from caugym_jax.algorithms.step import (
     mean_report,
     minibatches,
 )
-from caugym_jax.devices.mesh import fetch, put, rows
 from caugym_jax.errors import UserError, require
 from caugym_jax.objectives.advantages import group_advantages
 from caugym_jax.objectives.policy import PolicyLoss, policy_loss
@@ -153,19 +152,20 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
             return None, metrics, samples
         rewards = collected.rewards
         laid = rollouts.lay_out(collected, np.zeros_like(rewards))
-        e = put(laid, rows(mesh))
+        placed = rollouts.place(laid)
         if not settings.on_policy or settings.kl_in_reward:
-            e = e._replace(old_logprobs=own_logprobs(state.params, e))
+            placed.compute("old_logprobs", own_logprobs, state.params)
         if settings.beta:
-            e = e._replace(ref_logprobs=reference_logprobs(reference, e))
+            placed.compute("ref_logprobs", reference_logprobs, reference)
         if settings.kl_in_reward:
             real = laid.segment_ids[: len(rewards), -laid.mask.shape[1] :]
-            k1 = (fetch(e.old_logprobs) - fetch(e.ref_logprobs))[: len(rewards)] * real
+            k1 = placed.fetch("old_logprobs") - placed.fetch("ref_logprobs")
+            k1 = k1[: len(rewards)] * real
             metrics["kl"] = float(k1.sum() / real.sum())
             rewards = rewards - settings.beta * k1.sum(axis=1)
-            e = e._replace(ref_logprobs=None)
+            placed.clear("ref_logprobs")
         if settings.on_policy:
-            e = e._replace(old_logprobs=None)
+            placed.clear("old_logprobs")
         advantages = group_advantages(
             rewards,
             settings.group_size,
@@ -173,17 +173,18 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
             baseline=settings.baseline,
             normalize=settings.normalize_advantages,
         )
-        advantages = np.pad(advantages, (0, len(laid.tokens) - len(rewards)))
-        e = e._replace(advantages=put(advantages, rows(mesh)))
+        placed.set("advantages", np.pad(advantages, (0, len(laid.tokens) - len(rewards))))
         metrics["tokens_updated"] = int(laid.segment_ids.sum()) * settings.num_iterations
         metrics["time/prepare"] = time.perf_counter() - clock
-        return e, metrics, samples
+        return placed.experience, metrics, samples
 
-    def update(state: TrainState, e: Experience) -> Updated:
+    def update(state: TrainState, e: Experience | list[Experience]) -> Updated:
+        if isinstance(e, Experience):
+            e = [e] if settings.on_policy else minibatches(e, settings.num_minibatches, mesh)
         if settings.on_policy:
-            state, metrics = step(state, e)
+            state, metrics = step(state, e[0])
             return state, metrics
-        parts, reports = minibatches(e, settings.num_minibatches, mesh), []
+        parts, reports = e, []
         for part in settings.num_iterations * parts:
             state, metrics = step(state, part)
             reports.append(metrics)

@@ -19,6 +19,7 @@ from caugym_jax.algorithms.step import (
     Prepared,
     Updated,
     init_state,
+    is_packed,
     make_step,
     mean_report,
     minibatches,
@@ -91,8 +92,18 @@ class Ppo(RolloutSettings):
         require(self, "kl_target", "kl_horizon", "cliprange_value", above=0)
         require(self, "entropy_coef")
         require(self, "delta", above=1 + self.epsilon, hint="which is 1 + epsilon, or None")
+        if self.packed and self.shuffled:
+            raise UserError(
+                "packed=True: rows stay where they were packed, and several passes shuffle them "
+                "over minibatches: set num_iterations=1, num_minibatches=1 or packed=none"
+            )
         if self.kl_target is not None and not self.beta:
             raise UserError(f"kl_target={self.kl_target} adapts beta, which is 0: set beta above 0")
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether completions change minibatches between the passes over a rollout."""
+        return self.num_iterations > 1 and self.num_minibatches > 1
 
     @property
     def part(self) -> Part | None:
@@ -143,7 +154,7 @@ def _preparation(
     learner: Learner, settings: Ppo, rollouts: Rollouts, critic: Critic
 ) -> Callable[..., Any]:
     """PPO's `prepare`."""
-    mesh, reference = learner.mesh, learner.reference
+    reference = learner.reference
     own_logprobs = rollouts.scorer("score", own=True)
     reference_logprobs = rollouts.scorer("reference", own=False)
     evaluate = rollouts.program("value", critic_values(critic), critic_work(critic))
@@ -159,16 +170,16 @@ def _preparation(
         # Here, so that rows are scored where they are updated.
         order = order_of(settings, rollouts.seed, int(fetch(state.step)), 0, len(e.tokens))
         e = jax.tree.map(lambda x: x[order], e)
-        mask, scores = e.mask, e.advantages
-        e = put(e, rows(mesh))
-        e = e._replace(
-            old_logprobs=own_logprobs(state.params, e), values=evaluate(state.critic.params, e)
-        )
+        mask, scores, sampled = e.mask, e.advantages, e.sampler_logprobs
+        placed = rollouts.place(e)
+        placed.compute("old_logprobs", own_logprobs, state.params)
+        placed.compute("values", evaluate, state.critic.params)
+        old, values = placed.fetch("old_logprobs"), placed.fetch("values")
         coef, kl = 0.0, np.zeros_like(mask)
         if settings.beta:
-            e = e._replace(ref_logprobs=reference_logprobs(reference, e))
-            coef, kl = fetch((state.kl_coef, computed(kl_of, e)))
-        old, values, sampled = fetch((e.old_logprobs, e.values, e.sampler_logprobs))
+            placed.compute("ref_logprobs", reference_logprobs, reference)
+            both = {name: placed.fetch(name) for name in ("old_logprobs", "ref_logprobs")}
+            coef, kl = fetch((state.kl_coef, computed(kl_of, e._replace(**both))))
         rewards = place_rewards(scores, coef * kl, mask)
         if settings.whiten_rewards:
             rewards = whiten(rewards, mask, shift_mean=False)
@@ -178,10 +189,10 @@ def _preparation(
         metrics["sampling/sampling_logp_difference/mean"] = float(difference.sum() / mask.sum())
         if settings.whiten_advantages:
             advantages = whiten(advantages, mask)
-        known = advantages.astype(np.float32), returns.astype(np.float32)
-        advantages, returns = put(known, rows(mesh))
+        placed.set("advantages", advantages.astype(np.float32))
+        placed.set("returns", returns.astype(np.float32))
         metrics["time/prepare"] = time.perf_counter() - clock
-        return e._replace(advantages=advantages, returns=returns), metrics, samples
+        return placed.experience, metrics, samples
 
     return prepare
 
@@ -195,10 +206,13 @@ def _updates(
     kl_of = _kl_of(settings)
 
     @jax.jit
-    def adapted(coef: jax.Array, e: Experience) -> jax.Array:
+    def adapted(coef: jax.Array, parts: list[Experience]) -> jax.Array:
         assert settings.kl_target is not None  # else the coefficient stays
-        count = jnp.sum(jnp.any(e.mask > 0, axis=1))
-        kl = jnp.sum(kl_of(e)) / count
+        count = sum(
+            jnp.sum(jnp.any(e.mask > 0, axis=1)) if e.share is None else jnp.round(e.share.sum())
+            for e in parts
+        )
+        kl = sum(jnp.sum(kl_of(e)) for e in parts) / count
         return adapted_kl_coef(
             coef, kl, target=settings.kl_target, horizon=settings.kl_horizon, rows=count
         )
@@ -207,17 +221,21 @@ def _updates(
         lambda e, order: jax.tree.map(lambda x: x[order], e), out_shardings=rows(mesh)
     )
 
-    def update(state: TrainState, e: Experience) -> Updated:
+    def update(state: TrainState, given: Experience | list[Experience]) -> Updated:
         policy, value = state._replace(critic=None, kl_coef=None), state.critic
         coef, step, reports = state.kl_coef, int(fetch(state.step)), []
         if settings.kl_target is not None:
-            coef = computed(adapted, coef, e)
-        e = e._replace(ref_logprobs=None)
+            coef = computed(adapted, coef, given if isinstance(given, list) else [given])
         for iteration in range(settings.num_iterations):
-            if iteration and settings.num_minibatches > 1:
-                order = order_of(settings, rollouts.seed, step, iteration, len(e.tokens))
-                e = computed(shuffle, e, order, places=rows(mesh))
-            for part in minibatches(e, settings.num_minibatches, mesh):
+            if isinstance(given, list):  # packed, and never shuffled
+                parts = [e._replace(ref_logprobs=None) for e in given]
+            else:
+                given = given._replace(ref_logprobs=None)
+                if iteration and settings.num_minibatches > 1:
+                    order = order_of(settings, rollouts.seed, step, iteration, len(given.tokens))
+                    given = computed(shuffle, given, order, places=rows(mesh))
+                parts = minibatches(given, settings.num_minibatches, mesh)
+            for part in parts:
                 policy, report = policy_step(policy, part)
                 value, of_value = value_step(value, part)
                 report |= {
@@ -244,8 +262,9 @@ def _steps(
     """The compiled updates of policy and critic."""
     epsilon, values_of = settings.epsilon, critic_values(critic)
 
-    def averaged(per_token: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return aggregate(per_token, mask, settings.loss_type, settings.max_completion_length)
+    def averaged(per_token: jax.Array, e: Experience) -> tuple[jax.Array, jax.Array]:
+        horizon = settings.max_completion_length
+        return aggregate(per_token, e.mask, settings.loss_type, horizon, e.share)
 
     def policy_loss(params: Any, e: Experience) -> Losses:
         scores, mask = rollouts.score(params, e), e.mask
@@ -260,18 +279,18 @@ def _steps(
         )
         change = scores.logprobs - e.old_logprobs
         sums = {
-            "loss/policy_avg": averaged(terms.loss, mask),
+            "loss/policy_avg": averaged(terms.loss, e),
             "policy/approxkl_avg": _mean(jnp.square(change) / 2, mask),
             "policy/clipfrac_avg": _mean(terms.clipped_low + terms.clipped_high, mask),
             "policy/entropy_avg": _mean(scores.entropy, mask),
             "val/ratio": _mean(terms.ratio, mask),
         }
-        return averaged(terms.loss - settings.entropy_coef * scores.entropy, mask), sums
+        return averaged(terms.loss - settings.entropy_coef * scores.entropy, e), sums
 
     def value_loss(params: Params, e: Experience) -> Losses:
         values = values_of(params, e)
         terms = clipped_value_loss(values, e.values, e.returns, settings.cliprange_value)
-        return averaged(terms.loss, e.mask), {"val/clipfrac_avg": _mean(terms.clipped, e.mask)}
+        return averaged(terms.loss, e), {"val/clipfrac_avg": _mean(terms.clipped, e.mask)}
 
     options: Any = {"microbatches": settings.microbatches, "remedy": settings.remedy}
     _, optimizer, mesh, adapter, _ = learner
@@ -289,9 +308,12 @@ def _steps(
 
 
 def critic_values(critic: Critic) -> Callable[[Params, Experience], jax.Array]:
-    """(critic's weights, rows) -> values [B, C] of the completions' places."""
+    """(critic's weights, rows) -> values [B, C] of the completions' places; of packed rows in
+    their lists."""
 
     def values(params: Params, e: Experience) -> jax.Array:
+        if is_packed(e):
+            return critic.model.values_at_places(params, e)
         return critic.model.values(
             params, e.tokens, e.positions, e.segment_ids, start=e.prompt_width
         )

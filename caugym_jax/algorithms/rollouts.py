@@ -15,19 +15,27 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from caugym_jax.algorithms.step import Learner, check_rows, in_parts, microbatch_count
+from caugym_jax.algorithms import packed
+from caugym_jax.algorithms.step import (
+    Learner,
+    check_rows,
+    in_filled_parts,
+    in_parts,
+    is_packed,
+    microbatch_count,
+)
 from caugym_jax.data.items import shown, truth
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
-from caugym_jax.devices.mesh import fetch, row_count, rows, sampling_mesh
+from caugym_jax.devices.mesh import fetch, put, row_count, rows, sampling_mesh
 from caugym_jax.devices.programs import Program
 from caugym_jax.devices.shapes import on_shapes
 from caugym_jax.errors import require
 from caugym_jax.models.transformer import Params
 from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.advantages import informative_groups
-from caugym_jax.objectives.logprobs import Scores, score
+from caugym_jax.objectives.logprobs import Scores, score, score_places
 from caugym_jax.rewards.combination import ON_ERROR, combine, parse_weights
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.types import Experience, Item, Rollout, TrainState
@@ -56,6 +64,10 @@ class RolloutSettings:
       num_minibatches: optimiser steps per pass.
       microbatches: parts into which each optimiser step is cut to save memory; None: one row to
         each device at a time. No result changes.
+      packed: put several completions into a row of an update, so that next to nothing is padding,
+        and a prompt once for several of its completions; False: one in each row. None: packed,
+        unless the attention kernel is cudnn, which takes one document a row, or PPO takes several
+        passes over shuffled minibatches. No result changes.
     """
 
     method: ClassVar[str]  # the section of the configuration
@@ -73,6 +85,7 @@ class RolloutSettings:
     num_iterations: int = 1
     num_minibatches: int = 1
     microbatches: int | None = 1
+    packed: bool | None = None
 
     def __post_init__(self) -> None:
         counts = ("group_size", "max_completion_length", "num_iterations", "num_minibatches")
@@ -88,6 +101,11 @@ class RolloutSettings:
     def updates(self) -> int:
         """Optimiser steps on one rollout."""
         return self.num_iterations * self.num_minibatches
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether completions change minibatches between the passes over a rollout."""
+        return False
 
     @property
     def part(self) -> Part | None:
@@ -317,6 +335,67 @@ class Collected(NamedTuple):
         return np.concatenate([group.rewards for group in self.groups])
 
 
+class Placed:
+    """An experience on the devices: padded, or in packed rows a minibatch each.
+
+    Args:
+      laid: [B, P + C] (NumPy).
+      shape: of the packed rows of a minibatch; None: padded.
+      updates: minibatches; number i has rows i, i + updates, ...
+    """
+
+    def __init__(
+        self,
+        laid: Experience,
+        mesh: jax.sharding.Mesh,
+        shape: packed.Shape | None,
+        updates: int,
+    ):
+        self._shape, self._mesh, self._updates = laid.mask.shape, mesh, updates
+        self._packings: list[packed.Packing] = []
+        self.parts = [put(laid, rows(mesh))]
+        if shape is None:
+            return
+        self.parts = []
+        for i in range(updates):
+            part = jax.tree.map(lambda x, i=i: x[i::updates], laid)
+            one, packing = packed.pack_rows(part, shape)
+            self.parts.append(put(one, rows(mesh)))
+            self._packings.append(packing)
+
+    def compute(self, name: str, program: Callable[..., Any], *arguments: Any) -> None:
+        """Sets a field to program(*arguments, experience)."""
+        self.parts = [e._replace(**{name: program(*arguments, e)}) for e in self.parts]
+
+    def clear(self, name: str) -> None:
+        """Sets a field to None."""
+        self.parts = [e._replace(**{name: None}) for e in self.parts]
+
+    def set(self, name: str, values: np.ndarray) -> None:
+        """Sets a field to [B] or [B, C] float32."""
+        for i, e in enumerate(self.parts):
+            own = values
+            if self._packings:
+                own = self._packings[i].pack(values[i :: self._updates])
+            self.parts[i] = e._replace(**{name: put(own, rows(self._mesh))})
+
+    def fetch(self, name: str) -> np.ndarray:
+        """A field, [B, C]."""
+        found: list[np.ndarray] = fetch([getattr(e, name) for e in self.parts])
+        if not self._packings:
+            return found[0]
+        whole = np.zeros(self._shape, found[0].dtype)
+        for i, (lists, packing) in enumerate(zip(found, self._packings, strict=True)):
+            part = whole[i :: self._updates]
+            part[:] = packing.unpack(lists, part.shape)
+        return whole
+
+    @property
+    def experience(self) -> Experience | list[Experience]:
+        """Padded: of all rows; packed: of each minibatch."""
+        return self.parts if self._packings else self.parts[0]
+
+
 # A part of the reward that follows from how completions end: its name, and its values [B].
 Part = tuple[str, Callable[[RolloutRewards], np.ndarray]]
 
@@ -373,7 +452,9 @@ class Rollouts:
 
     def score(self, weights: Params, e: Experience) -> Scores:
         """The completions' teacher-forced scores, [B, C], at the temperature they were sampled
-        at."""
+        at; of packed rows in their lists."""
+        if is_packed(e):
+            return score_places(self._learner.model, weights, e, self.settings.temperature)
         return score(
             self._learner.model,
             weights,
@@ -385,8 +466,12 @@ class Rollouts:
         )
 
     def work(self, e: Experience) -> Work:
-        """Of `score`."""
-        return forward(self._learner.model, e.tokens.shape, e.mask.shape[-1])
+        """Of `score`; packed rows hold the longest completions."""
+        scored = e.mask.shape[-1]
+        if is_packed(e):
+            prompt, new = self._longest
+            scored = e.tokens.shape[-1] * new // (prompt + new)
+        return forward(self._learner.model, e.tokens.shape, scored)
 
     def scorer(self, name: str, *, own: bool) -> Program:
         """The program (weights, experience) -> log-probs [B, C] as the updates will see them.
@@ -414,15 +499,19 @@ class Rollouts:
         last: tuple[Any, ...] = (),
     ) -> Program:
         """The program (weights, experience) -> function(weights, rows) of all rows [B, C], taken
-        together as the updates will take them."""
+        together as the updates will take them; of packed rows, of a minibatch's lists."""
         settings = self.settings
         updates, microbatches = settings.num_minibatches, settings.microbatches
 
         def run(weights: Params, e: Experience, *frozen: Any) -> Any:
             weights = weights if apply is None else apply(weights, *frozen)
+            if is_packed(e):
+                return in_filled_parts(lambda part: function(weights, part), e)
             return in_parts(lambda part: function(weights, part), e, updates, microbatches)
 
         def working(_: Params, e: Experience) -> Work:
+            if is_packed(e):
+                return work(e)._replace(parts=microbatch_count(e, None))
             count = len(e.tokens) // updates
             one = jax.ShapeDtypeStruct((count,), np.int32)
             return work(e)._replace(parts=updates * microbatch_count(one, microbatches))
@@ -538,6 +627,22 @@ class Rollouts:
         parts = settings.num_minibatches * (settings.microbatches or 1)
         check_rows(size, parts, row_count(self._learner.mesh), "prompts x group_size")
         return lay_out(collected.groups, advantages, size, *self._longest)
+
+    def place(self, laid: Experience) -> Placed:
+        """What `lay_out` made, on the devices, as the updates will take it."""
+        s, learner, shape = self.settings, self._learner, None
+        kernel = learner.model.attention
+        if s.packed or (s.packed is None and kernel != "cudnn" and not s.shuffled):
+            shape = packed.shape_for(
+                len(laid.tokens) // s.num_minibatches,
+                s.group_size,
+                *self._longest,
+                shards=row_count(learner.mesh),
+                microbatches=s.microbatches,
+                kernel=kernel,
+                platform=learner.mesh.devices.flat[0].platform,
+            )
+        return Placed(laid, learner.mesh, shape, s.num_minibatches)
 
 
 def rollout_metrics(drawn: list[RolloutRewards], group_size: int) -> dict[str, float]:

@@ -33,29 +33,50 @@ from caugym_jax.types import Batch, TrainState
 
 
 class Targets(NamedTuple):
-    """A batch and where its targets stand, so that logits are made for them alone."""
+    """A batch and where its targets stand, so that logits are made for them alone.
+
+    The targets of B // R rows are one list: of the rows that a device takes in a microbatch
+    together, or (R = B) of each row.
+    """
 
     batch: Batch
-    places: Any  # [B, N] int32: the t of each token to learn, rows filled up with 1
-    mask: Any  # [B, N] float32: their weights in the loss, 0 where rows were filled up
+    places: Any  # [R, N] int32: of each token to learn, in its list's rows one after the other
+    mask: Any  # [R, N] float32: their weights in the loss, 0 where lists were filled up
     noise: Any = None  # NEFTune: (keys [B] of the rows, size [B, T] float32 at each token)
 
 
-def find_targets(batch: Batch) -> Targets:
-    """The places with a loss mask, and their weights, packed to the front of each row (NumPy).
+def find_targets(batch: Batch, shards: int | None = None, microbatches: int = 1) -> Targets:
+    """The places with a loss mask, and their weights, packed to the front of each list (NumPy).
 
     By hand: a loss mask (0, 0, 1, 1, 0, 2) gives places (2, 3, 5, 1, 1, ...) and weights
-    (1, 1, 2, 0, 0, ...).
+    (1, 1, 2, 0, 0, ...). A second row (0, 1, 0, 0, 0, 0) of the same list adds place 6 + 1 = 7.
+
+    Args:
+      shards, microbatches: a list holds the rows that one of so many devices takes at a time
+        (`step.split_rows`), and has room for all their places: its width is the same for every
+        batch of this shape. None: each row has a list, of a width that fits the batch.
     """
     wanted = np.asarray(batch.loss_mask) > 0
     wanted[:, 0] = False  # nothing predicts the first token
+    weights = np.asarray(batch.loss_mask)
+    if shards is None:
+        width = width_for(int(wanted.sum(axis=1).max(initial=1)), wanted.shape[1])
+    else:
+        wanted, weights = (_joined(x, shards, microbatches) for x in (wanted, weights))
+        width = wanted.shape[1]
     counts = wanted.sum(axis=1)
-    width = width_for(int(counts.max(initial=1)), wanted.shape[1])
     real = np.arange(width)[None] < counts[:, None]
-    places, weights = np.ones(real.shape, np.int32), np.zeros(real.shape, np.float32)
+    places, mask = np.ones(real.shape, np.int32), np.zeros(real.shape, np.float32)
     places[real] = np.nonzero(wanted)[1]
-    weights[real] = np.asarray(batch.loss_mask)[wanted]
-    return Targets(batch, places, weights)
+    mask[real] = weights[wanted]
+    return Targets(batch, places, mask)
+
+
+def _joined(x: np.ndarray, shards: int, microbatches: int) -> np.ndarray:
+    """[B, T] -> [shards x microbatches, B T / (shards x microbatches)]: the rows of each device
+    and microbatch one after the other, in the order that `split_rows` expects."""
+    parted = x.reshape(shards, -1, microbatches, x.shape[1]).swapaxes(1, 2)
+    return parted.reshape(shards * microbatches, -1)
 
 
 def noise_for(
@@ -91,13 +112,14 @@ def _noise(t: Targets, width: int) -> jax.Array | None:
 
 
 def score_targets(model: Model, params: Any, t: Targets) -> Scores:
-    """Teacher-forced scores of the targets, [B, N]; they carry a meaning where the mask is 1."""
-    b = t.batch
+    """Teacher-forced scores of the targets, [R, N]; they carry a meaning where the mask is 1."""
+    b, lists = t.batch, len(t.places)
     noise = _noise(t, model.config.d_model)
     hidden, _ = model.hidden(params, b.tokens, b.positions, b.segment_ids, added=noise)
+    hidden = hidden.reshape(lists, -1, hidden.shape[-1])
     hidden = jnp.take_along_axis(hidden, t.places[..., None] - 1, axis=1)
-    targets = jnp.take_along_axis(b.tokens, t.places, axis=1)
-    return score_hidden(model, params, hidden, targets)
+    targets = jnp.take_along_axis(b.tokens.reshape(lists, -1), t.places, axis=1)
+    return score_hidden(model, params, hidden, targets, wanted=t.mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +142,8 @@ class Sft:
 
 def target_work(model: Model, targets: Targets) -> Work:
     """Of `score_targets`; the leading axes of the targets' leaves are free."""
-    return forward(model, targets.batch.tokens.shape, targets.mask.shape[-1])
+    tokens = targets.batch.tokens
+    return forward(model, tokens.shape, targets.mask.size // (tokens.size // tokens.shape[-1]))
 
 
 def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
@@ -157,7 +180,9 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
         waited = time.perf_counter() - started
         check_rows(len(batch.tokens), microbatches, row_count(mesh), "data.batch_size")
         metrics = {"tokens": int(np.sum(batch.segment_ids > 0)), "time/data": waited}
-        targets = put(find_targets(batch), rows(mesh))
+        shards = row_count(mesh)
+        cut = microbatches or len(batch.tokens) // shards
+        targets = put(find_targets(batch, shards, cut), rows(mesh))
         if alpha:
             drawn = functools.partial(noise_for, batch, alpha, model.config.d_model, seed)
             keys, size = computed(drawn, int(fetch(state.step)))

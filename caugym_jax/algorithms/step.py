@@ -24,7 +24,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.models.work import Work
 from caugym_jax.objectives.optim import Optimizer
-from caugym_jax.types import TrainState
+from caugym_jax.types import Experience, TrainState
 
 # A reported quantity as (sum, weight): adds exactly, and is divided once.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -160,11 +160,41 @@ def merge_rows(parts: Any) -> Any:
 
 
 def microbatch_count(batch: Any, microbatches: int | None) -> int:
-    """`microbatches`, or, where it is None, as many as leave one row to each device."""
+    """`microbatches`, or, where it is None, as many as leave one row to each device; of packed
+    rows, as many as they were made for."""
+    if is_packed(batch):
+        return len(batch.share) // traced_row_count()
     if microbatches is not None:
         return microbatches
     count: int = jax.tree.leaves(batch)[0].shape[0]
     return max(1, count // traced_row_count())
+
+
+def is_packed(batch: Any) -> bool:
+    """Whether it is an Experience whose rows hold several completions."""
+    return isinstance(batch, Experience) and batch.share is not None
+
+
+def filled_parts(parts: Experience) -> jax.Array:
+    """How many microbatches of packed rows hold a document, [] int32: those come first.
+
+    Args:
+      parts: what `split_rows` returns.
+    """
+    return jnp.sum(jnp.any(parts.segment_ids > 0, axis=(1, 2)), dtype=jnp.int32)
+
+
+def in_filled_parts(function: Callable[[Any], Any], batch: Experience) -> Any:
+    """function(rows) of packed rows, a microbatch at a time; zeros for those without a document."""
+    microbatches = microbatch_count(batch, None)
+    parts = split_rows(batch, microbatches)
+    first = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    start = jnp.zeros((microbatches, *first.shape), first.dtype)
+
+    def one(i: jax.Array, done: jax.Array) -> jax.Array:
+        return done.at[i].set(function(jax.tree.map(lambda x: x[i], parts)))
+
+    return merge_rows(jax.lax.fori_loop(0, filled_parts(parts), one, start))
 
 
 def in_parts(
@@ -195,7 +225,8 @@ def gradients(
     """Gradient of total / weight over the whole batch, whatever the split.
 
     Totals, weights and gradients of totals are summed over microbatches and divided once; an
-    all-masked batch has loss 0 and gradient 0.
+    all-masked batch has loss 0 and gradient 0. Microbatches of packed rows without a document are
+    not computed.
 
     Returns:
       (gradient, loss, sums).
@@ -218,7 +249,14 @@ def gradients(
         def add(carry: Any, part: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, carry, differentiate(params, part)), None
 
-        ((total, (weight, sums)), gradient), _ = jax.lax.scan(add, start, parts)
+        def add_one(i: jax.Array, carry: Any) -> Any:
+            return add(carry, jax.tree.map(lambda x: x[i], parts))[0]
+
+        if is_packed(batch):
+            done = jax.lax.fori_loop(0, filled_parts(parts), add_one, start)
+        else:
+            done, _ = jax.lax.scan(add, start, parts)
+        (total, (weight, sums)), gradient = done
     scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
     return jax.tree.map(lambda g: g * scale, gradient), total * scale, sums
 

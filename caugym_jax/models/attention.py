@@ -18,15 +18,20 @@ def visible(
     key_positions: jax.Array,
     key_segments: jax.Array,
     window: int | None = None,
+    query_trunks: jax.Array | None = None,
 ) -> jax.Array:
     """Which keys each query may see: [B, T, S] bool.
 
-    A key is seen if it stands in the same segment, not later, and (with a window) fewer than
-    `window` places before. Segment 0 is padding: it sees only padding, so that no row of the mask
-    is empty; cache slots not yet written carry segment -1 and are seen by nobody.
+    A key is seen if it stands in the same segment (or in the query's trunk, a segment that several
+    go on from), not later, and (with a window) fewer than `window` places before. Segment 0 is
+    padding: it sees only padding, so that no row of the mask is empty; cache slots not yet written
+    carry segment -1 and are seen by nobody.
     """
     gap = query_positions[:, :, None] - key_positions[:, None, :]
-    mask = (query_segments[:, :, None] == key_segments[:, None, :]) & (gap >= 0)
+    mask = query_segments[:, :, None] == key_segments[:, None, :]
+    if query_trunks is not None:
+        mask |= query_trunks[:, :, None] == key_segments[:, None, :]
+    mask &= gap >= 0
     return mask if window is None else mask & (gap < window)
 
 
@@ -43,6 +48,7 @@ class Places(NamedTuple):
 
     positions: jax.Array  # [B, T] int32: place within the document
     segment_ids: jax.Array  # [B, T] int32: 0 is padding
+    trunks: jax.Array | None = None  # [B, T] int32: the segment that a token's segment goes on from
 
 
 def attention(
@@ -53,12 +59,15 @@ def attention(
     segment_ids: jax.Array,
     window: int | None = None,
     kernel: str = "plain",
+    trunks: jax.Array | None = None,
 ) -> jax.Array:
     """Causal grouped-query attention of whole rows: softmax(q k^T / sqrt(H)) v, softmax in float32.
 
     A query sees the keys of its own segment up to its own place (`visible`); within a row,
-    documents follow each other and positions rise. Queries may be split over the mesh axes of
-    "batch", "time" and "heads"; over "time" each device gathers the row's keys and values.
+    documents follow each other and positions rise. With `trunks` ([B, T] int32, plain kernel only)
+    a segment may go on from another one that stands before it in the row: completions of a prompt.
+    Queries may be split over the mesh axes of "batch", "time" and "heads"; over "time" each device
+    gathers the row's keys and values.
 
     No array [B, N, T, T] exists for rows longer than `LONG`, forward or backward.
 
@@ -72,7 +81,9 @@ def attention(
     Returns:
       [B, T, N, H] in q's dtype.
     """
-    places = Places(positions, segment_ids)
+    if trunks is not None and kernel != "plain":
+        raise ValueError(f"the {kernel} kernel knows no trunks")
+    places = Places(positions, segment_ids, trunks)
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {} if mesh.empty else mesh.shape
     if not mesh.empty and (sizes["context"] > 1 or (kernel != "plain" and mesh.size > 1)):
@@ -149,6 +160,7 @@ def _masked(q, q_places, k, v, k_places, window):
         k_places.positions,
         k_places.segment_ids,
         window,
+        q_places.trunks,
     )
     return _attention_of_block(q, k, v, seen)
 

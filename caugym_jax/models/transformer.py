@@ -225,6 +225,7 @@ class Model:
         *,
         keep_kv: bool = False,
         added: jax.Array | None = None,
+        trunks: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
         """Final-norm hidden states of whole rows.
 
@@ -232,6 +233,7 @@ class Model:
           tokens, positions, segment_ids: [B, T] int32; segment 0 is padding.
           keep_kv: also return every layer's keys and values (prefill).
           added: [B, T, D] added to the tokens' embeddings (noise in training).
+          trunks: [B, T] int32, see `attention`.
 
         Returns:
           ([B, T, D] in the compute dtype, None or (k, v) each [L, B, T, K, H] / tuple of L).
@@ -242,11 +244,12 @@ class Model:
             grow = functools.partial(jnp.pad, pad_width=((0, 0), (0, short)))
             tokens, positions, segment_ids = map(grow, (tokens, positions, segment_ids))
             added = added if added is None else jnp.pad(added, ((0, 0), (0, short), (0, 0)))
+            trunks = trunks if trunks is None else grow(trunks)
 
         def attend(kind, q, k, v):
             at = q, k, v, positions, segment_ids
             mixed = self._kinds.by_window(
-                kind, lambda window: attention(*at, window, self.attention)
+                kind, lambda window: attention(*at, window, self.attention, trunks)
             )
             return mixed, ((k, v) if keep_kv else None)
 

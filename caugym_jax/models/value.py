@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from caugym_jax.devices.mesh import Layout
 from caugym_jax.models.transformer import Model, Params, layout
+from caugym_jax.types import Experience
 
 _HEAD = "value_head"
 _HEAD_AXES = ("embed",)
@@ -56,8 +57,18 @@ class ValueModel:
         if start < 1:
             raise ValueError("start must be at least 1: nothing stands before the first token")
         hidden, _ = self.model.hidden(params, tokens, positions, segment_ids)
-        before = hidden[:, start - 1 : -1].astype(jnp.float32)
-        return jnp.einsum("btd,d->bt", before, params[_HEAD])
+        return self._read(params, hidden[:, start - 1 : -1])
+
+    def values_at_places(self, params: Params, e: Experience) -> jax.Array:
+        """The expected return before each target of packed rows was chosen, in their lists [R, N]
+        float32; without a meaning where there is no target."""
+        how = e.tokens, e.positions, e.segment_ids
+        hidden, _ = self.model.hidden(params, *how, trunks=e.trunks)
+        hidden = hidden.reshape(len(e.places), -1, hidden.shape[-1])
+        return self._read(params, jnp.take_along_axis(hidden, e.places[..., None], axis=1))
+
+    def _read(self, params: Params, before: jax.Array) -> jax.Array:
+        return jnp.einsum("btd,d->bt", before.astype(jnp.float32), params[_HEAD])
 
 
 def _with_head(decoder: dict, head) -> dict:

@@ -9,15 +9,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 
 from caugym_jax.devices.mesh import constrain, traced_size
 from caugym_jax.models.layers import logits_of
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.objectives.arrays import Array
+from caugym_jax.types import Experience
 
 # Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).
 CHUNK_LOGITS = 2**25
+# Of targets that may be absent at most so many a device are a chunk, so that few are padding.
+CHUNK_TARGETS = 512
 
 
 class Scores(NamedTuple):
@@ -62,16 +65,35 @@ def score(
     return score_hidden(model, params, hidden[:, start - 1 : -1], tokens[:, start:], temperature)
 
 
+def score_places(
+    model: Model,
+    params: Params,
+    e: Experience,
+    temperature: float | Float[Array, ""] = 1.0,
+) -> Scores:
+    """Teacher-forced scores of the targets of packed rows, in their lists [R, N]; 0 at chunks of
+    them without a target, and without a meaning elsewhere where there is none."""
+    hidden, _ = model.hidden(params, e.tokens, e.positions, e.segment_ids, trunks=e.trunks)
+    hidden = hidden.reshape(len(e.places), -1, hidden.shape[-1])
+    hidden = jnp.take_along_axis(hidden, e.places[..., None], axis=1)
+    return score_hidden(model, params, hidden, e.targets, temperature, wanted=e.sequences)
+
+
 def score_hidden(
     model: Model,
     params: Params,
     hidden: Float[Array, "B N D"],
     targets: Int[Array, "B N"],
     temperature: float | Float[Array, ""] = 1.0,
+    wanted: Num[Array, "B N"] | None = None,
 ) -> Scores:
     """Scores of targets [B, N] from the hidden states [B, N, D] that predict them, in chunks.
 
     The shift is the caller's: hidden[b, n] must be the state one place before targets[b, n].
+
+    Args:
+      wanted: above 0 where there is a target. A chunk without any costs nothing and its scores are
+        0, so that one program serves any number of targets that come first in their rows.
     """
     B, N, D = hidden.shape
     # Numbers of logits a place and device.
@@ -80,6 +102,8 @@ def score_hidden(
     )
     parts = traced_size("time")
     width = max(1, min(-(-N // parts), CHUNK_LOGITS // share))
+    if wanted is not None:
+        width = min(width, -(-CHUNK_TARGETS // max(1, B // traced_size("batch"))))
     chunks = -(-N // (parts * width))
     head = model.head(params)
     split = traced_size("vocab_split") > 1
@@ -107,8 +131,18 @@ def score_hidden(
         x = jnp.pad(x, pad).reshape(B, parts, chunks, width, *x.shape[2:])
         return jnp.moveaxis(x, 2, 0).reshape(chunks, B, parts * width, *x.shape[4:])
 
-    step = jax.checkpoint(chunk_scores)
-    _, scores = jax.lax.scan(lambda _, part: (None, step(*part)), None, (cut(hidden), cut(targets)))
+    # Where all logits may be held, none is made again.
+    step = chunk_scores if share * N <= CHUNK_LOGITS * parts else jax.checkpoint(chunk_scores)
+
+    def if_wanted(hidden: Array, targets: Array, wanted: Array) -> Scores:
+        zero = jnp.zeros(targets.shape, jnp.float32)
+        return jax.lax.cond(
+            jnp.any(wanted > 0), step, lambda *_: Scores(zero, zero, zero), hidden, targets
+        )
+
+    parted = (cut(hidden), cut(targets)) + (() if wanted is None else (cut(wanted),))
+    one = step if wanted is None else if_wanted
+    _, scores = jax.lax.scan(lambda _, part: (None, one(*part)), None, parted)
 
     def join(x: Array) -> Array:
         x = jnp.moveaxis(x.reshape(chunks, B, parts, width), 0, 2)

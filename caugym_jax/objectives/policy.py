@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from caugym_jax.errors import require
 from caugym_jax.objectives.arrays import Array
@@ -41,10 +41,15 @@ class Terms(NamedTuple):
     clipped_high: Float[Array, "B C"]  # 1 where the upper clip cut the gradient (A > 0)
 
 
-def _masked_mean(x: Float[Array, "B C"], mask: Float[Array, "B C"]) -> Float[Array, "B 1"]:
-    return jnp.sum(x * mask, axis=-1, keepdims=True) / jnp.maximum(
-        jnp.sum(mask, axis=-1, keepdims=True), 1.0
-    )
+def _sums(x: Float[Array, "B C"], sequences: Int[Array, "B C"] | None) -> Spread:
+    """The sum over each sequence: over a row, or, at all its tokens, over those of one number."""
+    if sequences is None:
+        return jnp.sum(x, axis=-1, keepdims=True)
+
+    def of_row(x: Array, numbers: Array) -> Array:
+        return jax.ops.segment_sum(x, numbers, num_segments=len(x) + 1)[numbers]
+
+    return jax.vmap(of_row)(x, sequences)
 
 
 def log_ratio(
@@ -52,13 +57,19 @@ def log_ratio(
     old_logprobs: Float[Array, "B C"],
     mask: Float[Array, "B C"],
     level: str = "token",
+    sequences: Int[Array, "B C"] | None = None,
 ) -> Spread:
-    """log p_new - log p_old per token, or its mean over each sequence (GSPO): [B, C] or [B, 1]."""
+    """log p_new - log p_old per token, or its mean over each sequence (GSPO): [B, C] or [B, 1].
+
+    Args:
+      sequences: [B, C], where a row holds several: each token's, from 1 on; below as well.
+    """
     if level not in ("token", "sequence"):
         raise ValueError(f"level must be token or sequence, not {level!r}")
     difference = (logprobs - old_logprobs) * mask
     if level == "sequence":
-        difference = _masked_mean(difference, mask)
+        counts = _sums(mask, sequences)
+        difference = _sums(difference * mask, sequences) / jnp.maximum(counts, 1.0)
     return jnp.clip(difference, -20.0, 20.0)
 
 
@@ -72,6 +83,7 @@ def clipped_surrogate(
     clip_high: float = 0.28,
     delta: float | None = None,
     level: str = "token",
+    sequences: Int[Array, "B C"] | None = None,
 ) -> Terms:
     """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) per token, r = p_new / p_old.
 
@@ -83,7 +95,7 @@ def clipped_surrogate(
     By hand: r = 1.5, A = 1, clip 0.2/0.28: -min(1.5, 1.28) = -1.28; A = -1: -min(-1.5, -1.28) =
     1.5; r = 5, A = -1, delta 3: 3.
     """
-    ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask, level))
+    ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask, level, sequences))
     bounded = ratio if delta is None else jnp.minimum(ratio, delta)
     clipped = jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
     loss = -jnp.minimum(bounded * advantages, clipped * advantages)
@@ -106,12 +118,13 @@ def cispo(
     *,
     clip_high: float = 5.0,
     level: str = "token",
+    sequences: Int[Array, "B C"] | None = None,
 ) -> Terms:
     """CISPO (MiniMax-M1): -stop_gradient(min(r, clip_high)) A log p per token.
 
     `clip_high` is the largest weight itself, not a distance from 1.
     """
-    ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask, level))
+    ratio = jnp.exp(log_ratio(logprobs, old_logprobs, mask, level, sequences))
     weight = jax.lax.stop_gradient(jnp.minimum(ratio, clip_high))
     ratio = jnp.broadcast_to(ratio, logprobs.shape)
     high = ((ratio > clip_high) & (advantages > 0)).astype(jnp.float32)
@@ -144,6 +157,7 @@ def importance_weights(
     mask: Float[Array, "B C"],
     level: str = "token",
     cap: float = 3.0,
+    sequences: Int[Array, "B C"] | None = None,
 ) -> Spread:
     """min(p_trainer / p_sampler, cap) before the update, as a constant: [B, C] or [B, 1].
 
@@ -157,7 +171,7 @@ def importance_weights(
         raise ValueError(f"level must be token or sequence, not {level!r}")
     difference = (old_logprobs - sampler_logprobs) * mask
     if level == "sequence":
-        difference = jnp.sum(difference, axis=-1, keepdims=True)
+        difference = _sums(difference, sequences)
     weights = jnp.minimum(jnp.exp(jnp.clip(difference, -20.0, 20.0)), cap)
     return jax.lax.stop_gradient(weights)
 
@@ -167,6 +181,7 @@ def aggregate(
     mask: Float[Array, "B C"],
     how: str = "grpo",
     horizon: int | None = None,
+    share: Float[Array, "B C"] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(total, weight) of a per-token loss, exact under any split of the batch.
 
@@ -177,12 +192,18 @@ def aggregate(
 
     A row without a counted token adds nothing to total or weight.
 
+    Args:
+      share: where a row holds several sequences: 1/|o_i| at each counted token of sequence i. Its
+        sum is the number of sequences.
+
     By hand: losses (1, 3) and (2, masked): grpo (2 + 2, 2) = mean 2; dapo (6, 3) = 2;
     dr_grpo (6, 2 * 2) = 1.5.
     """
     counts = jnp.sum(mask, axis=-1)
-    present = (counts > 0).astype(jnp.float32)
+    present = (counts > 0).astype(jnp.float32) if share is None else share
     sums = jnp.sum(loss * mask, axis=-1)
+    if how == "grpo" and share is not None:
+        return jnp.sum(loss * share), jnp.sum(share)
     if how == "grpo":
         return jnp.sum(sums / jnp.maximum(counts, 1.0)), jnp.sum(present)
     if how == "dapo":
@@ -260,9 +281,18 @@ def policy_loss(
     """
     s, mask, level = settings, e.mask, settings.importance_sampling_level
     old = jax.lax.stop_gradient(logprobs) if e.old_logprobs is None else e.old_logprobs
-    advantages = e.advantages[:, None]
+    advantages = e.advantages[:, None] if e.share is None else e.advantages
+    sequences = e.sequences
     if s.loss_type == "cispo":
-        terms = cispo(logprobs, old, advantages, mask, clip_high=s.epsilon_high, level=level)
+        terms = cispo(
+            logprobs,
+            old,
+            advantages,
+            mask,
+            clip_high=s.epsilon_high,
+            level=level,
+            sequences=sequences,
+        )
     else:
         terms = clipped_surrogate(
             logprobs,
@@ -273,6 +303,7 @@ def policy_loss(
             clip_high=s.epsilon_high,
             delta=s.delta,
             level=level,
+            sequences=sequences,
         )
     per_token, count = terms.loss, jnp.sum(mask)
 
@@ -297,6 +328,7 @@ def policy_loss(
             mask,
             s.importance_sampling_correction,
             s.importance_sampling_cap,
+            sequences,
         )
         per_token = weights * per_token
         sums["sampling/importance_sampling_ratio/mean"] = mean(weights)
@@ -304,8 +336,8 @@ def policy_loss(
         kl = kl_estimate(logprobs, e.ref_logprobs, s.kl_estimator)
         sums["kl"] = mean(kl)
         if s.use_bias_correction_kl:
-            kl = jnp.exp(log_ratio(logprobs, old, mask, level)) * kl
+            kl = jnp.exp(log_ratio(logprobs, old, mask, level, sequences)) * kl
         per_token = per_token + s.beta * kl
     if s.entropy_coef:
         per_token = per_token - s.entropy_coef * entropy
-    return aggregate(per_token, mask, AGGREGATIONS[s.loss_type], horizon), sums
+    return aggregate(per_token, mask, AGGREGATIONS[s.loss_type], horizon, e.share), sums

@@ -87,7 +87,10 @@ def examine(
         }
         signs = {"aliased": -1}
         peak = sum(signs.get(name, 1) * size for name, size in memory.items())
-        found = collectives(compiled.as_text(), unknown_trips=work.piece)
+        # Loops of unknown length: a sampler draws tokens, packed rows come in microbatches.
+        trips = work.piece if work.drawn else work.parts
+        found = collectives(compiled.as_text(), unknown_trips=trips)
+        found = [one._replace(drawing=one.drawing and work.drawn > 0) for one in found]
     places = [coordinates[d.id] for d in mesh.devices.flat] if coordinates else ()
     before, drawing = (
         exchange([one for one in found if one.drawing == state], chip, efficiency, places)

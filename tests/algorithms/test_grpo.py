@@ -62,6 +62,7 @@ class Setup:
                 "max_completion_length": 6,
                 "reward_weights": {"tests.algorithms.test_grpo:likes_mark": 1.0},
                 "dynamic_sampling": False,
+                "packed": False,
             } | options
             reference, settings = jax.tree.map(np.array, self.params), Grpo(**options)
             learner = Learner(self.model, optimizer, self.mesh, reference=reference)
@@ -295,17 +296,11 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_t04_microbatches_change_no_update(tiny_model, name):  # noqa: F811
+def test_t04_packing_and_microbatches_change_no_update(tiny_model, name):  # noqa: F811
     """Each variant as it is really wired: the same parameters whatever the split (T4)."""
     after = []
-    for microbatches in (1, None):
-        setup = Setup(
-            tiny_model,
-            reward_weights=SPREAD,
-            microbatches=microbatches,
-            peak=1e-3,
-            **VARIANTS[name],
-        )
+    for rows in ({"microbatches": 1}, {"microbatches": None, "packed": True}):
+        setup = Setup(tiny_model, reward_weights=SPREAD, peak=1e-3, **rows, **VARIANTS[name])
         experience, _, _ = setup.prepare()
         metrics = setup.update(experience)
         assert metrics["grad_norm"] > 0 and np.isfinite(metrics["loss"])

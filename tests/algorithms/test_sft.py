@@ -7,8 +7,9 @@ import pytest
 from caugym_jax.algorithms.sft import Sft, find_targets, noise_for, score_targets, sft
 from caugym_jax.algorithms.step import Learner, gradients
 from caugym_jax.data.packing import pack, pad
-from caugym_jax.devices.mesh import make_mesh
+from caugym_jax.devices.mesh import make_mesh, put, rows
 from caugym_jax.models.transformer import layout
+from caugym_jax.objectives import logprobs
 from caugym_jax.objectives.optim import Optim, make_optimizer
 from caugym_jax.objectives.sft import nll
 from caugym_jax.types import Batch, Example
@@ -21,6 +22,41 @@ def test_targets_by_hand():
     t = find_targets(Batch(zeros, mask, zeros, zeros))
     np.testing.assert_array_equal(t.places, [[2, 3, 5, 1, 1, 1], [1] * 6])
     np.testing.assert_array_equal(t.mask, [[1, 1, 1, 0, 0, 0], [0] * 6])
+
+
+def test_a_list_for_each_device_and_microbatch():
+    """Rows that one device takes in one microbatch share a list, as wide as all their places."""
+    mask = np.zeros((8, 4), np.float32)
+    mask[:, 2] = np.arange(1, 9)
+    zeros = np.zeros((8, 4), np.int32)
+    t = find_targets(Batch(zeros, mask, zeros, zeros), shards=2, microbatches=2)
+    assert t.mask.shape == (4, 8)
+    np.testing.assert_array_equal(t.places[:, :2], [[2, 4 + 2]] * 4)
+    np.testing.assert_array_equal(t.mask[:, :2], [[1, 3], [2, 4], [5, 7], [6, 8]])
+    whole = find_targets(Batch(zeros, mask, zeros, zeros), shards=1)
+    np.testing.assert_array_equal(whole.places[0, :8], 4 * np.arange(8) + 2)
+    assert whole.mask.shape == (1, 32) and not whole.mask[0, 8:].any()
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, None])
+def test_lists_of_several_rows_change_neither_loss_nor_gradient(microbatches, monkeypatch):
+    """Nor does the size of the chunks in which their logits are made."""
+    batch = sft_batch()
+    mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
+    monkeypatch.setattr(logprobs, "CHUNK_TARGETS", 4)
+
+    def loss(params, t):
+        scores = score_targets(MODEL, params, t)
+        return nll(scores.logprobs, t.mask), {}
+
+    cut = microbatches or len(batch.tokens) // 2
+    with jax.set_mesh(mesh):
+        t = put(find_targets(batch, 2, cut), rows(mesh))
+        got, value, _ = jax.jit(lambda p, t: gradients(loss, p, t, microbatches))(PARAMS, t)
+    want, want_value, _ = jax.jit(lambda p, b: gradients(sft_loss, p, b, 1))(PARAMS, batch)
+    np.testing.assert_allclose(value, want_value, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 def test_loss_and_gradient_are_those_over_all_places():
