@@ -291,8 +291,8 @@ def test_t04_splits_order_padding_and_devices_change_no_gradient(uneven, name):
 @pytest.mark.slow
 def test_t04_a_whole_step_is_the_same_in_packed_rows(monkeypatch):
     after = []
-    for rows in ({"packed": False}, {"packed": True, "microbatches": 2}):
-        made = make(monkeypatch, **rows, num_iterations=1)
+    for options in ({"packed": False}, {"packed": True, "microbatches": 2}):
+        made = make(monkeypatch, **options, num_iterations=1)
         state, metrics = made.init(), []
         for _ in range(2):  # the critic starts at zero: its values count in the second step
             experience, prepared, _ = made.prepare(state)
