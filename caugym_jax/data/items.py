@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from caugym_jax.causal.text.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.data.conversations import said
-from caugym_jax.data.files import problem_record, read_items
+from caugym_jax.data.files import names_of, problem_record, read_items
+from caugym_jax.data.layouts import is_causal
+from caugym_jax.data.raw import read_rows
 from caugym_jax.errors import UserError
 from caugym_jax.types import LACKING_VARIANTS, Conversation, Item, Problem
 
@@ -84,6 +86,11 @@ def training_items(paths: str) -> list[Item]:
         if isinstance(item, str):
             raise UserError(item)
     return items
+
+
+def holds_problems(paths: str) -> bool:
+    """Whether every row of these files is a causal problem (or claims to be one)."""
+    return all(is_causal(row) for name in names_of(paths) for row in read_rows(name))
 
 
 def shown(item: Item) -> Any:

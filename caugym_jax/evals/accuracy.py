@@ -30,6 +30,7 @@ class Answered:
     completions: tuple[str, ...]  # S texts, as generated
     truncated: tuple[bool, ...] | None = None  # S: stopped at the length limit; None: not known
     num_tokens: tuple[int, ...] | None = None  # S: tokens generated; None: not known
+    thinking: bool = False  # the prompt opened a thought, which the texts go on with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +64,13 @@ def graph_key(problem: Problem) -> frozenset[tuple[str, str]] | str:
     return frozenset((names[a], names[b]) for a, b in story.edges)
 
 
-def grade_item(answered: Answered, thinking: bool = False) -> ItemGrades:
-    """Grades every sample of one item by both rules. `thinking`: see `form_reward`."""
-    problem, texts = answered.problem, answered.completions
+def grade_item(answered: Answered) -> ItemGrades:
+    """Grades every sample of one item by both rules."""
+    problem, texts, thinking = answered.problem, answered.completions, answered.thinking
     cuts = answered.truncated or (False,) * len(texts)
     truth = expected(problem)
-    answers = [extract(text, cut) for text, cut in zip(texts, cuts, strict=True)]
+    opened = "<think>" if thinking else ""  # what is cut off inside a thought is no answer
+    answers = [extract(opened + text, cut) for text, cut in zip(texts, cuts, strict=True)]
     forms = [
         form_reward(text, problem, cut, thinking, answer)
         for text, cut, answer in zip(texts, cuts, answers, strict=True)
@@ -109,9 +111,9 @@ def failure_kinds(
     return {kind: found.count(kind) / len(texts) for kind in checking.KINDS}
 
 
-def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str, Any]:
+def summarize(answered: Iterable[Answered]) -> dict[str, Any]:
     """One set's entry of results.json. `n` counts items; `stderr` is `clustered_stderr`."""
-    items = [grade_item(one, thinking) for one in answered]
+    items = [grade_item(one) for one in answered]
     tasks = sorted({item.task for item in items}, key=TASKS.index)
 
     def mean(field: str, keep: Iterable[ItemGrades] = items) -> float | None:

@@ -99,9 +99,8 @@ def evaluate(
     for path in files:
         answers = out / f"{set_name(path)}.jsonl"
         _answer_file(problems[path], prompts[path], opened, sampler, protocol, answers)
-        thinking = opened.tokenizer.decode(prompts[path][0]).rstrip().endswith("<think>")
         if processes.is_first():
-            sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])], thinking)
+            sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])])
     return settings | {"limit": limit, "checkpoint": checkpoint}, sets
 
 
@@ -133,7 +132,8 @@ def _answer_file(
         )
 
     fits = [len(tokens) < positions for tokens in prompts]
-    answer(problems, fits, ask, opened.tokenizer, answers, protocol)
+    thinking = opened.tokenizer.decode(prompts[0]).rstrip().endswith("<think>")
+    answer(problems, fits, ask, opened.tokenizer, answers, protocol, thinking)
     if not all(fits):
         processes.say(
             f"{answers.stem}: {fits.count(False)} of {len(fits)} prompts do not fit the model's "
@@ -148,12 +148,14 @@ def answer(
     tokenizer: Tokenizer,
     path: Path,
     protocol: Protocol,
+    thinking: bool = False,
 ) -> None:
     """Completes the answers file at `path`, batch by batch, after the answers that it holds.
 
     Args:
       fits: whether the model can take each problem; one that it cannot gets empty answers.
       ask: indices of problems -> Rollout with `samples` samples of each.
+      thinking: the prompts open a thought, which the answers say, to be graded anywhere.
 
     Raises:
       UserError: the answers there are to other problems.
@@ -166,7 +168,7 @@ def answer(
     processes.first(file.reopen)
     progress = Progress(done, total, every=1, unit="item")
     progress.note(f"{path.stem}: {done} of {total} problems are answered already")
-    nothing = {
+    nothing: dict[str, Any] = {
         "all_generated_answers": [""] * samples,
         "truncated": [True] * samples,
         "num_tokens": [0] * samples,
@@ -180,7 +182,8 @@ def answer(
             answers |= zip(asked, answers_of(rollout, tokenizer, samples), strict=True)
             rate = rollout.completion_length.sum() / (time.perf_counter() - clock)
             shown = {"new tokens/s": rate, "truncated": 1 - rollout.ended.mean()}
-        answered = [problem_record(problems[i]) | answers[i] for i in items]
+        opened = {"thinking": True} if thinking else {}
+        answered = [problem_record(problems[i]) | answers[i] | opened for i in items]
         processes.first(functools.partial(file.add, answered))
         progress.show(items.stop, shown, tuple(shown))
     processes.first(file.finish)

@@ -48,6 +48,7 @@ def _answered(problem: Problem) -> Answered:
         completions=tuple(text or "" for text in texts),
         truncated=None if truncated is None else tuple(truncated),
         num_tokens=None if num_tokens is None else tuple(num_tokens),
+        thinking=problem.extra.get("thinking") is True,
     )
 
 
