@@ -47,13 +47,15 @@ def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem
     if variant is not None and variant not in VARIANTS:
         raise UserError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     names = paths.split(",") if isinstance(paths, str) else [str(paths)]
-    items = [item for name in names for item in read_items(name.strip(), variant)]
-    problems = []
+    return [item for name in names for item in good(read_items(name.strip(), variant))]
+
+
+def good(items: list[Any]) -> list[Any]:
+    """The items; UserError for the first that is a line saying what is wrong."""
     for item in items:
         if isinstance(item, str):
             raise UserError(item)
-        problems.append(item)
-    return problems
+    return items
 
 
 def weighted(paths: str) -> list[tuple[str, float]]:
@@ -85,16 +87,18 @@ def read_items(
     name: str,
     variant: str | None = None,
     make: Callable[[Any, Problem | None], Made] | None = None,
+    rows: list[Any] | None = None,
 ) -> list[Any]:
     """The problems of one file in order; in a bad one's place, a line that says what is wrong.
 
     Args:
       make: what is made of each row and its problem, which is then None where the row is none;
         without it such a row is a bad one.
+      rows: the file's, if at hand.
 
     Raises UserError where there is no file of problems at all.
     """
-    rows = read_rows(name)
+    rows = read_rows(name) if rows is None else rows
     if not rows:
         raise UserError(f"{name} holds no problems")
     path = released_path(name) if is_released(name) else Path(name)

@@ -1,6 +1,6 @@
 """Rows of files and data sets as they are, as far as JSON can hold them.
 
-A source is a .json, .jsonl, .csv or .parquet file (any of them as .gz too), a folder that
+A source is a .json, .jsonl, .csv, .parquet or .arrow file (any of them as .gz too), a folder that
 `datasets` saved to disk, `hf:owner/name[@config][:split]` (a hub data set, or a folder of one; a
 split may be a slice, `train[:10%]`), a released file by name (`released`) or `tfds:...`.
 
@@ -27,7 +27,7 @@ from typing import Any
 from caugym_jax.data.released import is_released, released_path
 from caugym_jax.errors import UserError
 
-SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 DEEPEST = 100  # levels of lists and objects in a row
 DIGITS = 4000  # of an integer; Python's own limit is a little higher
 _LFS_POINTER = "version https://git-lfs"
@@ -77,8 +77,8 @@ def file_rows(path: Path) -> list[Any]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if data.startswith(_LFS_POINTER.encode()):
         raise UserError(f"{path} is a Git LFS pointer, not the data: run `git lfs pull`")
-    if suffix == ".parquet":
-        return _parquet_rows(path, data)
+    if suffix in (".parquet", ".arrow"):
+        return _table_rows(path, data, suffix)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -96,9 +96,12 @@ def _json_rows(path: Path, text: str, suffix: str) -> list[Any]:
     rows = _parse(text, path, 1)
     if isinstance(rows, BadRow):
         raise UserError(f"{path}: {rows}")
+    if isinstance(rows, Mapping) and isinstance(rows.get("samples"), list):
+        return [rows]  # a log of Inspect
     if not isinstance(rows, list):
         raise UserError(f"{path}: expected a JSON list of items, found {type(rows).__name__}")
-    return [_checked(row, text) for row in rows]
+    escaped = _escapes(text)
+    return [_checked(row, escaped) for row in rows]
 
 
 def _parse(text: str, path: Path, first_line: int) -> Any:
@@ -109,20 +112,20 @@ def _parse(text: str, path: Path, first_line: int) -> Any:
         raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from error
     except RecursionError:
         return BadRow(f"nested deeper than {DEEPEST} levels")
-    return found if isinstance(found, list) else _checked(found, text)  # a list: its rows
+    return found if isinstance(found, list) else _checked(found, _escapes(text))  # a list: its rows
 
 
 def _integer(digits: str) -> int | _Huge:
     return int(digits) if len(digits) <= DIGITS else _Huge(digits[:20])
 
 
-def _checked(row: Any, text: str) -> Any:
-    """The row, or what no file of answers could hold of it.
+def _escapes(text: str) -> bool:
+    """Whether a text of JSON may hold a character that UTF-8 cannot write: it is escaped."""
+    return "\\ud" in text or "\\uD" in text
 
-    Args:
-      text: which the row was read from; a character that UTF-8 cannot write is escaped in it.
-    """
-    surrogates = "\\ud" in text.lower()
+
+def _checked(row: Any, surrogates: bool) -> Any:
+    """The row, or what no file of answers could hold of it; `surrogates`: see `_escapes`."""
     level = [row]
     for _ in range(DEEPEST):
         inner: list[Any] = []
@@ -149,14 +152,16 @@ def _writable(text: str) -> bool:
     return True
 
 
-def _parquet_rows(path: Path, data: bytes) -> list[Any]:
+def _table_rows(path: Path, data: bytes, suffix: str) -> list[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    source = pa.BufferReader(data)
     try:
-        rows = pq.read_table(pa.BufferReader(data)).to_pylist()
+        table = pq.read_table(source) if suffix == ".parquet" else pa.ipc.open_stream(source)
+        rows = (table if suffix == ".parquet" else table.read_all()).to_pylist()
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable parquet file ({_line(error)})") from error
+        raise UserError(f"{path} is not a readable {suffix[1:]} file ({_line(error)})") from error
     return [_plain(row) for row in rows]
 
 
