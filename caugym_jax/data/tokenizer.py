@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 from caugym_jax.data.gguf_tokenizer import read_gguf  # noqa: E402
 from caugym_jax.errors import UserError  # noqa: E402
 
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # in a chat template
 # Of generation_config.json, what is written anew.
 _OWN = ("eos_token_id", "pad_token_id", "transformers_version", "_from_model_config")
 
@@ -89,9 +90,10 @@ class Tokenizer:
                 "the tokenizer has no chat template: leave out data.system and "
                 "data.chat_template_kwargs, or use an instruct model"
             )
-        given = dict(template or {})
-        if date is not None and "strftime_now" in str(self.raw.chat_template):
-            given["strftime_now"] = datetime.date.fromisoformat(date[:10]).strftime
+        given, text = dict(template or {}), self.raw.chat_template
+        if date is not None and isinstance(text, str) and "strftime_now" in text:
+            day = datetime.date.fromisoformat(date[:10])
+            given["chat_template"] = _TODAY.sub(lambda call: repr(day.strftime(call[2])), text)
         return dataclasses.replace(self, system=system, template=given)
 
     def encode(self, text: str) -> list[int]:
