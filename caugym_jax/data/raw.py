@@ -43,8 +43,11 @@ class _Huge(str):
     """The first digits of an integer that is too long."""
 
 
-def read_rows(name: str) -> list[Any]:
+def read_rows(name: str, answers: bool = False) -> list[Any]:
     """The rows of one source, each a mapping unless the source holds something else.
+
+    Args:
+      answers: a model's, which may hold any character.
 
     Raises:
       UserError: it is missing, unreadable or of an unknown kind.
@@ -55,10 +58,10 @@ def read_rows(name: str) -> list[Any]:
         from caugym_jax.data.tfds import tfds_rows  # only here: it needs the package
 
         return tfds_rows(name)
-    return file_rows(released_path(name) if is_released(name) else Path(name))
+    return file_rows(released_path(name) if is_released(name) else Path(name), answers)
 
 
-def file_rows(path: Path) -> list[Any]:
+def file_rows(path: Path, answers: bool = False) -> list[Any]:
     """The rows of a file, or of a folder that `datasets` wrote."""
     if path.is_dir() and path.suffix not in SUFFIXES:
         return _hub_rows(f"hf:{path}")
@@ -85,26 +88,26 @@ def file_rows(path: Path) -> list[Any]:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
     if suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text, newline="")))
-    return _json_rows(path, text, suffix)
+    return _json_rows(path, text, suffix, not answers)
 
 
-def _json_rows(path: Path, text: str, suffix: str) -> list[Any]:
+def _json_rows(path: Path, text: str, suffix: str, writable: bool) -> list[Any]:
     whole = text.lstrip().startswith("[") or (suffix == ".json" and not _JSON_LINES.match(text))
     if not whole:
         lines = enumerate(text.split("\n"), 1)  # not splitlines: JSON text may hold U+2028
-        return [_parse(line, path, number) for number, line in lines if line.strip()]
-    rows = _parse(text, path, 1)
+        return [_parse(line, path, number, writable) for number, line in lines if line.strip()]
+    rows = _parse(text, path, 1, writable)
     if isinstance(rows, BadRow):
         raise UserError(f"{path}: {rows}")
     if isinstance(rows, Mapping) and isinstance(rows.get("samples"), list):
         return [rows]  # a log of Inspect
     if not isinstance(rows, list):
         raise UserError(f"{path}: expected a JSON list of items, found {type(rows).__name__}")
-    escaped = _escapes(text)
+    escaped = writable and _escapes(text)
     return [_checked(row, escaped) for row in rows]
 
 
-def _parse(text: str, path: Path, first_line: int) -> Any:
+def _parse(text: str, path: Path, first_line: int, writable: bool) -> Any:
     try:
         found = json.loads(text, parse_int=_integer)
     except json.JSONDecodeError as error:
@@ -112,7 +115,9 @@ def _parse(text: str, path: Path, first_line: int) -> Any:
         raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from error
     except RecursionError:
         return BadRow(f"nested deeper than {DEEPEST} levels")
-    return found if isinstance(found, list) else _checked(found, _escapes(text))  # a list: its rows
+    if isinstance(found, list):  # whose rows are checked one by one
+        return found
+    return _checked(found, writable and _escapes(text))
 
 
 def _integer(digits: str) -> int | _Huge:

@@ -130,8 +130,8 @@ def _drawn(
             f"{path}: {limit} of {len(items)} items, evenly over {tasks} tasks, by seed {seed}"
         )
     order = drawn(items, len(items) if limit is None else limit, seed)
-    begun = processes.first(lambda: AnswersFile(answers).first)
-    if limit is None and begun in (None, items[0].text):
+    begun = processes.first(lambda: AnswersFile(answers).texts)
+    if limit is None and begun == [item.text for item in items[: len(begun)]]:
         order = list(range(len(items)))
     return order, [items[i] for i in order]
 

@@ -33,7 +33,7 @@ def read_answers(path: str | Path, key: str | None = None) -> list[Answered]:
       UserError: an item's label or answers cannot be read (file and item are named).
     """
     try:
-        rows = answer_rows(read_rows(str(path)), key)
+        rows = answer_rows(read_rows(str(path), answers=True), key)
     except (ValueError, KeyError, TypeError, StopIteration, AttributeError) as error:
         raise UserError(f"{path}: unknown layout of answers ({error})") from error
     answered = []
@@ -140,12 +140,15 @@ class AnswersFile:
         return len(self._lines)
 
     @property
-    def first(self) -> str | None:
-        """The first problem that is answered, if any can be read."""
-        try:
-            return str(json.loads(self._lines[0])["problem"])
-        except (IndexError, ValueError, KeyError, TypeError):
-            return None
+    def texts(self) -> list[Any]:
+        """The problems that are answered, as far as they can be read."""
+        found = []
+        for line in self._lines:
+            try:
+                found.append(json.loads(line)["problem"])
+            except (ValueError, KeyError, TypeError):
+                break
+        return found
 
     @property
     def complete(self) -> bool:
