@@ -8,7 +8,11 @@ model in the package: `reasoner`, `embedded-start`. For each file NAME.json OUT 
 items' own fields with `all_generated_answers` (texts), `truncated` and `num_tokens`, one value a
 sample.
 OUT/results.json holds the figures of both scorers. An interrupted evaluation goes on where it
-stopped when the same command is run again; a larger --limit adds items to a finished one.
+stopped when the same command is run again; a larger --limit adds items to a finished one. N items
+are drawn by --seed, of all tasks equally many.
+
+Other benchmarks are known by their rows (`evals/suites.py`): MATH-500, AMC, Minerva, GSM8K,
+CLadder, CLEAR and CausalProbe, as files or, after `data.fetch --set=suites`, by name: suites:gsm8k.
 
 The published protocol is 5 samples at temperature 0.6, top-p 0.95, at most 8192 new tokens, and the
 hint that LACK_CONDITION may be the answer on the insufficient set only.
@@ -66,7 +70,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--top_k", type=int, default=0, help="0: off (default)")
     add("--min_p", type=float, default=0.0, help="0: off (default)")
     add("--max_new_tokens", type=_positive, help="(default 1024, or what the model takes)")
-    add("--limit", type=_positive, help="only the first N problems of each file")
+    add("--limit", type=_positive, help="only N items of each file, evenly over its tasks")
     add("--lack_hint", choices=("insufficient", "all", "none"), default="insufficient")
     add("--seed", type=int, default=0)
     add("--batch_size", type=_positive, default=16, help="problems at a time (default 16)")

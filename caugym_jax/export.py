@@ -5,10 +5,11 @@
     python -m caugym_jax.export --workdir=runs/lora --out=my-adapter --adapter
 
 OUT holds sharded safetensors, config.json, generation_config.json, the tokenizer and its chat
-template; it appears whole or not at all and must not exist yet (or be empty). Weights go from the
-checkpoint to OUT one by one, with little more than the largest in memory. Adapters (config.lora)
-are merged into their base, on this machine's devices; with --adapter OUT holds them alone, as
-`peft` stores them.
+template, and README.md, the model card (base, method, data, command, versions, figures); it appears
+whole or not at all and must not exist yet (or be empty). Weights go from the checkpoint to OUT one
+by one, with little more than the largest in memory. Adapters (config.lora) are merged into their
+base, on this machine's devices; with --adapter OUT holds them alone, as `peft` stores them.
+--push=OWNER/NAME uploads OUT to the hub as well.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from caugym_jax.devices import processes
 
 def main(argv: Sequence[str]) -> None:
     args = _arguments(argv)
-    from caugym_jax.runs.exporting import export, export_adapter
+    from caugym_jax.runs.exporting import export, export_adapter, push
 
     if args.adapter:
         text = export_adapter(args.workdir, args.out, args.step)
@@ -30,6 +31,8 @@ def main(argv: Sequence[str]) -> None:
         text = export(args.workdir, args.out, args.step, args.dtype)
     if processes.is_first():
         print(text)
+        if args.push:
+            print(push(args.out, args.push))
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -39,6 +42,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--out", type=commands.folder, required=True, help="folder to write")
     add("--step", type=commands.step, help="a number, or best (default: the newest)")
     add("--dtype", choices=("float32", "bfloat16"), default="float32", help="(default float32)")
+    add("--push", metavar="OWNER/NAME", help="upload OUT to the hub as well")
     add("--adapter", action="store_true", help="the trained adapter alone, in PEFT's format")
     return parser.parse_args(argv)
 

@@ -5,6 +5,12 @@
 Each line of ANSWERS.jsonl is an item of an official test file (problem, answer, Type, ...) with
 `all_generated_answers`: a list of texts. The evaluate command writes such files, with
 `truncated` (a list of true/false) and `num_tokens` (a list of counts) beside it; both are optional.
+Where the model's prompt opened a thought, so that an answer without `</think>` was cut off inside
+it and is none, `thinking: true` or --thinking says so.
+Files of other tools are read too: what lm-eval's --log_samples and Inspect (as JSON) write, and
+any rows whose answers stand under --answers_key; other benchmarks' questions are as well
+(`evals/suites.py`).
+
 Prints a table and writes results.json, one entry per file, named by the file's name without its
 ending.
 
@@ -19,6 +25,7 @@ accelerator and no model.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,13 +40,17 @@ def main(argv: Sequence[str]) -> None:
     parser = commands.parser("caugym_jax.grade", __doc__)
     parser.add_argument("--data", required=True, help="answers, .jsonl; several: by commas")
     parser.add_argument("--out", required=True, help="the results.json to write")
+    parser.add_argument("--thinking", action="store_true", help="the prompts opened a <think>")
+    parser.add_argument("--answers_key", help="the key of the answers in files of other tools")
     args = parser.parse_args(argv)
     paths = [Path(name.strip()) for name in args.data.split(",") if name.strip()]
     if len({path.stem for path in paths}) != len(paths) or not paths:
         raise UserError(f"--data={args.data}: expected files with different names")
     sets, samples = {}, set()
     for path in paths:
-        answered = read_answers(path)
+        answered = read_answers(path, args.answers_key)
+        if args.thinking:
+            answered = [dataclasses.replace(item, thinking=True) for item in answered]
         samples |= {len(item.completions) for item in answered}
         sets[path.stem] = summarize(answered)
     settings = {"samples": samples.pop() if len(samples) == 1 else None}

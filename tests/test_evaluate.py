@@ -116,13 +116,17 @@ def test_goes_on_where_it_was_killed_even_within_a_line(model, data, whole, tmp_
     assert len(calls) == 4
 
 
-def test_a_larger_limit_adds_items_and_a_smaller_one_counts_fewer(model, data, whole, tmp_path):
+def test_a_larger_limit_adds_items_whose_answers_do_not_depend_on_it(
+    model, data, whole, tmp_path, capsys
+):
     rows, results = run(model, data, tmp_path / "out", "--limit=2")
-    assert rows == whole[0][:2] and results["sets"]["base_dataset"]["n"] == 2
-    rows, _ = run(model, data, tmp_path / "out")
-    assert rows == whole[0]
-    rows, results = run(model, data, tmp_path / "out", "--limit=3")
-    assert rows == whole[0] and results["sets"]["base_dataset"]["n"] == 3
+    assert results["sets"]["base_dataset"]["n"] == 2
+    assert "2 of 5 items, evenly over 1 tasks, by seed 0" in capsys.readouterr().err
+    more, _ = run(model, data, tmp_path / "out", "--limit=4")
+    assert more[:2] == rows and all(row in whole[0] for row in more)
+    rest, results = run(model, data, tmp_path / "out")
+    assert rest[:4] == more and results["sets"]["base_dataset"]["n"] == 5
+    assert sorted(rest, key=lambda row: row["idx"]) == whole[0]
 
 
 def test_problems_that_do_not_fit_count_as_wrong(model, tmp_path, capsys):

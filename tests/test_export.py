@@ -154,3 +154,37 @@ def test_export_needs_little_more_memory_than_the_largest_tensor(tmp_path, layer
     assert told["peak above before"] < min(told["largest"] + buffers, told["all"] / 2)
     if told["largest"] > 1e8:
         assert told["peak above before"] < 2 * told["largest"] < told["all"] / 8
+
+
+def test_the_card_says_what_was_trained_how_and_with_which_figures(workdir, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(workdir, run)
+    settings = {"method": "sft", "steps": 5, "seed": 2, "model.name": "owner/base", "lora.rank": 0,
+                "data.path": "/home/me/rows.jsonl"}  # fmt: skip
+    (run / "config.json").write_text(json.dumps(settings))
+    start = {"time": "2024-01-02", "command": ["/x/train.py", "--workdir=/home/me/run"],
+             "jax": "0.9"}  # fmt: skip
+    (run / "run.json").write_text(json.dumps({"starts": [start]}))
+    lines = [{"step": 0, "eval/loss": 2.5}, {"step": 3, "loss": 1.5}, {"step": 5, "loss": 1.25}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    calls = []
+
+    class Hub:
+        def create_repo(self, name, exist_ok):
+            calls.append((name, exist_ok))
+
+        def upload_folder(self, folder_path, repo_id):
+            calls.append((folder_path, repo_id))
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    out = tmp_path / "hf"
+    export.main([f"--workdir={run}", f"--out={out}", "--step=3", "--push=me/model"])
+    assert calls == [("me/model", True), (str(out), "me/model")]
+    card = (out / "README.md").read_text()
+    for part in ('base_model: "owner/base"', "tags: [caugym_jax, sft]", "step 3 of 5",
+                 "data: rows.jsonl", "python -m caugym_jax.train --workdir=run", "jax 0.9",
+                 "| eval/loss | 2.5000 |", "| loss | 1.5000 |"):  # fmt: skip
+        assert part in card, part
+    assert "/home/me" not in card
+    with pytest.raises(UserError, match="--push=model: expected owner/name"):
+        exporting.push(out, "model")

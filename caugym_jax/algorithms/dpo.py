@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.algorithms.preference import lay_out, reference_scorer, score_sequences
-from caugym_jax.algorithms.sft import Targets, target_work
+from caugym_jax.algorithms.sft import REMEDY, Targets, target_work
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
@@ -20,14 +20,13 @@ from caugym_jax.algorithms.step import (
     check_rows,
     init_state,
     make_step,
+    measuring,
 )
 from caugym_jax.devices.mesh import put, row_count, rows
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.transformer import Params
 from caugym_jax.objectives import dpo as objective
 from caugym_jax.types import Preference, TrainState
-
-REMEDY = "data.batch_size or data.max_length"
 
 
 class Pairs(NamedTuple):
@@ -161,4 +160,4 @@ def dpo(
         shares = put(np.full(len(pairs), share, np.float32), rows(mesh))
         return Pairs(targets, ref_logps, shares), metrics, []
 
-    return Algorithm(init, prepare, step)
+    return Algorithm(init, prepare, step, measuring(loss, microbatches, REMEDY))

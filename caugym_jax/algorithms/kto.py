@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from caugym_jax.algorithms.preference import lay_out, reference_scorer, score_sequences
-from caugym_jax.algorithms.sft import Targets, target_work
+from caugym_jax.algorithms.sft import REMEDY, Targets, target_work
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
@@ -23,6 +23,7 @@ from caugym_jax.algorithms.step import (
     in_parts,
     init_state,
     make_step,
+    measuring,
     microbatch_count,
 )
 from caugym_jax.devices.mesh import put, row_count, rows
@@ -33,8 +34,6 @@ from caugym_jax.models.transformer import Model, Params
 from caugym_jax.models.work import Work
 from caugym_jax.objectives import kto as objective
 from caugym_jax.types import Judged, TrainState
-
-REMEDY = "data.batch_size or data.max_length"
 
 
 class Completions(NamedTuple):
@@ -93,9 +92,9 @@ def kto(
       max_length: what rows are padded to at most.
     """
     model, optimizer, mesh, adapter, reference = learner
-    microbatches = settings.microbatches
+    microbatches, loss = settings.microbatches, _loss(model, settings)
     step = make_step(
-        _loss(model, settings),
+        loss,
         optimizer,
         mesh,
         adapter,
@@ -128,7 +127,7 @@ def kto(
         state, metrics = step(state, batch)
         return state, computed(_means_by_class, metrics)
 
-    return Algorithm(init, prepare, update)
+    return Algorithm(init, prepare, update, measuring(loss, microbatches, REMEDY))
 
 
 def _loss(model: Model, settings: Kto) -> Loss:

@@ -31,13 +31,14 @@ from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import fetch, put, row_count, rows, sampling_mesh
 from caugym_jax.devices.programs import Program
 from caugym_jax.devices.shapes import on_shapes
-from caugym_jax.errors import require
+from caugym_jax.errors import UserError, require
 from caugym_jax.models.transformer import Params
 from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.objectives.logprobs import Scores, score, score_places
 from caugym_jax.rewards.combination import ON_ERROR, combine, parse_weights
 from caugym_jax.sampling.sampler import Sampler
+from caugym_jax.sampling.stops import cut, stop_ids
 from caugym_jax.types import Experience, Item, Rollout, TrainState
 
 PRINTED = 3  # failures of reward functions printed of a rollout
@@ -54,6 +55,7 @@ class RolloutSettings:
       top_k: sample among the k most probable tokens; 0: among all.
       top_p: sample among the fewest tokens that have this probability together; 1: among all.
       min_p: leave out tokens less probable than this fraction of the most probable one; 0: none.
+      stop: texts at which a completion ends (it keeps them), besides the model's end tokens.
       reward_weights: reward functions by name or "package.module:function", with weights: text like
         "answer=1,form=0.1", or a mapping.
       on_reward_error: where a reward function raises or returns what is no number: "stop" the run,
@@ -78,6 +80,7 @@ class RolloutSettings:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    stop: tuple[str, ...] = ()
     reward_weights: str | Mapping[str, float] = "answer=1,form=0.1"
     on_reward_error: str = "stop"
     reward_timeout: float | None = 600.0
@@ -96,6 +99,8 @@ class RolloutSettings:
         require(self, "min_p", at_least=0, at_most=1)
         require(self, "on_reward_error", among=ON_ERROR)
         require(self, "reward_timeout", above=0)
+        if "" in self.stop:
+            raise UserError("stop: a text to stop at must not be empty")
 
     @property
     def updates(self) -> int:
@@ -442,7 +447,7 @@ class Rollouts:
         self._longest = max_prompt_length, settings.max_completion_length
         self._sampler = Sampler(
             learner.model,
-            end_ids=tokenizer.end_ids,
+            end_ids=[*tokenizer.end_ids, *stop_ids(settings.stop, tokenizer.encode)],
             pad_id=tokenizer.pad_id,
             max_new_tokens=settings.max_completion_length,
             max_prompt_length=max_prompt_length,
@@ -594,7 +599,7 @@ class Rollouts:
 
     def _sample(self, weights: Params, prompts: list[Prompt], ids: list[int], step: int) -> Rollout:
         s = self.settings
-        return self._sampler(
+        rollout = self._sampler(
             weights,
             [p.tokens for p in prompts],
             ids=ids,
@@ -606,6 +611,9 @@ class Rollouts:
             top_p=s.top_p,
             min_p=s.min_p,
         )
+        if on_shapes():
+            return rollout
+        return cut(rollout, s.stop, self._tokenizer.decode, self._tokenizer.pad_id)
 
     def _judge(self, prompts: list[Prompt], rollout: Rollout) -> RolloutRewards:
         if on_shapes():

@@ -20,6 +20,7 @@ from caugym_jax.algorithms.step import (
     check_rows,
     init_state,
     make_step,
+    measuring,
 )
 from caugym_jax.data.packing import width_for
 from caugym_jax.devices.mesh import fetch, put, row_count, rows
@@ -30,6 +31,8 @@ from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.logprobs import Scores, score_hidden
 from caugym_jax.objectives.sft import nll
 from caugym_jax.types import Batch, TrainState
+
+REMEDY = "data.batch_size or data.max_length"
 
 
 class Targets(NamedTuple):
@@ -166,7 +169,7 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
         mesh,
         adapter,
         microbatches=microbatches,
-        remedy="data.batch_size or data.max_length",
+        remedy=REMEDY,
         work=functools.partial(target_work, model),
     )
     spread = jax.jit(lambda keys: keys, out_shardings=rows(mesh))
@@ -190,4 +193,7 @@ def sft(learner: Learner, settings: Sft = Sft(), *, seed: int = 0) -> Algorithm:
             targets = targets._replace(noise=noise)
         return targets, metrics, []
 
-    return Algorithm(init, prepare, step)
+    def without_noise(params: Any, t: Targets) -> Losses:
+        return loss(params, t._replace(noise=None))
+
+    return Algorithm(init, prepare, step, measuring(without_noise, microbatches, REMEDY))

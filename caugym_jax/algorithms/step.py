@@ -42,13 +42,16 @@ class Algorithm(NamedTuple):
     prepare(state, draw) -> (experience, metrics, samples): all that needs no gradient; `draw()`
         returns the loader's next items. An experience of None: nothing to learn, skip the step.
     update(state, experience) -> (state, metrics)
+    measure(weights, experience) -> (loss, sums): of a plain model's weights, without learning;
+        None where a method learns from its own samples, whose loss says nothing.
 
-    All three run on shapes too (`devices.shapes.recording`): so a step is planned.
+    The first three run on shapes too (`devices.shapes.recording`): so a step is planned.
     """
 
     init: Callable[[Any], TrainState]
     prepare: Callable[[TrainState, Callable[[], Any]], Prepared]
     update: Callable[[TrainState, Any], Updated]
+    measure: Callable[[Params, Any], Losses] | None = None
 
 
 class Adapter(NamedTuple):
@@ -324,6 +327,17 @@ def make_step(
         places=(state_shardings(optimizer, mesh), None),
         work=None if work is None else training,
     )
+
+
+def measuring(loss: Loss, microbatches: int | None, remedy: str) -> Program:
+    """The program (weights, batch) -> (loss, sums) of a batch, nothing being learned from it."""
+
+    def measure(params: Params, batch: Any) -> Losses:
+        parts = split_rows(batch, microbatch_count(batch, microbatches))
+        found: Losses = jax.lax.map(lambda part: loss(params, part), parts)
+        return jax.tree.map(lambda x: x.sum(axis=0), found)
+
+    return Program("held-out loss", measure, f"{remedy}, or raise microbatches")
 
 
 def _updates_done(opt_state: Any) -> jax.Array:

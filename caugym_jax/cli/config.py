@@ -131,7 +131,7 @@ FOREIGN = {
     "adam_epsilon": "eps",
     "max_grad_norm": "clip_norm",
     "max_steps": "steps",
-    "num_train_epochs": "steps",
+    "num_train_epochs": "data.epochs",
     "per_device_train_batch_size": "data.batch_size",
     "train_batch_size": "data.batch_size",
     "dataset_name": "data.path",

@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from caugym_jax.data.layouts import ORIGINAL, declares_variant, is_causal, problem_of
+from caugym_jax.data.raw import SUFFIXES, BadRow, file_rows, read_rows
 from caugym_jax.data.released import is_released, released_path
 from caugym_jax.errors import UserError
 from caugym_jax.types import REWRITTEN, VARIANTS, Problem
 
-_SUFFIXES = (".json", ".jsonl", ".parquet")
+_WEIGHTED = re.compile(r"(.+)=(\d+(?:\.\d*)?|\.\d+)")
 _SHARED = ("Type", "answer")  # what a rewriting shares with its original
-_LFS_POINTER = "version https://git-lfs"
-_JSON_LINES = re.compile(r'\{"[^\n]*\}\s*(?:$|\n\{")')  # .json files of CaLM: an object a line
 
 
 def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem]:
@@ -37,7 +36,7 @@ def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem
 
     Args:
       paths: one or several sources, separated by commas. Each a path; `caugym:base` or another
-        released file (`released`); `hf:owner/name[:split]`, a hub data set or a folder of one;
+        released file (`released`); `hf:owner/name[@config][:split]` (`raw`);
         `tfds:caugym/ate_base_problems[:split]` (`tfds`). The split is `train` if none is given.
       variant: one of VARIANTS, overrides what files and rows say.
 
@@ -48,13 +47,37 @@ def read_problems(paths: str | Path, variant: str | None = None) -> list[Problem
     if variant is not None and variant not in VARIANTS:
         raise UserError(f"unknown variant '{variant}': choose one of {', '.join(VARIANTS)}")
     names = paths.split(",") if isinstance(paths, str) else [str(paths)]
-    items = [item for name in names for item in read_items(name.strip(), variant)]
-    problems = []
+    return [item for name in names for item in good(read_items(name.strip(), variant))]
+
+
+def good(items: list[Any]) -> list[Any]:
+    """The items; UserError for the first that is a line saying what is wrong."""
     for item in items:
         if isinstance(item, str):
             raise UserError(item)
-        problems.append(item)
-    return problems
+    return items
+
+
+def weighted(paths: str) -> list[tuple[str, float]]:
+    """The sources of `NAME=WEIGHT,...`, each with its weight; names alone are one source together.
+
+    Raises:
+      UserError: only some have a weight, or one is not above 0.
+    """
+    found = [_WEIGHTED.fullmatch(name.strip()) for name in paths.split(",")]
+    if not any(found) or Path(paths).exists():
+        return [(paths, 1.0)]
+    if not all(found):
+        raise UserError(f"'{paths}': give each of the files a weight (FILE=WEIGHT,...), or none")
+    sources = [(match[1], float(match[2])) for match in found if match is not None]
+    if min(weight for _, weight in sources) <= 0:
+        raise UserError(f"'{paths}': weights must be above 0")
+    return sources
+
+
+def names_of(paths: str) -> list[str]:
+    """The names of one or several sources, without weights."""
+    return [name.strip() for part, _ in weighted(paths) for name in part.split(",")]
 
 
 Made = TypeVar("Made")
@@ -64,16 +87,18 @@ def read_items(
     name: str,
     variant: str | None = None,
     make: Callable[[Any, Problem | None], Made] | None = None,
+    rows: list[Any] | None = None,
 ) -> list[Any]:
     """The problems of one file in order; in a bad one's place, a line that says what is wrong.
 
     Args:
       make: what is made of each row and its problem, which is then None where the row is none;
         without it such a row is a bad one.
+      rows: the file's, if at hand.
 
     Raises UserError where there is no file of problems at all.
     """
-    rows = read_rows(name)
+    rows = read_rows(name) if rows is None else rows
     if not rows:
         raise UserError(f"{name} holds no problems")
     path = released_path(name) if is_released(name) else Path(name)
@@ -85,9 +110,11 @@ def read_items(
         return tried(i, lambda: problem_of(row, variant, fallback))
 
     def tried(i: int, read: Callable[[], Any]) -> Any:
+        if isinstance(rows[i], BadRow):
+            return f"{name}, item {i} (counting from 0): {rows[i]}"
         try:
             return read()
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             why = f"no {error}" if isinstance(error, KeyError) else error
             return f"{name}, item {i} (counting from 0): {why}"
 
@@ -115,26 +142,15 @@ def _with_originals(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of unread items with the text of the base item that has their place and label."""
     unread = [i for i, p in enumerate(items) if isinstance(p, Problem) and p.unread]
-    names = (path.with_name(f"base{path.stem.removeprefix(variant)}{s}") for s in _SUFFIXES)
+    names = (path.with_name(f"base{path.stem.removeprefix(variant)}{s}") for s in SUFFIXES)
     base = next(filter(Path.exists, names), None)
     if not unread or base is None:
         return
-    originals = _file_rows(base)
+    originals = file_rows(base)
     for i in unread:
         original = originals[i] if i < len(originals) else {}
         if [rows[i].get(key) for key in _SHARED] == [original.get(key) for key in _SHARED]:
             yield i, {**rows[i], ORIGINAL: original["problem"]}
-
-
-def read_rows(name: str) -> list[Any]:
-    """The rows of one source (any that `read_problems` takes) as they are."""
-    if name.startswith("hf:"):
-        return _hub_rows(name)
-    if name.startswith("tfds:"):
-        from caugym_jax.data.tfds import tfds_rows  # only here: it needs the package
-
-        return tfds_rows(name)
-    return _file_rows(released_path(name) if is_released(name) else Path(name))
 
 
 def problem_record(problem: Problem) -> dict[str, Any]:
@@ -161,67 +177,6 @@ def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes one indented JSON value; the file appears whole or not at all."""
     _write(path, [json.dumps(value, ensure_ascii=False, indent=1) + "\n"])
-
-
-def _file_rows(path: Path) -> list[Any]:
-    if path.suffix not in _SUFFIXES:
-        raise UserError(f"{path}: expected a .json, .jsonl or .parquet file")
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    if data.startswith(_LFS_POINTER.encode()):
-        raise UserError(f"{path} is a Git LFS pointer, not the data: run `git lfs pull`")
-    if path.suffix == ".parquet":
-        return _parquet_rows(path)
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    if path.suffix == ".jsonl" or _JSON_LINES.match(text):
-        lines = enumerate(text.split("\n"), 1)  # not splitlines: JSON text may hold U+2028
-        return [_parse(line, path, number) for number, line in lines if line.strip()]
-    rows = _parse(text, path, 1)
-    if not isinstance(rows, list):
-        raise UserError(f"{path}: expected a JSON list of items, found {type(rows).__name__}")
-    return rows
-
-
-def _parse(text: str, path: Path, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from error
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable parquet file ({_line(error)})") from error
-
-
-def _hub_rows(name: str) -> list[dict[str, Any]]:
-    """All rows of a split of a hub data set, or of a folder with the files of one."""
-    found = re.fullmatch(r"hf:(.*?)(?::([^:/]+))?", name, re.DOTALL)
-    assert found is not None, name  # callers know that it begins with hf:
-    source, split = found.groups()
-    if not re.fullmatch(r"[^:/]+/[^:/]+", source) and not Path(source).is_dir():
-        raise UserError(f"'{name}': expected hf:owner/name, hf:owner/name:split or hf:FOLDER")
-    import datasets
-
-    try:
-        return datasets.load_dataset(source, split=split or "train").to_list()
-    except Exception as error:  # network, permission, name, split: the hub has one type for each
-        raise UserError(f"cannot load {name} ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _write(path: str | Path, chunks: Iterable[str]) -> None:

@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from caugym_jax.causal.text.wording import LACK_HINT, STEP_BY_STEP
 from caugym_jax.data.conversations import said
-from caugym_jax.data.files import problem_record, read_items
+from caugym_jax.data.files import good, names_of, problem_record, read_items
+from caugym_jax.data.layouts import is_causal
+from caugym_jax.data.raw import read_rows
 from caugym_jax.errors import UserError
 from caugym_jax.types import LACKING_VARIANTS, Conversation, Item, Problem
 
@@ -79,11 +81,13 @@ def training_items(paths: str) -> list[Item]:
     Raises:
       UserError: a missing, empty or unreadable file, or a bad row, named by its place from 0.
     """
-    items = [item for name in paths.split(",") for item in read_items(name.strip(), make=item_of)]
-    for item in items:
-        if isinstance(item, str):
-            raise UserError(item)
-    return items
+    names = [name.strip() for name in paths.split(",")]
+    return [item for name in names for item in good(read_items(name, make=item_of))]
+
+
+def holds_problems(paths: str) -> bool:
+    """Whether every row of these files is a causal problem (or claims to be one)."""
+    return all(is_causal(row) for name in names_of(paths) for row in read_rows(name))
 
 
 def shown(item: Item) -> Any:

@@ -7,7 +7,7 @@ p, p + n, p + 2n, ... of every global batch, so the shards are disjoint and toge
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import grain
 
@@ -18,8 +18,15 @@ Item = TypeVar("Item")
 ENDLESS = 2**50  # items; grain's own endless repeat overflows in batches of one
 
 
+class Mixed(NamedTuple):
+    """Several sequences to draw from."""
+
+    sequences: Sequence[Sequence[Any]]
+    weights: Sequence[float]
+
+
 def make_loader(
-    items: Sequence[Item] | Callable[[int], Item],
+    items: Sequence[Item] | Callable[[int], Item] | Mixed,
     batch_size: int,
     seed: int,
     *,
@@ -38,7 +45,8 @@ def make_loader(
 
     Args:
       items: a sequence; or a function from 0, 1, 2, ... to items, an unlimited source (a generator
-        of problems that is seeded by its index), which is neither shuffled nor repeated.
+        of problems that is seeded by its index), which is neither shuffled nor repeated; or
+        several sequences with weights, of which every so many items hold so many of each.
       batch_size: rows of the global batch.
       transform: what is made of this process's rows: where processes train together, of the rows of
         all (`processes.all_rows`).
@@ -50,14 +58,21 @@ def make_loader(
         )
     if callable(items):
         stream = grain.MapDataset.range(ENDLESS).map(items)
-    elif len(items):
-        stream = grain.MapDataset.source(items).seed(seed)
-        stream = (stream.shuffle() if shuffle else stream).repeat(ENDLESS // len(items))
+    elif isinstance(items, Mixed):
+        streams = [_repeated(x, seed + i, shuffle) for i, x in enumerate(items.sequences)]
+        stream = grain.MapDataset.mix(streams, items.weights)
     else:
-        raise UserError("there are no items to load")
+        stream = _repeated(items, seed, shuffle)
     return iter(
         stream[process_index::process_count]
         .batch(batch_size // process_count, batch_fn=list)
         .map(transform)
         .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
     )
+
+
+def _repeated(items: Sequence[Any], seed: int, shuffle: bool) -> grain.MapDataset:
+    if not len(items):
+        raise UserError("there are no items to load")
+    stream = grain.MapDataset.source(items).seed(seed)
+    return (stream.shuffle() if shuffle else stream).repeat(ENDLESS // len(items))

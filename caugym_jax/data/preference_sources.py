@@ -5,23 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from caugym_jax.data.items import asked
 from caugym_jax.data.preferences import (
     Made,
     Row,
+    Sifted,
     Unusable,
     judged,
     longest,
     mismatched,
     preference,
     sift,
-    with_others,
 )
 from caugym_jax.data.rows import make_row
 from caugym_jax.data.solutions.mistakes import mistaken_solution, solution
-from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE, TOO_LONG, Problems
+from caugym_jax.data.sources import ATTEMPTS, ELSEWHERE, TOO_LONG, TrainingData
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
 from caugym_jax.types import Judged, Preference, Problem
@@ -30,7 +30,7 @@ SOLUTIONS = ("worked", "steps")
 
 
 @dataclasses.dataclass(frozen=True)
-class PreferenceData(Problems):
+class PreferenceData(TrainingData):
     """What DPO and KTO learn from: a file of rows, or solutions and mistakes made as it goes.
 
     Attributes:
@@ -55,33 +55,32 @@ class PreferenceData(Problems):
         require(self, "solutions", among=SOLUTIONS)
 
 
-def preference_items(
-    source: str | Callable[[int], Problem],
+def generated_preferences(
+    problems: Callable[[int], Problem],
     tokenizer: Tokenizer,
     paired: bool,
     settings: PreferenceData,
     *,
     seed: int = 0,
-) -> tuple[Sequence[Preference | Judged] | Callable[[int], Preference | Judged], list[str]]:
-    """(items for the loader, lines to print).
-
-    A generated row that is too long or unusable is replaced by another in any case.
+) -> Callable[[int], Preference | Judged]:
+    """Items for the loader; a row that is too long or unusable is replaced by another.
 
     Args:
-      source: a file of rows, or problems to generate rows from.
-      paired: DPO's pairs; else KTO's judged completions, half of the generated ones desirable.
+      paired: DPO's pairs; else KTO's judged completions, half of them desirable.
     """
-    max_length = settings.max_length
-    if callable(source):
-        rows = generated_rows(source, seed, settings.solutions)
-        if paired:
-            return generated(rows, preference, tokenizer, max_length), []
-        items = generated(one_of_each(rows), judged, tokenizer, max_length)
-        return generated_with_others(items, max_length), []
+    rows = generated_rows(problems, seed, settings.solutions)
+    if paired:
+        return generated(rows, preference, tokenizer, settings.max_length)
+    items = generated(one_of_each(rows), judged, tokenizer, settings.max_length)
+    return generated_with_others(items, settings.max_length)
+
+
+def file_preferences(
+    path: str, tokenizer: Tokenizer, paired: bool, settings: PreferenceData
+) -> Sifted:
+    """The rows of a file, as tokens; KTO's without `other`."""
     make: Callable[[Row, Tokenizer], Preference | Judged] = preference if paired else judged
-    sifted = sift(source, make, tokenizer, max_length, settings.too_long, settings.unusable)
-    lines = [line for line in [sifted.report(source)] if line]
-    return (sifted.kept if paired else with_others(sifted.kept, max_length)), lines
+    return sift(path, make, tokenizer, settings.max_length, settings.too_long, settings.unusable)
 
 
 def generated_rows(

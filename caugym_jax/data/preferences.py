@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from caugym_jax.data.conversations import desirable, pair_of, said, text_of
-from caugym_jax.data.files import read_rows
 from caugym_jax.data.prompts import prompt_tokens, reply_tokens
+from caugym_jax.data.raw import BadRow, read_rows
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.types import Conversation, Judged, Preference
@@ -180,6 +180,8 @@ def longest(item: Preference | Judged) -> int:
 
 
 def _made(row: Any, make: Callable[[Row, Tokenizer], Made], tokenizer: Tokenizer) -> Made:
+    if isinstance(row, BadRow):
+        raise ValueError(str(row))
     if not isinstance(row, Mapping):
         raise TypeError(f"expected a JSON object, found {type(row).__name__}")
     return make(row, tokenizer)

@@ -121,13 +121,14 @@ def item_example(item: Item, tokenizer: Tokenizer) -> Example:
 
 def sft_examples(
     items: Sequence[Item], tokenizer: Tokenizer, max_length: int
-) -> tuple[list[Example], int]:
-    """(examples, dropped): whole examples only; longer than max_length tokens is dropped, not cut.
+) -> tuple[list[Example], list[int]]:
+    """(examples, places of those dropped): whole ones only; longer than max_length tokens is
+    dropped, not cut.
 
     Raises:
       UserError: an item without a reply, one that cannot be tokenized, or none left.
     """
-    examples, dropped, longest = [], 0, 0
+    examples, dropped, longest = [], [], 0
     for i, item in enumerate(items):
         try:
             example = item_example(item, tokenizer)
@@ -136,13 +137,13 @@ def sft_examples(
         length = len(example.prompt) + len(example.completion)
         longest = max(longest, length)
         if length > max_length:
-            dropped += 1
+            dropped.append(i)
         else:
             examples.append(example)
     if not examples:
         raise UserError(
-            f"none of the {dropped} examples fits {max_length} tokens (the longest has {longest}): "
-            "raise the length"
+            f"none of the {len(dropped)} examples fits {max_length} tokens (the longest has "
+            f"{longest}): raise the length"
         )
     return examples, dropped
 

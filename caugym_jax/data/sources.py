@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +15,7 @@ from caugym_jax.causal.text.names import KINDS
 from caugym_jax.data.conversations import desirable
 from caugym_jax.data.items import problem_item, training_items
 from caugym_jax.data.packing import pack, pad, width_for
-from caugym_jax.data.prompts import item_example, prompt_tokens, sft_examples
+from caugym_jax.data.prompts import item_example, prompt_tokens
 from caugym_jax.data.solutions.mistakes import solution
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.errors import UserError, require
@@ -33,8 +36,9 @@ class Problems:
     """Where problems come from.
 
     Attributes:
-      path: a file in any of the official layouts, or `hf:owner/name[:split]`; several by commas.
-        None: generated without end, as the following keys say.
+      path: a file in any layout (docs/data.md), or `hf:owner/name[@config][:split]`; several by
+        commas. As FILE=WEIGHT,... rows are drawn from each by its weight. None: generated without
+        end, as the following keys say.
       tasks: of ATE, CDE, ETT, NDE, NIE, PN and PS.
       variant: base, insufficient, rephrased, hard, or another name that `generate` takes.
       nodes: the least and the most nodes of a graph.
@@ -73,7 +77,39 @@ class Problems:
 
 
 @dataclasses.dataclass(frozen=True)
-class SftData(Problems):
+class TrainingData(Problems):
+    """What is trained on. Of a file, whose rows may be any conversations:
+
+    Attributes:
+      held_out: the share of the rows that is set apart and evaluated (see evaluation.path); rows
+        with equal prompts stay together.
+      epochs: passes over the rows; steps follows from it. None: as many as `steps` makes.
+      shuffle: draw them in another order in every pass; false: always in the file's.
+      system: a system message for conversations that have none.
+      chat_template_kwargs: what the chat template takes besides the messages, e.g.
+        `{"enable_thinking": False}`.
+      show: print so many rows before training, as tokens with those that are learned marked.
+    """
+
+    held_out: float = 0.0
+    epochs: float | None = None
+    shuffle: bool = True
+    system: str | None = None
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    show: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self, "held_out", at_least=0, below=1)
+        require(self, "epochs", above=0)
+        require(self, "show", at_least=0)
+        for name, given in (("held_out", self.held_out), ("epochs", self.epochs)):
+            if given and self.path is None:
+                raise UserError(f"{name}={given}: generated data have no rows: set data.path")
+
+
+@dataclasses.dataclass(frozen=True)
+class SftData(TrainingData):
     """What supervised fine-tuning learns from.
 
     Attributes:
@@ -98,7 +134,7 @@ class SftData(Problems):
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptData(Problems):
+class PromptData(TrainingData):
     """What GRPO and PPO sample answers to.
 
     Attributes:
@@ -240,44 +276,65 @@ def desirable_items(items: Sequence[Item]) -> tuple[list[Item], int]:
     return kept, len(items) - len(kept)
 
 
-def sft_batches(
-    source: Source, tokenizer: Tokenizer, max_length: int, packing: bool
-) -> tuple[Sequence | Callable[[int], Example], Callable[[list], Batch], int]:
-    """(items for the loader, what makes a batch of them, examples dropped as too long).
+def set_apart(
+    rows: Sequence[Any], prompt_of: Callable[[Any], Hashable], share: float, seed: int
+) -> tuple[list[Any], list[Any]]:
+    """(rows to train on, rows held out): a share of them drawn by the seed, in the file's order.
 
-    A file is tokenized once; with `packing` its examples are packed into rows of max_length and
-    the items are those rows. Generated examples are padded, one to a row; one that is too long
-    is replaced by another.
+    Rows with equal prompts go the same way, so that nothing held out is asked in training.
+
+    Raises:
+      UserError: one of the two would be empty.
     """
+    if not share:
+        return list(rows), []
+    prompts = [prompt_of(row) for row in rows]
+    order = list(dict.fromkeys(prompts))
+    random.Random(f"held out {seed}").shuffle(order)
+    counts, apart, found = collections.Counter(prompts), set(), 0
+    while found < max(1, round(share * len(rows))) and order:
+        apart.add(prompt := order.pop())
+        found += counts[prompt]
+    if not order:
+        raise UserError(f"data.held_out={share} of {len(rows)} rows leaves none to train on")
+    kept: tuple[list[Any], list[Any]] = [], []
+    for row, prompt in zip(rows, prompts, strict=True):
+        kept[prompt in apart].append(row)
+    return kept
 
-    def padded(items: list[Example]) -> Batch:
-        longest = max(len(e.prompt) + len(e.completion) for e in items)
-        return pad(items, min(width_for(longest), max_length), tokenizer.pad_id)
 
-    if callable(source):
-        if packing:
-            raise UserError("data.packing packs a file's examples: set data.path, or packing=False")
+def generated_examples(
+    source: Callable[[int], Item], tokenizer: Tokenizer, max_length: int
+) -> Callable[[int], Example]:
+    """Item i as tokens; one that is too long is replaced by another."""
 
-        def example(index: int) -> Example:
-            for attempt in range(ATTEMPTS):
-                example = item_example(source(index + attempt * ELSEWHERE), tokenizer)
-                length = len(example.prompt) + len(example.completion)
-                if length <= max_length:
-                    return example
-            raise UserError(
-                f"generated example {index} (and {ATTEMPTS - 1} in its place) has "
-                f"{length} tokens: raise data.max_length={max_length}"
-            )
+    def example(index: int) -> Example:
+        for attempt in range(ATTEMPTS):
+            example = item_example(source(index + attempt * ELSEWHERE), tokenizer)
+            length = len(example.prompt) + len(example.completion)
+            if length <= max_length:
+                return example
+        raise UserError(
+            f"generated example {index} (and {ATTEMPTS - 1} in its place) has "
+            f"{length} tokens: raise data.max_length={max_length}"
+        )
 
-        example(0)
-        return example, padded, 0
-    examples, dropped = sft_examples(source, tokenizer, max_length)
-    if not packing:
-        return examples, padded, dropped
-    packed, _ = pack(examples, max_length, tokenizer.pad_id)
-    row_list = list(zip(*packed, strict=True))
+    example(0)  # an impossible request fails here
+    return example
 
-    def stack(items: list) -> Batch:
-        return Batch(*map(np.stack, zip(*items, strict=True)))
 
-    return row_list, stack, dropped
+def padded(examples: Sequence[Example], max_length: int, pad_id: int, rows: int | None) -> Batch:
+    """One example a row, padded to the longest of them (see `width_for`)."""
+    longest = max(len(e.prompt) + len(e.completion) for e in examples)
+    return pad(examples, min(width_for(longest), max_length), pad_id, rows)
+
+
+def packed_rows(examples: Sequence[Example], max_length: int, pad_id: int) -> list[Any]:
+    """Examples packed into rows of max_length, as the loader draws them; see `stacked`."""
+    packed, _ = pack(examples, max_length, pad_id)
+    return list(zip(*packed, strict=True))
+
+
+def stacked(packed: Sequence[Any]) -> Batch:
+    """The batch of some of `packed_rows`."""
+    return Batch(*map(np.stack, zip(*packed, strict=True)))

@@ -8,12 +8,14 @@ Code that comes with a model is never run.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 # That PyTorch is not there is as it should be.
@@ -26,6 +28,7 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 from caugym_jax.data.gguf_tokenizer import read_gguf  # noqa: E402
 from caugym_jax.errors import UserError  # noqa: E402
 
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # in a chat template
 # Of generation_config.json, what is written anew.
 _OWN = ("eos_token_id", "pad_token_id", "transformers_version", "_from_model_config")
 
@@ -44,6 +47,8 @@ class Tokenizer:
         (Chat templates write their own.)
       generation: the other settings that came with the model (temperature, top_p, its beginning
         token), which are kept for whoever generates with it elsewhere.
+      system: a system message that conversations without one begin with.
+      template: what the chat template takes besides the messages.
     """
 
     raw: PreTrainedTokenizerFast
@@ -52,6 +57,8 @@ class Tokenizer:
     pad_id: int
     bos_id: int | None
     generation: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    system: str | None = None
+    template: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -65,7 +72,29 @@ class Tokenizer:
     @functools.cached_property
     def reply_lead(self) -> str:
         """The white space that the chat template writes between an open turn and a reply."""
-        return _around_reply(self.raw)[0]
+        return _around_reply(self.raw, self.template)[0]
+
+    def asking(
+        self, system: str | None, template: Mapping[str, Any] | None, date: str | None = None
+    ) -> Tokenizer:
+        """The tokenizer with another system message and other arguments of the chat template.
+
+        Args:
+          date: of templates that write today's date the day, as YYYY-MM-DD...; None: today.
+
+        Raises:
+          UserError: there is no chat template that would take them.
+        """
+        if (system or template) and not self.has_chat_template:
+            raise UserError(
+                "the tokenizer has no chat template: leave out data.system and "
+                "data.chat_template_kwargs, or use an instruct model"
+            )
+        given, text = dict(template or {}), self.raw.chat_template
+        if date is not None and isinstance(text, str) and "strftime_now" in text:
+            day = datetime.date.fromisoformat(date[:10])
+            given["chat_template"] = _TODAY.sub(lambda call: repr(day.strftime(call[2])), text)
+        return dataclasses.replace(self, system=system, template=given)
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no token is added; special tokens written in it are read."""
@@ -87,9 +116,11 @@ class Tokenizer:
         Raises:
           UserError: the template refuses the conversation (its own words are given).
         """
+        if self.system is not None and messages and messages[0].get("role") != "system":
+            messages = [{"role": "system", "content": self.system}, *messages]
         try:
             return self.raw.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=open_turn
+                list(messages), tokenize=False, add_generation_prompt=open_turn, **self.template
             )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             raise UserError(
@@ -197,7 +228,9 @@ def wrap(
     return Tokenizer(raw, tuple(sorted(ids)), end, pad, bos, generation or {})
 
 
-def _around_reply(raw: PreTrainedTokenizerFast) -> tuple[str, int | None]:
+def _around_reply(
+    raw: PreTrainedTokenizerFast, template: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[str, int | None]:
     """What a chat template writes around a reply: (white space before it, the special token that
     ends the turn). Nothing where it rewrites replies, or has none."""
     if raw.chat_template is None:
@@ -206,8 +239,10 @@ def _around_reply(raw: PreTrainedTokenizerFast) -> tuple[str, int | None]:
     asked = [{"role": "user", "content": "question"}]
     said = [*asked, {"role": "assistant", "content": reply}]
     try:
-        opened = raw.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        whole = raw.apply_chat_template(said, tokenize=False)
+        opened = raw.apply_chat_template(
+            asked, tokenize=False, add_generation_prompt=True, **template
+        )
+        whole = raw.apply_chat_template(said, tokenize=False, **template)
     except Exception:  # a template that cannot be rendered fails where it is used, by its row
         return "", None
     before, found, after = whole.rpartition(reply)

@@ -16,7 +16,9 @@ from typing import Any
 
 from caugym_jax.data.solutions import checking
 from caugym_jax.data.solutions.conditions import plan_for
+from caugym_jax.evals import paper
 from caugym_jax.evals.scorers import SCORER_VERSION, published
+from caugym_jax.evals.suites import Question, answer_of, right
 from caugym_jax.rewards.answer import expected, extract, is_right, near
 from caugym_jax.rewards.form import form_reward
 from caugym_jax.types import TASKS, Problem
@@ -26,10 +28,11 @@ from caugym_jax.types import TASKS, Problem
 class Answered:
     """A problem and its S sampled completions."""
 
-    problem: Problem
+    problem: Problem | Question
     completions: tuple[str, ...]  # S texts, as generated
     truncated: tuple[bool, ...] | None = None  # S: stopped at the length limit; None: not known
     num_tokens: tuple[int, ...] | None = None  # S: tokens generated; None: not known
+    thinking: bool = False  # the prompt opened a thought, which the texts go on with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +66,15 @@ def graph_key(problem: Problem) -> frozenset[tuple[str, str]] | str:
     return frozenset((names[a], names[b]) for a, b in story.edges)
 
 
-def grade_item(answered: Answered, thinking: bool = False) -> ItemGrades:
-    """Grades every sample of one item by both rules. `thinking`: see `form_reward`."""
-    problem, texts = answered.problem, answered.completions
+def grade_item(answered: Answered) -> ItemGrades:
+    """Grades every sample of one item by both rules; a suite's question by its own."""
+    if isinstance(answered.problem, Question):
+        return _grade_question(answered, answered.problem)
+    problem, texts, thinking = answered.problem, answered.completions, answered.thinking
     cuts = answered.truncated or (False,) * len(texts)
     truth = expected(problem)
-    answers = [extract(text, cut) for text, cut in zip(texts, cuts, strict=True)]
+    opened = "<think>" if thinking else ""  # what is cut off inside a thought is no answer
+    answers = [extract(opened + text, cut) for text, cut in zip(texts, cuts, strict=True)]
     forms = [
         form_reward(text, problem, cut, thinking, answer)
         for text, cut, answer in zip(texts, cuts, answers, strict=True)
@@ -91,6 +97,28 @@ def grade_item(answered: Answered, thinking: bool = False) -> ItemGrades:
     )
 
 
+def _grade_question(answered: Answered, question: Question) -> ItemGrades:
+    opened = "<think>" if answered.thinking else ""
+    cuts = answered.truncated or (False,) * len(answered.completions)
+    texts = [(opened + text, cut) for text, cut in zip(answered.completions, cuts, strict=True)]
+    accuracy = _mean([right(question, *text) for text in texts]) or 0.0
+    formed = [question.kind == "math" or answer_of(question.kind, *text) for text in texts]
+    return ItemGrades(
+        task=question.task,
+        cluster=question.text,
+        unread=False,
+        published=accuracy,
+        strict=accuracy,
+        wellformed=_mean([float(bool(x)) for x in formed]) or 0.0,
+        lacks=False,
+        nonzero=False,
+        verdict_checked=False,
+        lack=0.0,
+        truncated=_mean(answered.truncated),
+        num_tokens=_mean(answered.num_tokens),
+    )
+
+
 def failure_kinds(
     problem: Problem, texts: Sequence[str], rights: Sequence[bool]
 ) -> dict[str, float] | None:
@@ -109,10 +137,13 @@ def failure_kinds(
     return {kind: found.count(kind) / len(texts) for kind in checking.KINDS}
 
 
-def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str, Any]:
+def summarize(answered: Iterable[Answered]) -> dict[str, Any]:
     """One set's entry of results.json. `n` counts items; `stderr` is `clustered_stderr`."""
-    items = [grade_item(one, thinking) for one in answered]
-    tasks = sorted({item.task for item in items}, key=TASKS.index)
+    answered = list(answered)
+    items = [grade_item(one) for one in answered]
+    suite = next((x.problem.suite for x in answered if isinstance(x.problem, Question)), None)
+    found = {item.task for item in items}
+    tasks = sorted(found) if suite else sorted(found, key=TASKS.index)
 
     def mean(field: str, keep: Iterable[ItemGrades] = items) -> float | None:
         values = [getattr(item, field) for item in keep]
@@ -123,6 +154,7 @@ def summarize(answered: Iterable[Answered], thinking: bool = False) -> dict[str,
 
     return {
         "n": len(items),
+        **({"suite": suite} if suite else {}),
         "published": {"all": mean("published"), "by_task": by_task("published")},
         "strict": {
             "all": mean("strict"),
@@ -224,7 +256,19 @@ def table(sets: Mapping[str, dict[str, Any]]) -> str:
         for name, entry in sets.items()
         if entry["strict"].get("n_unread")
     ]
-    return "\n\n".join(filter(None, [*parts, "\n".join(unread)]))
+    suites = [_by_task(name, entry) for name, entry in sets.items() if "suite" in entry]
+    return "\n\n".join(filter(None, [*parts, "\n".join(unread), "\n".join(suites)]))
+
+
+def _by_task(name: str, entry: Mapping[str, Any]) -> str:
+    """A suite's accuracy by task, and what the paper reports of it."""
+    shares = entry["strict"]["by_task"]
+    line = f"{name} ({entry['suite']}): "
+    line += ", ".join(f"{task} {_percent(share)}" for task, share in shares.items())
+    if (reported := paper.SUITES.get(entry["suite"])) is not None:
+        before, after = reported
+        line += f"; the paper's 14B: {_percent(before)} before, {_percent(after)} after GRPO"
+    return line
 
 
 def _percent(value: float | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax.data.files import problem_record, read_problems
+from caugym_jax.data.files import problem_record
 from caugym_jax.data.items import LackHint, asked
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.data.tokenizer import Tokenizer
@@ -19,12 +19,13 @@ from caugym_jax.devices.mesh import MeshShape, make_mesh, sampling_mesh
 from caugym_jax.evals.accuracy import summarize
 from caugym_jax.evals.answers import AnswersFile, claim, read_answers, set_name
 from caugym_jax.evals.probe import require_finite
+from caugym_jax.evals.suites import Question, drawn, read_items
 from caugym_jax.runs.folder import of_checkpoint
 from caugym_jax.runs.log import Progress
 from caugym_jax.runs.opening import ModelSettings, Opened, open_model
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.types import Problem, Rollout
+from caugym_jax.types import Conversation, Problem, Rollout
 
 NEW_TOKENS = 1024  # where no number is given and the model has at least as many positions
 
@@ -50,7 +51,8 @@ def evaluate(
     limit: int | None = None,
     step: int | str | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Answers the first `limit` problems of each file into OUT/NAME.jsonl, and grades the answers.
+    """Answers the items of each file, or `limit` of them (`suites.drawn`), into OUT/NAME.jsonl, and
+    grades the answers.
 
     Args:
       step: which checkpoint of a run, a number or "best"; None: the newest.
@@ -62,7 +64,9 @@ def evaluate(
       UserError: a file, the model, a setting or the answers in OUT cannot be used.
     """
     picking = protocol.picking.check()
-    problems = {path: read_problems(path)[:limit] for path in files}
+    places, problems = {}, {}
+    for path in files:
+        places[path], problems[path] = _drawn(path, limit, protocol.seed, _answers(out, path))
     mesh = make_mesh(**vars(shape))
     opened, checkpoint = of_checkpoint(
         chosen.name,
@@ -72,7 +76,8 @@ def evaluate(
     # All prompts first: a problem that cannot be asked stops the command before any answer.
     prompts = {
         path: [
-            prompt_tokens(asked(p, protocol.lack_hint), opened.tokenizer) for p in problems[path]
+            prompt_tokens(_conversation(p, protocol.lack_hint), opened.tokenizer)
+            for p in problems[path]
         ]
         for path in files
     }
@@ -97,17 +102,50 @@ def evaluate(
     )
     sets = {}
     for path in files:
-        answers = out / f"{set_name(path)}.jsonl"
-        _answer_file(problems[path], prompts[path], opened, sampler, protocol, answers)
-        thinking = opened.tokenizer.decode(prompts[path][0]).rstrip().endswith("<think>")
+        answers = _answers(out, path)
+        asked_here = problems[path], prompts[path], places[path]
+        _answer_file(*asked_here, opened, sampler, protocol, answers)
         if processes.is_first():
-            sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])], thinking)
+            sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])])
     return settings | {"limit": limit, "checkpoint": checkpoint}, sets
 
 
+def _answers(out: Path, path: str) -> Path:
+    return out / f"{set_name(path)}.jsonl"
+
+
+def _drawn(
+    path: str, limit: int | None, seed: int, answers: Path
+) -> tuple[list[int], list[Problem | Question]]:
+    """(places in the file, items) of what is asked, in its order; what is not is reported.
+
+    All items are asked in the file's order, unless answers to some that were drawn are there.
+    """
+    items, left_out = read_items(path)
+    if left_out:
+        processes.say(f"{path}: {left_out} rows have no answer that is graded without a person")
+    if limit is not None and limit < len(items):
+        tasks = len({item.task for item in items})
+        processes.say(
+            f"{path}: {limit} of {len(items)} items, evenly over {tasks} tasks, by seed {seed}"
+        )
+    order = drawn(items, len(items) if limit is None else limit, seed)
+    begun = processes.first(lambda: AnswersFile(answers).texts)
+    if limit is None and begun == [item.text for item in items[: len(begun)]]:
+        order = list(range(len(items)))
+    return order, [items[i] for i in order]
+
+
+def _conversation(item: Problem | Question, lack_hint: LackHint) -> Conversation:
+    if isinstance(item, Problem):
+        return asked(item, lack_hint)
+    return ({"role": "user", "content": item.text},)
+
+
 def _answer_file(
-    problems: Sequence[Problem],
+    problems: Sequence[Problem | Question],
     prompts: Sequence[list[int]],
+    places: Sequence[int],
     opened: Opened,
     sampler: Sampler,
     protocol: Protocol,
@@ -124,7 +162,7 @@ def _answer_file(
             sampler(
                 params,
                 [prompts[i] for i in items],
-                ids=items,
+                ids=[places[i] for i in items],
                 seed=protocol.seed,
                 step=stream,
                 samples_per_prompt=protocol.samples,
@@ -133,7 +171,8 @@ def _answer_file(
         )
 
     fits = [len(tokens) < positions for tokens in prompts]
-    answer(problems, fits, ask, opened.tokenizer, answers, protocol)
+    thinking = opened.tokenizer.decode(prompts[0]).rstrip().endswith("<think>")
+    answer(problems, fits, ask, opened.tokenizer, answers, protocol, thinking)
     if not all(fits):
         processes.say(
             f"{answers.stem}: {fits.count(False)} of {len(fits)} prompts do not fit the model's "
@@ -142,18 +181,20 @@ def _answer_file(
 
 
 def answer(
-    problems: Sequence[Problem],
+    problems: Sequence[Problem | Question],
     fits: Sequence[bool],
     ask: Callable[[Sequence[int]], Rollout],
     tokenizer: Tokenizer,
     path: Path,
     protocol: Protocol,
+    thinking: bool = False,
 ) -> None:
     """Completes the answers file at `path`, batch by batch, after the answers that it holds.
 
     Args:
       fits: whether the model can take each problem; one that it cannot gets empty answers.
       ask: indices of problems -> Rollout with `samples` samples of each.
+      thinking: the prompts open a thought, which the answers say, to be graded anywhere.
 
     Raises:
       UserError: the answers there are to other problems.
@@ -166,7 +207,7 @@ def answer(
     processes.first(file.reopen)
     progress = Progress(done, total, every=1, unit="item")
     progress.note(f"{path.stem}: {done} of {total} problems are answered already")
-    nothing = {
+    nothing: dict[str, Any] = {
         "all_generated_answers": [""] * samples,
         "truncated": [True] * samples,
         "num_tokens": [0] * samples,
@@ -180,10 +221,15 @@ def answer(
             answers |= zip(asked, answers_of(rollout, tokenizer, samples), strict=True)
             rate = rollout.completion_length.sum() / (time.perf_counter() - clock)
             shown = {"new tokens/s": rate, "truncated": 1 - rollout.ended.mean()}
-        answered = [problem_record(problems[i]) | answers[i] for i in items]
+        opened = {"thinking": True} if thinking else {}
+        answered = [_record(problems[i]) | answers[i] | opened for i in items]
         processes.first(functools.partial(file.add, answered))
         progress.show(items.stop, shown, tuple(shown))
     processes.first(file.finish)
+
+
+def _record(item: Problem | Question) -> dict[str, Any]:
+    return problem_record(item) if isinstance(item, Problem) else item.record
 
 
 def answers_of(rollout: Rollout, tokenizer: Tokenizer, samples: int) -> Iterator[dict[str, Any]]:

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax.data.files import read_problems
+from caugym_jax.data.raw import read_rows
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import Answered
+from caugym_jax.evals.foreign import ANSWERS, answer_rows
+from caugym_jax.evals.suites import Question, items_of
 from caugym_jax.rewards.answer import expected
 from caugym_jax.runs.log import write_text
 from caugym_jax.types import Problem
@@ -21,26 +23,34 @@ def set_name(path: str) -> str:
     return Path(path).stem.replace(":", "-")
 
 
-def read_answers(path: str | Path) -> list[Answered]:
-    """The items of an answers file.
+def read_answers(path: str | Path, key: str | None = None) -> list[Answered]:
+    """The items of an answers file, this project's or another tool's (`foreign`).
+
+    Args:
+      key: where the answers stand, if elsewhere than these tools put them.
 
     Raises:
       UserError: an item's label or answers cannot be read (file and item are named).
     """
+    try:
+        rows = answer_rows(read_rows(str(path), answers=True), key)
+    except (ValueError, KeyError, TypeError, StopIteration, AttributeError) as error:
+        raise UserError(f"{path}: unknown layout of answers ({error})") from error
     answered = []
-    for i, problem in enumerate(read_problems(str(path))):
+    for i, item in enumerate(items_of(rows, str(path))[0]):
         try:
-            expected(problem)  # the label must hold a number or LACK_CONDITION
-            answered.append(_answered(problem))
+            if isinstance(item, Problem):
+                expected(item)  # the label must hold a number or LACK_CONDITION
+            answered.append(_answered(item))
         except (ValueError, UserError) as error:
             raise UserError(f"{path}, item {i} (counting from 0): {error}") from error
     return answered
 
 
-def _answered(problem: Problem) -> Answered:
-    if "all_generated_answers" not in problem.extra:
-        raise ValueError("no all_generated_answers: expected a list of the model's texts")
-    texts = _list(problem, "all_generated_answers", (str, type(None))) or []
+def _answered(problem: Problem | Question) -> Answered:
+    if ANSWERS not in problem.extra:
+        raise ValueError(f"no {ANSWERS}: expected a list of the model's texts (or --answers_key)")
+    texts = _list(problem, ANSWERS, (str, type(None))) or []
     truncated = _list(problem, "truncated", bool, len(texts))
     num_tokens = _list(problem, "num_tokens", int, len(texts))
     return Answered(
@@ -48,11 +58,12 @@ def _answered(problem: Problem) -> Answered:
         completions=tuple(text or "" for text in texts),
         truncated=None if truncated is None else tuple(truncated),
         num_tokens=None if num_tokens is None else tuple(num_tokens),
+        thinking=problem.extra.get("thinking") is True,
     )
 
 
 def _list(
-    problem: Problem, key: str, kind: type | tuple[type, ...], length: int | None = None
+    problem: Problem | Question, key: str, kind: type | tuple[type, ...], length: int | None = None
 ) -> list[Any] | None:
     values = problem.extra.get(key)
     if values is None:
@@ -107,7 +118,7 @@ class AnswersFile:
         self._current = self._partial if self._partial.exists() else path
         self._lines = _whole_lines(self._current)
 
-    def done(self, problems: Sequence[Problem]) -> int:
+    def done(self, problems: Sequence[Problem | Question]) -> int:
         """How many of the problems, from the first, have their answers in the file.
 
         Raises:
@@ -127,6 +138,17 @@ class AnswersFile:
                     "0): choose another --out"
                 )
         return len(self._lines)
+
+    @property
+    def texts(self) -> list[Any]:
+        """The problems that are answered, as far as they can be read."""
+        found = []
+        for line in self._lines:
+            try:
+                found.append(json.loads(line)["problem"])
+            except (ValueError, KeyError, TypeError):
+                break
+        return found
 
     @property
     def complete(self) -> bool:

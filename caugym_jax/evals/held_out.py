@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
+from caugym_jax.data.items import holds_problems
 from caugym_jax.data.sources import Problems, item_source, prompt_items
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.errors import UserError, require
+from caugym_jax.devices import processes
+from caugym_jax.errors import require
 from caugym_jax.evals import probe
+from caugym_jax.evals.measured import HeldOutLoss, HeldOutRewards
 from caugym_jax.evals.probe import Probed
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.types import TASKS, Problem
+from caugym_jax.types import Problem, TrainState
 
 STREAM = 1_000_003  # added to the seed of training problems; seeds of two runs differ by far less
 
@@ -24,9 +28,12 @@ STREAM = 1_000_003  # added to the seed of training problems; seeds of two runs 
 class Evaluation(Problems):
     """How progress is measured: greedy answers to problems held out from training.
 
+    Held-out rows that are no causal problems, and those of `data.held_out`, give the loss and what
+    is logged beside it (SFT, DPO, KTO), or the mean reward of greedy answers (GRPO, PPO).
+
     Attributes:
       every: steps from one evaluation to the next; 0: none.
-      n: how many problems; of a file the first so many.
+      n: how many problems or rows; of a file the first so many.
       max_new_tokens: the longest answer, in tokens.
     """
 
@@ -73,16 +80,7 @@ class HeldOut:
     def problems(self) -> list[Problem]:
         return [problem for problem, _ in self._items]
 
-    def check(self, figure: str | None) -> None:
-        """Refuses a `checkpoint.best` that the answers to these problems do not have."""
-        tasks = sorted({problem.task for problem in self.problems})
-        task = (figure or "").removeprefix("strict_")
-        if task != figure and task in TASKS and task not in tasks:
-            raise UserError(
-                f"config.checkpoint.best={figure}: the evaluation asks {', '.join(tasks)} only"
-            )
-
-    def ask(self, params: Params) -> Probed:
+    def ask(self, params: Params, state: TrainState) -> Probed:
         """The greedy answers of a model with these weights."""
         return probe.probe(self._sampler, params, self._tokenizer, self._items)
 
@@ -94,15 +92,31 @@ class HeldOut:
         return probe.summary(before, after, self.problems, self._notes)
 
 
+Examination = HeldOut | HeldOutLoss | HeldOutRewards
+
+
+class Own(NamedTuple):
+    """What a method makes of rows that are no causal problems."""
+
+    path: str | None  # the files that are trained on
+    apart: Sequence[Any]  # their rows that are held out
+    read: Callable[[str], Sequence[Any]]  # the rows of another file
+    examine: Callable[[Sequence[Any]], Examination]
+
+
 def open_held_out(
     settings: Evaluation,
     seed: int,
     model: Model,
     tokenizer: Tokenizer,
     mesh: jax.sharding.Mesh | None,
+    own: Own,
     card: Path | None = None,
-) -> HeldOut | None:
-    """The held-out problems; None where evaluation is off.
+) -> Examination | None:
+    """What measures progress; None where evaluation is off.
+
+    Rows of `evaluation.path` come first, then those of `data.held_out`; without either, problems
+    are generated where what is trained on are such.
 
     Args:
       seed: the run's.
@@ -110,15 +124,20 @@ def open_held_out(
     """
     if not settings.every:
         return None
+    if settings.path is None and own.apart:
+        return own.examine(own.apart[: settings.n])
+    if settings.path is not None and not holds_problems(settings.path):
+        return own.examine(own.read(settings.path)[: settings.n])
+    if settings.path is None and own.path is not None and not holds_problems(own.path):
+        processes.say(
+            "no evaluation: set evaluation.path to a file of like rows, or data.held_out to a "
+            "share of these"
+        )
+        return None
     source, room = item_source(settings, seed=seed + STREAM), settings.max_new_tokens
     items, _, _ = prompt_items(source, tokenizer, None, model.config.longest, room)
     items = [items(i) for i in range(settings.n)] if callable(items) else items[: settings.n]
     problems = [(item.problem, tokens) for item, tokens in items if item.problem is not None]
-    if len(problems) < len(items):
-        raise UserError(
-            f"evaluation.path={settings.path} holds rows that are no causal problems: choose "
-            "another file, or evaluation.every=0"
-        )
     notes = [settings.described]
     if card is not None:
         notes.append(f"What the first model does on other problems, the official sets too: {card}")

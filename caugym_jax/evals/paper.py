@@ -28,6 +28,15 @@ BASE_BY_METHOD = {
     "grpo": 0.935,
     "o3": 0.554,
 }
+# Other benchmarks -> its 14B model before training, and after GRPO (tables 2 and 13).
+SUITES = {
+    "math": (0.938, 0.924),
+    "amc": (0.867, 0.855),
+    "minerva": (0.375, 0.408),
+    "cladder": (0.577, 0.719),
+    "clear": (0.433, 0.472),
+    "causalprobe": (0.803, 0.805),
+}
 
 
 def paper_set(name: str) -> str | None:

@@ -16,7 +16,7 @@ from caugym_jax.causal.engine.answers import TOLERANCE
 from caugym_jax.rewards.answer import expected, extract, is_right
 from caugym_jax.types import LACK, Problem
 
-SCORER_VERSION = "3"  # of both rules; raised whenever a grade changes
+SCORER_VERSION = "4"  # of both rules; raised whenever a grade changes
 
 # `{"ANSWER":` or `{"PROB":`, white space anywhere. Linear: a run of it holds no other brace.
 _SPACE = r"\s*+"

@@ -38,6 +38,7 @@ def save_pretrained(
     generation: Mapping[str, Any] | None = None,
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
+    card: str | None = None,
 ) -> Path:
     """Writes config.json, generation_config.json, sharded safetensors and the tokenizer's files.
 
@@ -52,6 +53,7 @@ def save_pretrained(
       generation: fields of generation_config.json; `eos_token_id` (a number or a list),
         `bos_token_id` and `pad_token_id` also go to config.json and default to the tokenizer's.
       dtype: "float32" or "bfloat16" (rounded to nearest).
+      card: the text of README.md, the model card.
 
     Raises:
       UserError: the folder holds something, the disk is full, or a weight has another shape than
@@ -97,6 +99,8 @@ def save_pretrained(
             tokenizer.save(out)
         write_json(out / "config.json", hf)
         write_json(out / "generation_config.json", generation)
+        if card is not None:
+            (out / "README.md").write_text(card, encoding="utf-8")
         write_tensors(out, tensors, max_shard_bytes)
     return folder
 

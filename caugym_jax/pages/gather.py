@@ -21,6 +21,7 @@ from caugym_jax.runs.alarms import Alarms
 from caugym_jax.studies.plan import START
 from caugym_jax.studies.settings import Study, from_flat
 from caugym_jax.studies.tables import sets_of
+from caugym_jax.types import Problem
 
 LEVELS = 2  # of folders below one that is named
 
@@ -102,12 +103,13 @@ class Evaluation:
     study: Comparison | None = None  # that it belongs to
 
     def answers(self, name: str) -> list[Answered]:
-        """The answered items of a set; none where its file is absent or damaged."""
+        """The answered problems of a set; none where its file is absent or damaged."""
         path = self.path / f"{name}.jsonl"
         try:
-            return read_answers(path) if path.is_file() else []
+            found = read_answers(path) if path.is_file() else []
         except UserError:
             return []
+        return [item for item in found if isinstance(item.problem, Problem)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,6 +40,7 @@ def math_reward(text: str, item: Item, truncated: bool = False) -> float | None:
         return 1.0
     if max(len(answer), len(expected)) > LONGEST or _TOWER.search(answer):
         return 0.0
+    _library()  # takes a second, or more on a busy machine
     try:
         with at_most(SECONDS):
             return float(_equal(expected, answer))
@@ -102,17 +103,19 @@ def _final(text: str, truncated: bool) -> str:
     return "" if truncated else final_text(text) or ""
 
 
-def _equal(expected: str, answer: str) -> bool:
+def _library() -> Any:
     import math_verify  # only here: sympy takes a second
 
     # It reports each time that its own limits, which would end ours, are off.
     logging.getLogger("math_verify").setLevel(logging.ERROR)
+    return math_verify
+
+
+def _equal(expected: str, answer: str) -> bool:
     left, right = _parsed(expected), _parsed(answer)
-    return bool(math_verify.verify(left, right, timeout_seconds=None))
+    return bool(_library().verify(left, right, timeout_seconds=None))
 
 
 @functools.lru_cache(maxsize=4096)
 def _parsed(answer: str) -> list[Any]:
-    import math_verify
-
-    return math_verify.parse(rf"\boxed{{{answer}}}", parsing_timeout=None)
+    return list(_library().parse(rf"\boxed{{{answer}}}", parsing_timeout=None))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from caugym_jax.devices.mesh import fetch
 from caugym_jax.errors import UserError, require
 from caugym_jax.runs import digests, stored
 from caugym_jax.runs.log import write_text
-from caugym_jax.types import TASKS, TrainState
+from caugym_jax.types import TrainState
 
 _ELSEWHERE = "elsewhere.txt"  # in WORKDIR/checkpoints: the folder that holds them instead
-FIGURES = ("strict", "strict_nonzero", *(f"strict_{task}" for task in TASKS), "wellformed")
+_MAIN = ("strict", "reward", "loss")  # the figure that decides by itself, the first that there is
+_LESS = ("loss", "truncated", "completions/mean_length", "kl", "entropy")  # of which less is better
 _CHUNK = 1 << 23  # bytes of an array that are compressed, and read back, as one
 
 
@@ -40,20 +42,46 @@ class CheckpointSettings:
     Attributes:
       every: steps from one checkpoint to the next.
       keep: how many of the newest are kept.
-      best: the evaluation figure (strict, strict_nonzero, strict_ATE, ..., wellformed) whose best
-        checkpoint is kept too: an evaluation that is a new best is saved; None: only the newest.
+      best: the figure of the evaluation whose best checkpoint is kept too, as it is logged
+        (eval/strict, eval/loss, eval/rewards/math, ...): an evaluation that is a new best is saved.
+        "main": strict, else reward, else loss; None: only the newest are kept.
       folder: where to keep them, e.g. gs://bucket/run (needs gcsfs); empty: in
         WORKDIR/checkpoints. The workdir remembers it for every later reader.
     """
 
     every: int = 50
     keep: int = 2
-    best: str | None = "strict"
+    best: str | None = "main"
     folder: str = ""
 
     def __post_init__(self):
         require(self, "every", "keep", at_least=1)
-        require(self, "best", among=FIGURES, hint="or none: only the newest are kept")
+
+    def check(self, figures: Iterable[str]) -> None:
+        """Refuses a `best` that is none of the evaluation's figures.
+
+        Raises:
+          UserError: it is none of them.
+        """
+        known = sorted(figures)
+        if self.best not in (None, "main") and _bare(self.best) not in known:
+            choices = ", ".join([*known, "main"])
+            why = "" if known else ": there is no evaluation (evaluation.every, evaluation.path)"
+            raise UserError(
+                f"config.checkpoint.best={self.best}: must be one of {choices} or none{why}"
+            )
+
+    def quality(self, figures: Mapping[str, float]) -> tuple[float, float] | None:
+        """(what is highest of the best, the figure itself); None where there is no such figure."""
+        name = next((x for x in _MAIN if x in figures), "") if self.best == "main" else self.best
+        value = figures.get(_bare(name or ""))
+        if value is None:
+            return None
+        return (-value if _bare(name or "") in _LESS else value), value
+
+
+def _bare(name: str) -> str:
+    return name.removeprefix("eval/")
 
 
 class _Manager(ocp.CheckpointManager):
@@ -91,13 +119,14 @@ class Checkpoints:
         self._may_move, self._closed = not read_only, False
         if not read_only:
             self._newest()
-        self._best_figure = best = settings.best
+        self._settings = settings
 
         def quality(metrics: dict[str, float]) -> float:
-            return -math.inf if best is None else metrics.get(best, -math.inf)
+            found = settings.quality(metrics)
+            return -math.inf if found is None else found[0]
 
         policies = [checkpoint_managers.LatestN(settings.keep)]
-        if best is not None:
+        if settings.best is not None:
             policies.append(
                 checkpoint_managers.BestN(
                     get_metric_fn=quality, n=1, keep_checkpoints_without_metrics=False
@@ -122,30 +151,30 @@ class Checkpoints:
         except OSError as error:
             raise UserError(f"cannot write checkpoints to {self._directory}: {error}") from error
         self._figures = {}  # of the steps that were evaluated
-        if best is not None:
+        if settings.best is not None:
             self._figures = processes.first(
                 lambda: {step: self._figure(step) for step in self._manager.all_steps()}
             )
 
-    def _figure(self, step: int) -> float | None:
-        """The figure that decides which checkpoint is best."""
+    def _figure(self, step: int) -> tuple[float, float] | None:
+        """What decides which checkpoint is best (`CheckpointSettings.quality`)."""
         try:
-            return (self._manager.metrics(step) or {}).get(self._best_figure)
+            return self._settings.quality(self._manager.metrics(step) or {})
         except (OSError, ValueError, KeyError):
             return None  # it is being deleted, or has none
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """The evaluated checkpoint whose figure `checkpoint.best` is highest (of equal ones the
-        newest), and the figure."""
-        found = [(figure, step) for step, figure in self._figures.items() if figure is not None]
-        return max(found)[::-1] if found else None
+        """The evaluated checkpoint that is best by `checkpoint.best` (of equal ones the newest),
+        and its figure."""
+        found = [(x[0], step, x[1]) for step, x in self._figures.items() if x is not None]
+        return max(found)[1:] if found else None
 
     def is_best(self, figures: dict[str, float] | None) -> bool:
         """Whether a model with these figures is better than all that were saved."""
-        if figures is None or self._best_figure is None:
-            return False
-        return self.best is None or figures[self._best_figure] > self.best[1]
+        quality = self._settings.quality(figures or {})
+        known = [x for x in self._figures.values() if x is not None]
+        return quality is not None and (not known or quality[0] > max(known)[0])
 
     @property
     def latest(self) -> int | None:
@@ -171,7 +200,7 @@ class Checkpoints:
                 "--config.model.name=WORKDIR and a lower learning rate"
             )
         self._damage[step] = ""
-        self._figures[step] = (metrics or {}).get(self._best_figure or "")
+        self._figures[step] = self._settings.quality(metrics or {})
         self._guard(
             lambda: self._manager.save(
                 step,

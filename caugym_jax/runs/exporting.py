@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import jax
@@ -13,7 +14,8 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.peft import save_adapter
 from caugym_jax.models.save import save_pretrained
-from caugym_jax.runs.folder import of_checkpoint
+from caugym_jax.runs.card import model_card
+from caugym_jax.runs.folder import of_checkpoint, settings_of
 from caugym_jax.runs.opening import (
     ModelSettings,
     base_of,
@@ -48,7 +50,9 @@ def export(workdir: Path, out: Path, step: int | str | None = None, dtype: str =
         else:
             settings = ModelSettings(str(workdir), step=number)
             _, params, tokenizer = open_model(settings, _mesh(config.d_model))
-        save_pretrained(out, config, params, tokenizer=tokenizer, dtype=dtype)
+        base = base_of(workdir) if settings_of(workdir) else ""
+        card = model_card(workdir, base, number)
+        save_pretrained(out, config, params, tokenizer=tokenizer, dtype=dtype, card=card)
 
     of_checkpoint(workdir, step, write)
     size = sum(file.stat().st_size for file in out.glob("*.safetensors"))
@@ -77,6 +81,26 @@ def export_adapter(workdir: Path, out: Path, step: int | str | None = None) -> s
         f"wrote {out}: an adapter of rank {lora.rank} for {base}\n"
         f'load it with peft.PeftModel.from_pretrained(base_model, "{out}")'
     )
+
+
+def push(folder: Path, name: str) -> str:
+    """Uploads an exported folder to the hub as OWNER/NAME, and reports where it is.
+
+    Raises:
+      UserError: the hub refuses it (its own words are given).
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"--push={name}: expected owner/name")
+    from huggingface_hub import HfApi
+
+    try:
+        hub = HfApi()
+        hub.create_repo(name, exist_ok=True)
+        hub.upload_folder(folder_path=str(folder), repo_id=name)
+    except Exception as error:  # network, permission, name: the hub has one type for each
+        why = " ".join(str(error).split())[:200]
+        raise UserError(f"cannot push {folder} to {name} ({why}): run `hf auth login`?") from error
+    return f"pushed it to https://huggingface.co/{name}"
 
 
 def _check(workdir: Path) -> None:

@@ -61,6 +61,15 @@ def settings_of(workdir: str | Path) -> dict[str, Any]:
     return found
 
 
+def started(workdir: str | Path) -> str | None:
+    """When a run was started first, as YYYY-MM-DD and the time; None where nothing says so."""
+
+    def first(record: dict[str, Any]) -> str:
+        return str(record["starts"][0]["time"])
+
+    return read_back(Path(workdir) / RECORD, first)
+
+
 def claim_workdir(
     workdir: Path,
     config: dict[str, Any],
@@ -248,7 +257,7 @@ def read_back(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
     """`parse` of a JSON file's content; None where there is no file, or a damaged one."""
     try:
         return parse(json.loads(path.read_text())) if path.exists() else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IndexError):
         print(f"{path} is damaged: it is made again", file=sys.stderr)
         return None
 

@@ -17,6 +17,7 @@ import jax
 import xxhash
 
 import caugym_jax
+from caugym_jax.data.files import names_of
 from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 
@@ -32,8 +33,8 @@ def files(settings: Mapping[str, Any]) -> dict[str, str]:
     Args:
       settings: of a run, flattened.
     """
-    named = {key: str(settings.get(key) or "").split(",") for key in PATHS}
-    found = {key: [Path(x.strip()) for x in paths if x.strip()] for key, paths in named.items()}
+    named = {key: names_of(str(settings.get(key) or "")) for key in PATHS}
+    found = {key: [Path(x) for x in paths if x] for key, paths in named.items()}
     return {
         key: " ".join(digest(path) for path in paths)
         for key, paths in found.items()

@@ -81,7 +81,7 @@ class Journal:
         """Records the held-out figures after a step (0: before the first), and the time taken."""
         values = {f"eval/{key}": value for key, value in figures.items()}
         self._log.metrics(step, values | ({} if seconds is None else {"time/evaluate": seconds}))
-        shown = "  ".join(f"{key} {100 * value:.1f}%" for key, value in figures.items())
+        shown = "  ".join(f"{key} {_shown(key, value)}" for key, value in figures.items())
         self.note(f"{f'step {step}' if step else 'before'}: {shown}")
 
     def ending(self, results: str, state: TrainState, best: tuple[int, float] | None) -> str:
@@ -93,7 +93,7 @@ class Journal:
         notes = []
         if best is not None:
             notes.append(
-                f"Best checkpoint: step {best[0]} ({100 * best[1]:.1f}%), opened with --step=best."
+                f"Best checkpoint: step {best[0]} ({best[1]:.4g}), opened with --step=best."
             )
         if self._without_signal:
             notes.append(
@@ -120,3 +120,10 @@ class Journal:
 
     def close(self) -> None:
         self._log.close()
+
+
+def _shown(key: str, value: float) -> str:
+    """A share in percent, anything else as a number."""
+    if key.startswith(("strict", "wellformed", "truncated", "mean_token_accuracy")):
+        return f"{100 * value:.1f}%"
+    return f"{value:.4g}"

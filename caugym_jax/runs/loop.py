@@ -14,12 +14,12 @@ from caugym_jax.devices.mesh import fetch, make_mesh
 from caugym_jax.runs import folder
 from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.lock import alone
-from caugym_jax.runs.session import agree, claim, open_session
+from caugym_jax.runs.session import agree, claim, open_session, with_epochs
 from caugym_jax.runs.settings import Settings
 from caugym_jax.runs.stopping import Signals
 from caugym_jax.types import TrainState
 
-NOT_EVALUATED = "Trained without evaluation (evaluation.every=0)."
+NOT_EVALUATED = "Trained without evaluation."
 
 
 def train(config: Settings, workdir: Path) -> str:
@@ -35,6 +35,7 @@ def train(config: Settings, workdir: Path) -> str:
       SystemExit: a signal came (`runs.stopping`); the step is saved.
     """
     agree(config, workdir)
+    config = with_epochs(config)
     with alone(workdir):
         config = claim(config, workdir)
         text = processes.first(lambda: folder.ended(workdir, config.steps))
@@ -45,7 +46,7 @@ def _train(config: Settings, workdir: Path) -> str:
     mesh = make_mesh(**vars(config.mesh))
     with jax.set_mesh(mesh), Checkpoints(workdir, config.checkpoint) as checkpoints:
         session, state = open_session(config, workdir, mesh, checkpoints)
-        (algorithm, loader, _, weights), held_out, before, journal, first = session
+        (algorithm, loader, held_out, _, weights), before, journal, first = session
         after = None
         with Signals() as signals:
             for step in range(first + 1, config.steps + 1):
@@ -60,7 +61,7 @@ def _train(config: Settings, workdir: Path) -> str:
                 figures = None
                 if held_out and (step % config.evaluation.every == 0 or last):
                     started = time.perf_counter()
-                    after = held_out.ask(weights(state))
+                    after = held_out.ask(weights(state), state)
                     figures = held_out.figures(after)
                     journal.evaluation(step, figures, time.perf_counter() - started)
                 asked, due = signals.asked(), step % config.checkpoint.every == 0 or last
@@ -75,7 +76,7 @@ def _train(config: Settings, workdir: Path) -> str:
         journal.close()
         results, answers = NOT_EVALUATED, None
         if held_out:
-            after = after or held_out.ask(weights(state))  # all steps were made before
+            after = after or held_out.ask(weights(state), state)  # all steps were made before
             assert before is not None  # asked before the first step
             results, answers = held_out.summary(before, after), after.as_json()
         text = journal.ending(results, state, checkpoints.best)

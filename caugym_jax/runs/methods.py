@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
+import numpy as np
 
 from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.grpo import grpo
@@ -25,18 +28,32 @@ from caugym_jax.algorithms.step import (
     check_rows,
     state_shapes,
 )
+from caugym_jax.data.files import weighted
 from caugym_jax.data.grouping import Batches
-from caugym_jax.data.loader import make_loader
-from caugym_jax.data.mixing import open_mixture
-from caugym_jax.data.preference_sources import PreferenceData, preference_items
+from caugym_jax.data.items import training_items
+from caugym_jax.data.loader import Mixed, make_loader
+from caugym_jax.data.mixing import Mixture, open_mixture
+from caugym_jax.data.preference_sources import (
+    PreferenceData,
+    file_preferences,
+    generated_preferences,
+)
+from caugym_jax.data.preferences import with_others
+from caugym_jax.data.prompts import sft_examples
+from caugym_jax.data.showing import described_row
 from caugym_jax.data.sources import (
     PromptData,
     SftData,
+    TrainingData,
     desirable_items,
+    generated_examples,
     item_source,
+    packed_rows,
+    padded,
     problem_stream,
     prompt_items,
-    sft_batches,
+    set_apart,
+    stacked,
 )
 from caugym_jax.data.token_features import load_features
 from caugym_jax.data.tokenizer import Tokenizer
@@ -51,6 +68,9 @@ from caugym_jax.devices.mesh import (
 )
 from caugym_jax.devices.shapes import on_shapes
 from caugym_jax.errors import UserError
+from caugym_jax.evals.held_out import Examination, Own, open_held_out
+from caugym_jax.evals.measured import HeldOutLoss, HeldOutRewards, batches
+from caugym_jax.models.hub import card
 from caugym_jax.models.lora import adapter_layout, attach, init_adapters
 from caugym_jax.models.peft import load_adapter
 from caugym_jax.models.transformer import Model, Params, layout
@@ -58,9 +78,10 @@ from caugym_jax.models.value import ValueModel
 from caugym_jax.objectives.optim import Optimizer, evaluated, make_optimizer
 from caugym_jax.objectives.shared_rows import start
 from caugym_jax.rewards.combination import check_rewards, parse_weights
+from caugym_jax.runs.folder import started
 from caugym_jax.runs.opening import ModelSettings, merging, open_frozen, open_model
 from caugym_jax.runs.settings import PpoSettings, Settings
-from caugym_jax.types import TrainState
+from caugym_jax.types import Example, Judged, Preference, TrainState
 
 
 def open_critic(name: str, run: Run) -> tuple[Model, Callable[[], Params]]:
@@ -102,6 +123,7 @@ class Run(NamedTuple):
     sampler_mesh: jax.sharding.Mesh | None = None  # the same devices, arranged for sampling
     workdir: Path | None = None  # where a method keeps what it need not compute twice
     open_critic: Callable[[str, Run], tuple[Model, Callable[[], Params]]] = open_critic
+    say: Callable[[str], None] = processes.say  # reports what of the data is left out
 
 
 class Method(NamedTuple):
@@ -109,6 +131,7 @@ class Method(NamedTuple):
 
     algorithm: Algorithm
     loader: Any  # grain iterator
+    held_out: Examination | None  # None: no evaluation
     template: Callable[[], TrainState]  # the state's shapes, types and shardings
     weights: Callable[[TrainState], Params]  # the model as trained so far
 
@@ -126,10 +149,11 @@ def open_run(
 ) -> tuple[Run, Any]:
     """(what a method starts from, the first state's trained weights or, on resuming, None)."""
     lora, sampler_mesh = config.lora, sampling_mesh(mesh, config.sampling)
+    date = None if workdir is None else processes.first(lambda: started(workdir))
     if not lora.rank:
         weights = not resuming or needs_reference(config)
         model, params, tokenizer = open_model(config.model, mesh, seed=config.seed, weights=weights)
-        trained = layout(model.config)
+        trained, tokenizer = layout(model.config), asking(tokenizer, config, date)
         if params is not None and config.model.init == "random":
             params = _with_shared_rows(config, params, trained, mesh)
         run = Run(config, model, params, tokenizer, mesh, trained)
@@ -147,8 +171,14 @@ def open_run(
         first = put(load_adapter(lora.init, model.config, lora), shardings(trained, mesh))
     elif not resuming:
         first = init_adapters(trained, jax.random.key(config.seed), mesh)
-    run = Run(config, model, frozen, tokenizer, mesh, trained, adapter)
+    run = Run(config, model, frozen, asking(tokenizer, config, date), mesh, trained, adapter)
     return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), first
+
+
+def asking(tokenizer: Tokenizer, config: Settings, date: str | None = None) -> Tokenizer:
+    """The tokenizer with what the section `data` says of prompts; `date`: the run's."""
+    data = vars(config)["data"]
+    return tokenizer.asking(data.system, data.chat_template_kwargs, date)
 
 
 def _with_shared_rows(
@@ -165,7 +195,13 @@ def _with_shared_rows(
 
 def open_method(run: Run) -> Method:
     """The algorithm, its loader and its state's shape, as the configuration says."""
-    openers = {"sft": _sft, "dpo": _dpo, "kto": _kto, "grpo": _grpo, "ppo": _ppo}
+    openers = {
+        "sft": _sft,
+        "dpo": _preferences,
+        "kto": _preferences,
+        "grpo": _prompted,
+        "ppo": _prompted,
+    }
     return openers[run.config.method](run)
 
 
@@ -207,51 +243,164 @@ def _data(run: Run, cls: type[T]) -> T:
     return data
 
 
+class Rows(NamedTuple):
+    """The rows of the files of `data.path`, as tokens."""
+
+    sources: list[list[Any]]  # what is trained on, of each file that has a weight
+    weights: list[float]
+    apart: list[Any]  # what is held out
+
+    @property
+    def all(self) -> list[Any]:
+        return [row for rows in self.sources for row in rows]
+
+    def row(self, i: int) -> Any:
+        """One to train on, counted round."""
+        return self.all[i % len(self.all)]
+
+    def of(self, change: Callable[[list[Any]], Sequence[Any]]) -> Sequence[Any] | Mixed:
+        """What the loader draws from, each source changed so."""
+        changed = [change(rows) for rows in self.sources]
+        return changed[0] if len(changed) == 1 else Mixed(changed, self.weights)
+
+
+def _rows(run: Run) -> Rows:
+    """Reads the files of `data.path`."""
+    data, seed = _data(run, TrainingData), run.config.seed
+    assert data.path is not None  # callers have looked
+    sources, weights, apart = [], [], []
+    for path, weight in weighted(data.path):
+        rows, others = set_apart(_read(run, path), _prompt_of, data.held_out, seed)
+        sources.append(rows)
+        weights.append(weight)
+        apart += others
+    return Rows(sources, weights, apart)
+
+
+def _read(run: Run, path: str) -> list[Any]:
+    """The rows of a file as the method's loader draws them; what is left out is reported."""
+    readers = {"sft": _read_examples, "grpo": _read_prompts, "ppo": _read_prompts}
+    return readers.get(run.config.method, _read_preferences)(run, path)
+
+
+def _prompt_of(row: Any) -> tuple[int, ...]:
+    """What identifies the prompt of a row of any method; of a mere text, the text."""
+    return tuple(row.tokens if isinstance(row, Prompt) else row.prompt or row.completion)
+
+
+def row_count_of(config: Settings, mesh: jax.sharding.Mesh) -> int:
+    """How many rows of the files of `data.path` a run trains on."""
+    model, _, tokenizer = open_model(config.model, mesh, weights=False)
+    tokenizer, trained = asking(tokenizer, config), layout(model.config)
+    run = Run(config, model, None, tokenizer, mesh, trained, say=lambda text: None)
+    rows, data = _rows(run), _data(run, TrainingData)
+    if isinstance(data, SftData) and data.packing:
+        return len(rows.of(functools.partial(_packed, run)))
+    return len(rows.all)
+
+
 def _loader(run: Run, items: Any, batch_size: int, transform: Callable) -> Any:
     return make_loader(
         items,
         batch_size,
         run.config.seed,
+        shuffle=_data(run, TrainingData).shuffle,
         process_index=processes.index(),
         process_count=processes.count(),
         transform=lambda rows: transform(processes.all_rows(rows)),
     )
 
 
-def _method(run: Run, algorithm: Algorithm, loader: Any) -> Method:
+def _method(
+    run: Run,
+    algorithm: Algorithm,
+    loader: Any,
+    apart: Sequence[Any],
+    examine: Callable[[Sequence[Any]], Examination],
+    row: Callable[[int], Any],
+) -> Method:
+    """Args:
+    apart: the rows of `data.path` that are held out.
+    examine: what is made of rows that are held out.
+    row: the training rows, for `data.show`.
+    """
+    for i in range(_data(run, TrainingData).show):
+        processes.say(described_row(i, row(i), run.tokenizer, sys.stderr.isatty()))
+    held_out = open_held_out(
+        run.config.evaluation,
+        run.config.seed,
+        run.model,
+        run.tokenizer,
+        run.sampler_mesh,
+        Own(_data(run, TrainingData).path, apart, functools.partial(_read, run), examine),
+        card(run.config.model.name),
+    )
     # Not the run: it holds the first model's weights.
     mesh, adapter, trained = run.mesh, run.adapter, run.trained
     return Method(
         algorithm,
         loader,
+        held_out,
         lambda: state_shapes(algorithm.init, trained, mesh),
         lambda state: adapter.merge(evaluated(state.params, state.opt_state)),
     )
 
 
 def _sft(run: Run) -> Method:
-    data = _data(run, SftData)
+    data, algorithm, apart = _data(run, SftData), build(run), []
+    row: Callable[[int], Any]
+    make = functools.partial(padded, max_length=data.max_length, pad_id=run.tokenizer.pad_id)
     if data.mixture is not None:
-        return _method(run, build(run), _mixed(run, data, data.mixture))
-    source = item_source(data, seed=run.config.seed + 1, solutions=True)
-    if not callable(source):
-        source, undesirable = desirable_items(source)
-        if undesirable:
-            processes.say(f"left out {undesirable} rows of {data.path} labelled undesirable")
-    items, make, dropped = sft_batches(source, run.tokenizer, data.max_length, data.packing)
+        mixture = _mixture(run, data, data.mixture)
+        row, loader = mixture.example, Batches(mixture.group, data.workers)
+    elif data.path is None:
+        if data.packing:
+            raise UserError("data.packing packs a file's examples: set data.path, or packing=False")
+        source = item_source(data, seed=run.config.seed + 1, solutions=True)
+        assert callable(source)  # it is generated
+        row = generated_examples(source, run.tokenizer, data.max_length)
+        loader = _loader(run, row, data.batch_size, functools.partial(make, rows=None))
+    else:
+        rows = _rows(run)
+        items = rows.of(functools.partial(_packed, run) if data.packing else list)
+        batch = stacked if data.packing else functools.partial(make, rows=None)
+        apart, row = rows.apart, rows.row
+        loader = _loader(run, items, data.batch_size, batch)
+
+    def examine(examples: Sequence[Example]) -> Examination:
+        # A mixture's batch_size counts tokens.
+        size = data.batch_size if data.mixture is None else row_count(run.mesh)
+        return HeldOutLoss(algorithm, batches(examples, size, lambda x: make(x, rows=size)))
+
+    return _method(run, algorithm, loader, apart, examine, row)
+
+
+def _packed(run: Run, examples: list[Example]) -> list[Any]:
+    return packed_rows(examples, _data(run, SftData).max_length, run.tokenizer.pad_id)
+
+
+def _read_examples(run: Run, path: str) -> list[Example]:
+    data = _data(run, SftData)
+    items, undesirable = desirable_items(training_items(path))
+    if undesirable:
+        run.say(f"left out {undesirable} rows of {path} labelled undesirable")
+    examples, dropped = sft_examples(items, run.tokenizer, data.max_length)
     if dropped:
-        processes.say(f"dropped {dropped} examples longer than data.max_length={data.max_length}")
-    return _method(run, build(run), _loader(run, items, data.batch_size, make))
+        run.say(
+            f"dropped {len(dropped)} of {len(items)} examples of {path} longer than "
+            f"data.max_length={data.max_length} (items {', '.join(map(str, dropped[:5]))}"
+            f"{', ...' * (len(dropped) > 5)})"
+        )
+    return examples
 
 
-def _mixed(run: Run, data: SftData, path: str) -> Batches:
-    """Batches of a mixture; each process makes the whole ones."""
-    mixture = open_mixture(
-        path, run.tokenizer,
+def _mixture(run: Run, data: SftData, text: str) -> Mixture:
+    """A mixture's batches; each process makes the whole ones."""
+    return open_mixture(
+        text, run.tokenizer,
         seed=run.config.seed + 1, places=data.batch_size, max_length=data.max_length,
         multiple=row_count(run.mesh) * (run.config.own.microbatches or 1),
     )  # fmt: skip
-    return Batches(mixture.group, data.workers)
 
 
 def _build_sft(run: Run) -> Algorithm:
@@ -265,41 +414,73 @@ def _build_sft(run: Run) -> Algorithm:
     return sft(_learner(run._replace(model=model)), settings, seed=run.config.seed)
 
 
-def _dpo(run: Run) -> Method:
-    return _preferences(run, lambda pair: (pair.prompt, pair.chosen, pair.rejected))
-
-
-def _kto(run: Run) -> Method:
-    return _preferences(run, lambda item: (item.prompt, item.completion, item.other))
-
-
-def _preferences(run: Run, triple: Callable) -> Method:
+def _preferences(run: Run) -> Method:
     """DPO or KTO. For a file the reference is computed here, and its weights are freed."""
-    data, name = _data(run, PreferenceData), run.config.method
-    seed, tokenizer = run.config.seed + 1, run.tokenizer
-    source = problem_stream(data, seed=seed) if data.path is None else data.path
-    assert callable(source) or isinstance(source, str)  # generated, or a file's name
-    items, lines = preference_items(source, tokenizer, name == "dpo", data, seed=seed)
-    for line in lines:
-        processes.say(line)
-    algorithm = build(run)  # which checks sizes before the file is scored
-    rows: Any
-    if callable(items):
-        rows = functools.partial(_without_reference, items)
+    data, paired, seed = _data(run, PreferenceData), run.config.method == "dpo", run.config.seed + 1
+    algorithm, apart = build(run), []  # checks sizes before the file is scored
+    row: Callable[[int], Any]
+    drawn: Any
+    if data.path is None:
+        problems = problem_stream(data, seed=seed)
+        items = generated_preferences(problems, run.tokenizer, paired, data, seed=seed)
+        row, drawn = items, functools.partial(_without_reference, items)
     else:
-        assert run.workdir is not None and run.params is not None  # needs_reference
-        known = cached_reference(
-            run.workdir / "reference.npz",
-            list(map(triple, items)),
-            reference_scorer(_learner(run), run.config.own.microbatches, "data.batch_size"),
-            f"{weights_digest(run.params)} {run.model.dtype}",
-            run.mesh,
-            batch_size=data.batch_size,
-            max_length=data.max_length,
-            pad_id=tokenizer.pad_id,
+        rows = _rows(run)
+        row = rows.row
+        known = iter(_with_references(run, _ready(run, rows.all) + _ready(run, rows.apart)))
+        drawn = rows.of(lambda own: list(itertools.islice(known, len(own))))
+        apart, algorithm = list(known), build(run._replace(params=None))
+
+    def examine(rows: Sequence[Any]) -> Examination:
+        if not isinstance(rows[0], tuple):  # of a file of their own
+            rows = _with_references(run, _ready(run, list(rows)), "held_out_reference.npz")
+        empty = dataclasses.replace(rows[0][0], **dict.fromkeys(_replies(rows[0][0]), []))
+        filler = empty, np.zeros(2, np.float32)
+        size = data.batch_size
+        return HeldOutLoss(
+            algorithm, batches(rows, size, lambda x: [*x, *[filler] * (size - len(x))])
         )
-        rows, algorithm = list(zip(items, known, strict=True)), build(run._replace(params=None))
-    return _method(run, algorithm, _loader(run, rows, data.batch_size, list))
+
+    loader = _loader(run, drawn, data.batch_size, list)
+    return _method(run, algorithm, loader, apart, examine, row)
+
+
+def _read_preferences(run: Run, path: str) -> list[Preference | Judged]:
+    data = _data(run, PreferenceData)
+    sifted = file_preferences(path, run.tokenizer, run.config.method == "dpo", data)
+    if report := sifted.report(path):
+        run.say(report)
+    return sifted.kept
+
+
+def _ready(run: Run, rows: list[Any]) -> list[Any]:
+    """KTO's rows with the completions that they are compared with; DPO's as they are."""
+    if run.config.method == "dpo" or not rows:
+        return rows
+    return with_others(rows, _data(run, PreferenceData).max_length)
+
+
+def _replies(row: Preference | Judged) -> tuple[str, str]:
+    return ("chosen", "rejected") if isinstance(row, Preference) else ("completion", "other")
+
+
+def _with_references(
+    run: Run, rows: list[Any], name: str = "reference.npz"
+) -> list[tuple[Any, np.ndarray]]:
+    """Rows of a file with the first model's log-probabilities of their two completions."""
+    assert run.workdir is not None and run.params is not None  # needs_reference
+    data = _data(run, PreferenceData)
+    known = cached_reference(
+        run.workdir / name,
+        [(row.prompt, *(getattr(row, key) for key in _replies(row))) for row in rows],
+        reference_scorer(_learner(run), run.config.own.microbatches, "data.batch_size"),
+        f"{weights_digest(run.params)} {run.model.dtype}",
+        run.mesh,
+        batch_size=data.batch_size,
+        max_length=data.max_length,
+        pad_id=run.tokenizer.pad_id,
+    )
+    return list(zip(rows, known, strict=True))
 
 
 def _without_reference(items: Callable[[int], Any], index: int) -> tuple[Any, None]:
@@ -321,15 +502,30 @@ def _build_preferences(run: Run, make: Callable) -> Algorithm:
     return make(learner, settings, max_length=data.max_length, pad_id=pad_id)
 
 
-def _grpo(run: Run) -> Method:
-    return _prompted(run, run.config.own.max_completion_length)
+def _prompted(run: Run) -> Method:
+    """GRPO or PPO."""
+    data, own, width, apart = _data(run, PromptData), run.config.own, None, []
+    items: Any
+    row: Any
+    if data.path is None:
+        source = item_source(data, seed=run.config.seed + 1)
+        assert callable(source)  # it is generated
+        longest, room = run.model.config.longest, own.max_completion_length
+        items, width, _ = prompt_items(
+            source, run.tokenizer, data.max_prompt_length, longest, room, data.too_long
+        )
+        row = items
+    else:
+        rows = _rows(run)
+        items, apart, row = rows.of(list), rows.apart, rows.row
+        width = max(len(row.tokens) for row in rows.all)
 
+    def examine(prompts: Sequence[Prompt]) -> Examination:
+        room = run.config.evaluation.max_new_tokens
+        return HeldOutRewards(prompts, run.model, run.tokenizer, own, room, run.sampler_mesh)
 
-def _prompted(run: Run, room: int) -> Method:
-    data = _data(run, PromptData)
-    items, width = _prompts(run, data, room)
     loader = _loader(run, items, data.batch_size, lambda rows: [Prompt(*row) for row in rows])
-    return _method(run, build(run, width), loader)
+    return _method(run, build(run, width), loader, apart, examine, lambda i: Prompt(*row(i)))
 
 
 def _build_grpo(run: Run, width: int | None) -> Algorithm:
@@ -361,10 +557,6 @@ def _rollouts(run: Run, settings: RolloutSettings, width: int | None) -> tuple[L
     return learner, rollouts
 
 
-def _ppo(run: Run) -> Method:
-    return _prompted(run, run.config.own.max_completion_length)
-
-
 def _build_ppo(run: Run, width: int | None) -> Algorithm:
     settings = run.config.own
     learner, rollouts = _rollouts(run, settings, width)
@@ -381,26 +573,20 @@ def _critic(run: Run, name: str | None, updates_a_step: int) -> Critic:
     return Critic(value, make_optimizer(value.layout, steps, settings), start)
 
 
-def _prompts(run: Run, data: PromptData, room: int) -> tuple[Any, int]:
-    """(items with their prompt tokens, the longest prompt), saying what was dropped.
-
-    Raises:
-      UserError: a row of a file without a reward that applies to it, or without a usable prompt.
+def _read_prompts(run: Run, path: str) -> list[Prompt]:
+    """Raises:
+    UserError: a row without a reward that applies to it, or without a usable prompt.
     """
-    source = item_source(data, seed=run.config.seed + 1)
-    if not callable(source):
-        check_rewards(source, parse_weights(run.config.own.reward_weights), data.path)
-    items, width, dropped = prompt_items(
-        source,
-        run.tokenizer,
-        data.max_prompt_length,
-        run.model.config.longest,
-        room,
-        data.too_long,
+    data, own = _data(run, PromptData), run.config.own
+    items = training_items(path)
+    check_rewards(items, parse_weights(own.reward_weights), path)
+    longest, room = run.model.config.longest, own.max_completion_length
+    kept, _, dropped = prompt_items(
+        items, run.tokenizer, data.max_prompt_length, longest, room, data.too_long
     )
-    if dropped and not callable(items):
-        processes.say(
-            f"dropped {dropped} of {dropped + len(items)} prompts longer than "
+    if dropped:
+        run.say(
+            f"dropped {dropped} of {len(items)} prompts of {path} longer than "
             f"data.max_prompt_length={data.max_prompt_length}"
         )
-    return items, width
+    return [Prompt(*item) for item in kept]

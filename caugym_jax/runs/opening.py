@@ -23,7 +23,7 @@ from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
 from caugym_jax.models.work import Work
 from caugym_jax.objectives.optim import schedule_free_average
 from caugym_jax.runs.checkpoints import Checkpoints
-from caugym_jax.runs.folder import settings_of
+from caugym_jax.runs.folder import settings_of, started
 from caugym_jax.runs.stored import Stored
 
 UNROLLED = 8  # layers that are looped over in training on a CPU; more are scanned
@@ -94,6 +94,8 @@ def open_model(
     is_run = (Path(name) / "checkpoints").is_dir()
     path = Path(name) / "model" if is_run else locate(name)
     tokenizer, shape = load_tokenizer(path), settings.shape
+    if is_run:
+        tokenizer = as_the_run_asks(tokenizer, name)
     config = shape.config(tokenizer.vocab_size) if shape.layers else load_config(path)
     check_vocabulary(tokenizer, config.vocab_size)
     model = model_for(config, mesh, settings)
@@ -111,6 +113,14 @@ def open_model(
     adapters = _trained(name, adapter_layout(config, lora), mesh, settings.step)
     merge = merging(config, _base(name, config, lora, mesh), lora, mesh, kept)
     return Opened(model, merge(adapters), tokenizer)
+
+
+def as_the_run_asks(tokenizer: Tokenizer, workdir: str | Path) -> Tokenizer:
+    """A run's tokenizer, with the system message, the template's arguments and the date with which
+    the run asks its model."""
+    stored, section = settings_of(workdir), "data.chat_template_kwargs."
+    given = {k.removeprefix(section): v for k, v in stored.items() if k.startswith(section)}
+    return tokenizer.asking(stored.get("data.system"), given, started(workdir))
 
 
 def model_for(

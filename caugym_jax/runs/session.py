@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +13,10 @@ from typing import Any, NamedTuple
 import jax
 
 from caugym_jax.devices import processes, speed
-from caugym_jax.devices.mesh import found_devices
+from caugym_jax.devices.mesh import found_devices, make_mesh
 from caugym_jax.errors import UserError
-from caugym_jax.evals.held_out import HeldOut, open_held_out
+from caugym_jax.evals.measured import Measured
 from caugym_jax.evals.probe import Probed
-from caugym_jax.models.hub import card
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import abstract_params
 from caugym_jax.objectives.optim import Optim
@@ -24,7 +24,7 @@ from caugym_jax.runs import folder, identity
 from caugym_jax.runs.checkpoints import Checkpoints
 from caugym_jax.runs.journal import Journal
 from caugym_jax.runs.log import write_text
-from caugym_jax.runs.methods import Method, open_method, open_run
+from caugym_jax.runs.methods import Method, open_method, open_run, row_count_of
 from caugym_jax.runs.settings import METHODS, Settings, flat
 from caugym_jax.types import TrainState
 
@@ -34,6 +34,8 @@ MAY_CHANGE = (
     "log",
     "checkpoint",
     "evaluation",
+    "data.epochs",
+    "data.show",
     "optim.horizon",
     "critic_optim.horizon",
     "mesh",
@@ -53,8 +55,7 @@ class Session(NamedTuple):
     """All that a run's steps use."""
 
     method: Method
-    held_out: HeldOut | None  # None: no evaluation
-    before: Probed | None  # the first model's answers to the held-out problems
+    before: Any  # what the first model's examination gave; None: no evaluation
     journal: Journal
     first: int  # steps made so far
 
@@ -70,6 +71,17 @@ def agree(config: Settings, workdir: Path) -> None:
     settings = {f"config.{key}": value for key, value in given.items()}
     files = {f"the content of config.{key}": x for key, x in identity.files(given).items()}
     identity.agree(settings | files | identity.program() | {"--workdir": str(workdir.absolute())})
+
+
+def with_epochs(config: Settings) -> Settings:
+    """The settings with the steps that `data.epochs` takes."""
+    data = vars(config)["data"]
+    if data.epochs is None:
+        return config
+    rows = row_count_of(config, make_mesh(**vars(config.mesh)))
+    steps = math.ceil(data.epochs * rows / data.batch_size)
+    processes.say(f"{data.epochs:g} epochs of {rows} rows, {data.batch_size} a step: {steps} steps")
+    return dataclasses.replace(config, steps=steps)
 
 
 def claim(config: Settings, workdir: Path) -> Settings:
@@ -139,26 +151,20 @@ def open_session(
     """
     started = time.perf_counter()
     resuming, path = checkpoints.latest is not None, workdir / "before.json"
-    before = processes.first(lambda: folder.read_back(path, Probed.from_json))
+    before = processes.first(lambda: folder.read_back(path, _examined))
     answered = before is not None or not config.evaluation.every
     run, first_weights = open_run(config, mesh, resuming and answered, workdir)
     model, tokenizer = run.model, run.tokenizer
     processes.first(lambda: folder.save_shape(workdir / "model", model.config, tokenizer))
     method = open_method(run)
-    held_out = open_held_out(
-        config.evaluation,
-        config.seed,
-        model,
-        tokenizer,
-        run.sampler_mesh,
-        card(config.model.name),
-    )
-    if held_out is not None:
-        held_out.check(config.checkpoint.best)
+    held_out = method.held_out
+    if held_out is None:
+        before, answered = None, True
+        config.checkpoint.check(())
 
-    def ask_first(state: TrainState) -> Probed:
+    def ask_first(state: TrainState) -> Any:
         assert held_out is not None
-        answers = held_out.ask(method.weights(state))
+        answers = held_out.ask(method.weights(state), state)
         processes.first(lambda: write_text(path, json.dumps(answers.as_json())))
         return answers
 
@@ -189,11 +195,18 @@ def open_session(
     if text := beyond_horizon(config):
         journal.note(text)
     if held_out is None:
-        return Session(method, None, None, journal, first), state
+        return Session(method, None, journal, first), state
     before = before or ask_first(state)
+    figures = held_out.figures(before)
+    config.checkpoint.check(figures)
     if not first:
-        journal.evaluation(0, held_out.figures(before), None)
-    return Session(method, held_out, before, journal, first), state
+        journal.evaluation(0, figures, None)
+    return Session(method, before, journal, first), state
+
+
+def _examined(stored: dict[str, Any]) -> Any:
+    """What an examination gave, from its file."""
+    return (Measured if "figures" in stored else Probed).from_json(stored)
 
 
 def _check_devices() -> None:

@@ -183,7 +183,7 @@ def test_one_refused_file_does_not_stop_the_others(server, tmp_path, monkeypatch
 
 def test_the_manifest():
     files = released_files()
-    assert len(files) == 28 and len({(f.set, f.name) for f in files}) == 28
+    assert len(files) == 60 and len({(f.set, f.name) for f in files}) == 60
     for file in files:
         assert len(file.sha256) == 64 and len(file.commit) == 40 and file.size > 0
         assert file.url().startswith("https://") and file.url().endswith(file.path)

@@ -185,7 +185,7 @@ def test_bad_rows_are_named(tmp_path, row, words):
         ("a.json", b"\xff\xfe[", "not UTF-8"),
         ("a.json", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         ("a.parquet", b"PAR1 but not really", "not a readable parquet"),
-        ("a.txt", b"x", "expected a .json, .jsonl or .parquet"),
+        ("a.txt", b"x", "expected a .json, .jsonl, .csv, .parquet"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, words):

@@ -6,8 +6,8 @@ import pytest
 
 from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.data.items import training_items, truth
-from caugym_jax.data.prompts import item_example, prompt_tokens
-from caugym_jax.data.sources import desirable_items, prompt_items, sft_batches
+from caugym_jax.data.prompts import item_example, prompt_tokens, sft_examples
+from caugym_jax.data.sources import desirable_items, padded, prompt_items
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from tests.data.byte_tokenizer import BOS, CHAT, END, TURN, save_byte_tokenizer
@@ -63,8 +63,8 @@ def test_every_layout_asks_and_replies_alike(row, tokenizer, tmp_path):
     assert tokenizer.decode(example.prompt) == PROMPT
     assert tokenizer.decode(example.completion) == f"It is 4{END}" and example.mask is None
     assert dict(item.columns) == row and item.problem is None
-    _, make, dropped = sft_batches([item], tokenizer, 200, packing=False)
-    assert dropped == 0 and make([example]).loss_mask.sum() == len(example.completion)
+    assert sft_examples([item], tokenizer, 200) == ([example], [])
+    assert padded([example], 200, 0, None).loss_mask.sum() == len(example.completion)
     ((same, tokens),), _, _ = prompt_items([item], tokenizer, 200, 512, 40)
     assert same is item and tokens == example.prompt
 
@@ -189,6 +189,6 @@ def test_what_a_template_refuses_is_named_in_its_own_words(tmp_path):
     tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "t", chat_template=template))
     items = read(tmp_path, CHATS["messages"])
     with pytest.raises(UserError, match=r"item 0 .*template refuses .*: Only user and assistant"):
-        sft_batches(items, tokenizer, 200, packing=False)
+        sft_examples(items, tokenizer, 200)
     with pytest.raises(UserError, match=r"item 0 .*template refuses .*: Only user and assistant"):
         prompt_items(items, tokenizer, 200, 512, 40)

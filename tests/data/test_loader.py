@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from caugym_jax.data.loader import make_loader
+from caugym_jax.data.loader import Mixed, make_loader
 from caugym_jax.errors import UserError
 
 
@@ -90,3 +90,14 @@ def test_small_batches_of_a_few_items_go_on_and_on(batch_size):
     assert sorted(x for batch in first[:20] for x in batch)[:1] == [0]
     loader.set_state({"next_index": 10**6})
     assert len(next(loader)) == batch_size
+
+
+def test_sources_are_drawn_by_their_weights_and_whole():
+    a, b = [f"a{i}" for i in range(30)], [f"b{i}" for i in range(10)]
+    loader = make_loader(Mixed([a, b], [1.0, 3.0]), 4, 0)
+    drawn = [x for _ in range(40) for x in next(loader)]
+    assert sum(x[0] == "b" for x in drawn) == 120
+    first = [x for x in drawn if x[0] == "a"][:30]
+    assert sorted(first) == sorted(a) and first != a
+    plain = make_loader(Mixed([a, b], [1.0, 3.0]), 4, 0, shuffle=False)
+    assert [x for _ in range(20) for x in next(plain) if x[0] == "a"] == a[:20]

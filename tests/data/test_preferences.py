@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 
 from caugym_jax import generate
 from caugym_jax.causal.engine.generating import generate_problem
-from caugym_jax.data.preference_sources import PreferenceData, generated_rows, preference_items
+from caugym_jax.data.preference_sources import (
+    PreferenceData,
+    file_preferences,
+    generated_preferences,
+    generated_rows,
+)
 from caugym_jax.data.preferences import judged, preference, sift, with_others
 from caugym_jax.data.prompts import prompt_tokens, reply_tokens
 from caugym_jax.data.solutions.mistakes import solution
@@ -196,17 +201,17 @@ def test_generated_pairs_are_right_and_wrong():
 
 
 def test_generated_judged_completions_are_half_good_and_have_others(tokenizer):
-    items, told = preference_items(problems, tokenizer, False, WORKED)
+    items = generated_preferences(problems, tokenizer, False, WORKED)
     found = [items(i) for i in random.Random(0).sample(range(40), 20)]
-    assert told == [] and items(4).label and not items(5).label
+    assert items(4).label and not items(5).label
     assert all(x.other for x in found) and len({tuple(x.prompt) for x in found}) == 20
     assert items(7).other == items(8).completion
-    assert items(7) == preference_items(problems, tokenizer, False, WORKED)[0](7)
+    assert items(7) == generated_preferences(problems, tokenizer, False, WORKED)(7)
 
 
 def test_generated_rows_that_are_too_long_give_way_or_are_named(tokenizer):
     with pytest.raises(UserError, match=r"generated row 0 \(and 15 in its place\) has \d+ tokens"):
-        preference_items(problems, tokenizer, True, dataclasses.replace(WORKED, max_length=50))
+        generated_preferences(problems, tokenizer, True, dataclasses.replace(WORKED, max_length=50))
 
 
 @pytest.mark.parametrize(
@@ -231,10 +236,10 @@ def test_files_of_the_generate_command_are_read(tokenizer, tmp_path, purpose, su
     path = tmp_path / f"rows.{suffix}"
     options = ["--tasks=ATE,NDE,PN", "--n=8", "--seed=1", "--nodes=3..4"]
     generate.main([*options, f"--for={purpose}", f"--out={path}"])
-    items, told = preference_items(
+    items, rows, dropped = file_preferences(
         str(path), tokenizer, purpose == "dpo", PreferenceData(max_length=9000)
     )
-    assert len(items) == 8 and told == []
+    assert len(items) == rows == 8 and not dropped
     if purpose == "dpo":
         assert all(x.chosen != x.rejected for x in items)
         rows = generated_rows(

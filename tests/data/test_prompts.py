@@ -157,7 +157,7 @@ def test_t13_too_long_is_dropped_whole_and_counted(tokenizer):
         completion_tokens(PROBLEM, PROBLEM.solution, tokenizer)
     )
     examples, dropped = sft_examples([PROBLEM, long, PROBLEM], tokenizer, needed)
-    assert (len(examples), dropped) == (2, 1)
+    assert (len(examples), dropped) == (2, [1])
     assert all(e.completion[-1] == tokenizer.end_id for e in examples)
     with pytest.raises(UserError, match=f"none of the 2 examples fits {needed - 1} tokens"):
         sft_examples([PROBLEM, PROBLEM], tokenizer, needed - 1)
@@ -175,7 +175,7 @@ def test_what_cannot_be_trained_on_is_named(tokenizer):
 def test_released_traces_are_trained_whole(tokenizer):
     problems = read_problems(shared_path("data/caugym/train/cold_start_sft.parquet"))[:10]
     examples, dropped = sft_examples(problems, tokenizer, 100_000)
-    assert dropped == 0
+    assert not dropped
     for problem, example in zip(problems, examples, strict=True):
         text = tokenizer.decode(example.prompt) + tokenizer.decode_completion(example.completion)
         assert problem.prompt in text and text.endswith(problem.solution)
@@ -205,7 +205,7 @@ def test_a_conversation_of_one_turn_is_a_plain_example(tmp_path):
     a = conversation_example(said("Why?", "So."), tokenizer)
     plain = Problem("Why?", "{}", "PN", prompt="Why?", solution="So.")
     (b,), dropped = sft_examples([plain], tokenizer, 100)
-    assert a == b and a.mask is None and dropped == 0
+    assert a == b and a.mask is None and not dropped
 
 
 def test_conversations_that_cannot_be_learned_are_refused(tmp_path):

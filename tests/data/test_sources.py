@@ -7,8 +7,18 @@ import pytest
 
 from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.files import problem_record, write_jsonl
-from caugym_jax.data.prompts import prompt_tokens
-from caugym_jax.data.sources import Problems, item_source, problem_stream, prompt_items, sft_batches
+from caugym_jax.data.prompts import prompt_tokens, sft_examples
+from caugym_jax.data.sources import (
+    Problems,
+    generated_examples,
+    item_source,
+    packed_rows,
+    padded,
+    problem_stream,
+    prompt_items,
+    set_apart,
+    stacked,
+)
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import answer_reward
@@ -74,25 +84,38 @@ def test_a_file_tells_its_longest_prompt(tokenizer, tmp_path):
 def test_batches_for_fine_tuning(tokenizer, tmp_path):
     simple = Problems(adjusters=(0,))
     source = item_source(simple, seed=0, solutions=True)
-    items, make, dropped = sft_batches(source, tokenizer, 256, packing=False)
-    batch = make([items(0), items(1)])
-    assert dropped == 0 and batch.tokens.shape[0] == 2 and batch.tokens.shape[1] in (128, 192, 256)
+    items = generated_examples(source, tokenizer, 256)
+    batch = padded([items(0), items(1)], 256, 0, 3)
+    assert batch.tokens.shape[0] == 3 and batch.tokens.shape[1] in (128, 192, 256)
     for row in range(2):
         target = batch.tokens[row][batch.loss_mask[row] == 1].tolist()
         assert tokenizer.decode_completion(target) == source(row).problem.solution
         assert target[-1] in tokenizer.end_ids
+    assert not batch.loss_mask[2].any() and not batch.segment_ids[2].any()
     with pytest.raises(UserError, match="raise data.max_length=20"):
-        sft_batches(source, tokenizer, 20, packing=False)
-    with pytest.raises(UserError, match="set data.path"):
-        sft_batches(source, tokenizer, 256, packing=True)
+        generated_examples(source, tokenizer, 20)
 
     rows = [
         problem_record(p) | {"solution": p.solution}
         for p in map(problem_stream(simple, seed=0, solutions=True), range(9))
     ]
     (tmp_path / "base.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    file = item_source(Problems(str(tmp_path / "base.jsonl")))
-    packed, stack, dropped = sft_batches(file, tokenizer, 256, packing=True)
-    batch = stack(list(packed))
-    assert dropped == 0 and len(packed) < 9 and batch.segment_ids.max() > 1
+    examples, dropped = sft_examples(
+        item_source(Problems(str(tmp_path / "base.jsonl"))), tokenizer, 256
+    )
+    packed = packed_rows(examples, 256, 0)
+    batch = stacked(packed)
+    assert not dropped and len(packed) < 9 and batch.segment_ids.max() > 1
     assert sum(len(set(r) - {0}) for r in batch.segment_ids.tolist()) == 9
+
+
+def test_rows_are_set_apart_by_prompt():
+    rows = [(f"p{i % 7}", i) for i in range(40)]
+    kept, apart = set_apart(rows, lambda row: row[0], 0.25, seed=3)
+    assert sorted(kept + apart) == sorted(rows) and kept == sorted(kept, key=lambda r: r[1])
+    assert not {p for p, _ in kept} & {p for p, _ in apart} and 10 <= len(apart) <= 15
+    assert set_apart(rows, lambda row: row[0], 0.25, seed=3) == (kept, apart)
+    assert set_apart(rows, lambda row: row[0], 0.0, seed=3) == (rows, [])
+    assert len(set_apart(rows, lambda row: row, 0.01, seed=0)[1]) == 1
+    with pytest.raises(UserError, match="held_out=0.5 of 2 rows leaves none to train on"):
+        set_apart([("p", 0), ("p", 1)], lambda row: row[0], 0.5, seed=0)

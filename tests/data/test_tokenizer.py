@@ -130,3 +130,25 @@ def test_smollm2_equals_what_transformers_reads_from_the_same_file(smol):
         messages = [{"role": "user", "content": problem.text}]
         expected = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
         assert smol.encode(smol.render_chat(messages)) == expected
+
+
+DATED = (
+    "{{ '[' ~ strftime_now('%d %b %Y') ~ ']' }}{% if style is defined %}{{ style }}{% endif %}"
+    "{% for m in messages %}{{ m.role ~ ':' ~ m.content ~ '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+)
+
+
+def test_a_system_message_arguments_of_the_template_and_a_frozen_date(tmp_path):
+    plain = load_tokenizer(save_byte_tokenizer(tmp_path / "chat", chat_template=DATED))
+    talk = [{"role": "user", "content": "hi"}]
+    asking = plain.asking("Be brief.", {"style": "(terse)"}, "2024-02-03T23:59:59+0000")
+    assert asking.render_chat(talk) == "[03 Feb 2024](terse)system:Be brief.\nuser:hi\nassistant:"
+    own = [{"role": "system", "content": "Be long."}, *talk]
+    assert "Be brief" not in asking.render_chat(own) and "Be long." in asking.render_chat(own)
+    assert plain.render_chat(talk).endswith("]user:hi\nassistant:")
+    assert asking.asking(None, None).render_chat(talk) == plain.render_chat(talk)
+    bare = load_tokenizer(save_byte_tokenizer(tmp_path / "bare"))
+    assert bare.asking(None, None, "2024-02-03") == bare
+    with pytest.raises(UserError, match="no chat template: leave out data.system"):
+        bare.asking("Be brief.", None)

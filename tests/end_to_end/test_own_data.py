@@ -1,6 +1,7 @@
 """Every method trains a step on rows that are no causal problems, and on nothing else."""
 
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -36,41 +37,96 @@ def run(tiny_model, tmp_path, monkeypatch):  # noqa: F811
     devices = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda *_: devices)
 
-    def go(method, *more):
+    def go(method, *more, name="run"):
         path = tmp_path / "mine.jsonl"
         path.write_text("".join(json.dumps(ROWS[method](i)) + "\n" for i in range(40)))
         train(
             [
                 f"--config={HERE / 'tiny_config.py'}:{method}",
-                f"--workdir={tmp_path / 'run'}",
+                f"--workdir={tmp_path / name}",
                 f"--config.model.name={tiny_model}",
                 f"--config.data.path={path}",
-                "--config.evaluation.every=0",
                 "--config.steps=1",
                 *more,
             ]
         )
-        return tmp_path / "run"
+        return tmp_path / name
 
     return go
 
 
+FIGURES = {
+    "sft": {"loss", "mean_token_accuracy", "entropy"},
+    "dpo": {"loss", "mean_token_accuracy", "rewards/accuracies", "rewards/margins"},
+    "kto": {"loss", "rewards/chosen", "rewards/margins", "kl"},
+    "grpo": {"reward", "rewards/math", "rewards/length", "truncated", "completions/mean_length"},
+    "ppo": {"reward", "rewards/math", "rewards/length", "truncated", "completions/mean_length"},
+}
+
+
 @pytest.mark.parametrize("method", ROWS)
-def test_a_step_on_rows_of_ones_own(run, method, capsys):
+def test_a_step_on_rows_of_ones_own_of_which_some_are_held_out(run, method, capsys):
     sampled = method in ("grpo", "ppo")
-    workdir = run(method, *[f"--config.{method}.reward_weights=math=1,length=1"] * sampled)
-    (line,) = metrics(workdir)
-    assert not any(key.startswith("eval/") for key in line)
-    assert "Trained without evaluation" in capsys.readouterr().out
-    assert not (workdir / "before.json").exists()
+    best, key = ("rewards/length", "reward") if sampled else ("loss", "loss")
+    weights = [f"--config.{method}.reward_weights=math=1,length=1"] * sampled
+    workdir = run(method, "--config.data.held_out=0.25", f"--config.checkpoint.best=eval/{best}",
+                  "--config.evaluation.n=9", "--config.data.show=1", *weights)  # fmt: skip
+    first, step, last = metrics(workdir)
+    for line in (first, last):
+        assert {f"eval/{key}" for key in FIGURES[method]} <= line.keys()
+    told = capsys.readouterr()
+    assert "held-out rows" in told.out.lower() and "Best checkpoint: step 1" in told.out
+    assert "row 0: " in told.err and "What" in told.err.replace("|", "")
+    assert json.loads((workdir / "after.json").read_text())["figures"][key] == last[f"eval/{key}"]
+    if method == "dpo":
+        assert abs(first["eval/loss"] - math.log(2)) < 1e-5
     if sampled:
-        assert line["rewards/length/mean"] <= 0 and 0 <= line["rewards/math/mean"] <= 1
+        assert step["rewards/length/mean"] <= 0 and 0 <= step["rewards/math/mean"] <= 1
         samples = [json.loads(x) for x in (workdir / "samples.jsonl").read_text().splitlines()]
         assert all(row["prompt"].startswith("What is") and row["answer"] for row in samples)
+        assert "truth: " in told.out
     else:
-        assert line["loss"] > 0
+        assert step["loss"] > 0
+
+
+def test_without_rows_to_measure_there_is_no_evaluation(run, capsys):
+    workdir = run("sft")
+    (line,) = metrics(workdir)
+    told = capsys.readouterr()
+    assert not any(key.startswith("eval/") for key in line)
+    assert "Trained without evaluation" in told.out and "or data.held_out to a share" in told.err
+    assert not (workdir / "before.json").exists()
 
 
 def test_rewards_of_causal_problems_are_refused_before_the_run(run):
     with pytest.raises(UserError, match="item 0 .*none of the rewards answer, form applies"):
         run("grpo", "--config.grpo.reward_weights=answer=1,form=0.1")
+
+
+def test_the_held_out_loss_is_that_of_the_rows_and_not_of_their_batches(run):
+    """Nine rows in batches of eight and of four: the mean over tokens is the same."""
+    options = ["--config.data.held_out=0.25", "--config.evaluation.n=9"]
+    by_eight = metrics(run("sft", *options))[0]
+    by_four = metrics(run("sft", *options, "--config.data.batch_size=4", name="four"))[0]
+    assert by_eight["eval/loss"] == pytest.approx(by_four["eval/loss"], rel=1e-6)
+
+
+def test_another_file_is_measured_and_a_wrong_figure_is_refused(run, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(ROWS["dpo"](i)) + "\n" for i in range(50, 55)))
+    first = metrics(run("dpo", f"--config.evaluation.path={other}"))[0]
+    assert abs(first["eval/loss"] - math.log(2)) < 1e-5
+    with pytest.raises(UserError, match="best=eval/strict: must be one of .*rewards/margins"):
+        run("dpo", f"--config.evaluation.path={other}", "--config.checkpoint.best=eval/strict",
+            name="wrong")  # fmt: skip
+
+
+def test_epochs_of_two_files_with_weights(run, tmp_path, capsys):
+    """40 rows and 20 others by 3 to 1, two epochs of all 60 in batches of 8: 15 steps."""
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps(ROWS["sft"](i)) + "\n" for i in range(50, 70)))
+    mine = tmp_path / "mine.jsonl"
+    run("sft", f"--config.data.path={mine}=3,{other}=1", "--config.data.epochs=2",
+        "--config.data.shuffle=false", "--config.evaluation.every=0")  # fmt: skip
+    assert "2 epochs of 60 rows, 8 a step: 15 steps" in capsys.readouterr().err
+    assert len(metrics(tmp_path / "run")) == 15

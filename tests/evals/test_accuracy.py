@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caugym_jax.causal.engine.generating import generate_problems
+from caugym_jax.causal.engine.generating import generate_problem, generate_problems
 from caugym_jax.causal.text.wording import HEADER
 from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.data.solutions.writing import written
@@ -134,3 +134,12 @@ def test_failures_are_told_by_kind():
     assert sum(entry["failures"].values()) == 0.5
     assert "failures" in table({"set": entry})
     assert summarize([Answered(problem, ("no",))])["failures"] is None
+
+
+def test_an_answer_cut_off_inside_a_thought_that_the_prompt_opened_is_none():
+    problem = generate_problem(0, 0, ("ATE",))
+    cut, whole = f"first guess {problem.answer}", f"hm</think>\n{problem.answer}"
+    plain = summarize([Answered(problem, (cut, whole))])
+    assert plain["strict"]["all"] == 1.0
+    known = summarize([Answered(problem, (cut, whole), thinking=True)])
+    assert known["strict"]["all"] == 0.5 and known["wellformed"] == 0.5

@@ -131,8 +131,22 @@ def test_what_is_not_finite_is_not_opened(tmp_path, monkeypatch):
 
 
 def test_a_best_that_is_no_figure_is_refused():
-    with pytest.raises(UserError, match="best='accuracy': must be one of strict, "):
-        CheckpointSettings(best="accuracy")
+    figures = {"strict": 0.5, "loss": 2.0, "rewards/math": 0.1}
+    for name in ("eval/loss", "loss", "eval/rewards/math", "main", None):
+        CheckpointSettings(best=name).check(figures)
+    with pytest.raises(UserError, match="best=accuracy: must be one of loss, rewards/math, stri"):
+        CheckpointSettings(best="accuracy").check(figures)
+    with pytest.raises(UserError, match="best=strict: must be one of main or none: there is no"):
+        CheckpointSettings(best="strict").check(())
+
+
+def test_less_loss_is_better_and_the_main_figure_is_the_first_there_is():
+    assert CheckpointSettings(best="eval/loss").quality({"loss": 2.0}) == (-2.0, 2.0)
+    main = CheckpointSettings()
+    assert main.quality({"loss": 2.0, "mean_token_accuracy": 0.1}) == (-2.0, 2.0)
+    assert main.quality({"reward": 0.3, "truncated": 1.0}) == (0.3, 0.3)
+    assert main.quality({"strict": 0.2, "wellformed": 0.1}) == (0.2, 0.2)
+    assert main.quality({}) is None and CheckpointSettings(best=None).quality({"loss": 1}) is None
 
 
 def test_what_is_restored_is_what_was_saved_on_any_mesh(tmp_path):

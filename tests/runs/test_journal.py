@@ -42,7 +42,7 @@ def test_counts_go_on_from_a_checkpoint(tmp_path):
     assert (second["steps_without_signal"], third["steps_without_signal"]) == (1, 2)
     samples = (tmp_path / "samples.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in samples] == [{"step": 2, "completion": "a"}]
-    best = "Best checkpoint: step 4 (50.0%), opened with --step=best."
+    best = "Best checkpoint: step 4 (0.5), opened with --step=best."
     assert text.startswith(f"results\n\n{best}\n2 steps had no signal")
     assert "2 updates were skipped: their gradient was not finite." in text
 

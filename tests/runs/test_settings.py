@@ -73,7 +73,7 @@ def test_flat_settings_are_json_and_complete():
         ("grpo", "num_generations=4", "use config.grpo.group_size"),
         ("grpo", "grpo.num_generations=4", "use config.grpo.group_size"),
         ("ppo", "max_steps=4", "use config.steps"),
-        ("sft", "num_train_epochs=4", "use config.steps"),
+        ("sft", "num_train_epochs=4", "use config.data.epochs"),
         ("sft", "output_dir=a", "the run's folder is --workdir"),
         ("sft", "per_device_train_batch_size=4", "use config.data.batch_size"),
         ("ppo", "ppo.kl_coef=0.1", "use config.ppo.beta"),
