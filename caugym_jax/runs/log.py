@@ -81,6 +81,7 @@ class Log:
         if settings.tensorboard:
             with writing(self.board_path):
                 self._board = EventFile(self.board_path, step + 1)
+                self._board.layout(LAYOUT)
         self._wandb = _open_wandb(workdir) if settings.wandb else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -101,9 +102,8 @@ class Log:
             return
         _append(self.samples_path, [{"step": step, **row} for row in rows])
         if self._board is not None and rows:
-            shown = [f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4]]
             with writing(self.board_path):
-                self._board.text(step, "samples", "\n\n".join(shown))
+                self._board.text(step, "samples", readable(rows))
         if self._wandb is not None and rows:
             import wandb
 
@@ -117,6 +117,52 @@ class Log:
                 self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+# TensorBoard's tab "Custom scalars": title -> charts, each with the curves it shows, as regular
+# expressions of their names.
+LAYOUT = {
+    "Is it learning?": {
+        "right on held-out problems": ("eval/strict.*",),
+        "reward": ("reward", "rewards/.*/mean", "rewards/(margins|accuracies)"),
+        "loss": ("loss", "mean_token_accuracy"),
+    },
+    "Is it healthy?": {
+        "gradient": ("grad_norm", "critic/grad_norm"),
+        "groups without a signal, cut off": (
+            *("frac_reward_zero_std", "completions/clipped_ratio", "eval/truncated"),
+        ),
+        "entropy and KL": ("entropy", "kl", "objective/kl"),
+        "length": ("completions/(mean|max)_length",),
+        "skipped updates": ("(critic/)?skipped_updates", "rewards/failures"),
+    },
+    "Where does the time go?": {
+        "seconds": ("step_time", "time/.*"),
+        "tokens a second": ("tokens_per_second",),
+        "utilisation": ("mfu",),
+        "memory": ("memory/.*",),
+    },
+}
+
+
+def readable(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of samples as Markdown, with the texts verbatim: as indented blocks."""
+
+    def block(text: Any) -> str:
+        return "\n".join("    " + line for line in str(text).splitlines())
+
+    parts, prompt = [], None
+    for row in rows:
+        if row.get("prompt") != prompt:
+            prompt = row.get("prompt")
+            parts += ["### Prompt", block(prompt), f"Answer: `{row.get('answer')}`"]
+        figures = [f"reward {row['reward']:.3g}"]
+        figures += [f"{k.removeprefix('rewards/')} {v:.3g}" for k, v in row.items() if "/" in k]
+        if row.get("advantage") is not None:
+            figures.append(f"advantage {row['advantage']:.3g}")
+        figures += ["cut off"] * bool(row.get("cut_off"))
+        parts += [f"**{', '.join(figures)}**", block(row["completion"])]
+    return "\n\n".join(parts)
 
 
 def past_metrics(workdir: Path, last: int = 100) -> list[dict[str, Any]]:
