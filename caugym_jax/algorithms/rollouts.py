@@ -19,7 +19,7 @@ from caugym_jax.algorithms.step import Learner, check_rows, in_parts, microbatch
 from caugym_jax.data.items import shown, truth
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, terminal
 from caugym_jax.devices.mesh import fetch, row_count, rows, sampling_mesh
 from caugym_jax.devices.programs import Program
 from caugym_jax.devices.shapes import on_shapes
@@ -504,6 +504,7 @@ class Rollouts:
             start = time.perf_counter()
             rollout = self._sample(weights, prompts, ids, step)
             middle = time.perf_counter()
+            terminal.doing("judging")
             judged = judge_by_share(self._judge, prompts, rollout, group_size)
             spent["time/sampling"] += middle - start
             spent["time/rewards"] += time.perf_counter() - middle

@@ -10,7 +10,9 @@ that axis lie in one byte, the first in its lower half.
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,13 +56,13 @@ def to_nf4(weight: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
     scale = jnp.max(jnp.abs(grouped), axis + 1, keepdims=True).astype(jnp.bfloat16)
     part = grouped / jnp.where(scale > 0, scale, 1).astype(jnp.float32)
     middles = [(a + b) / 2 for a, b in zip(NF4, NF4[1:], strict=False)]
-    codes = sum((part > middle).astype(jnp.uint8) for middle in middles)
+    codes = functools.reduce(jnp.add, ((part > middle).astype(jnp.uint8) for middle in middles))
     pairs = codes.reshape(*weight.shape[:axis], size // 2, 2, *weight.shape[axis + 1 :])
     low, high = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
     return low | (high << 4), jnp.squeeze(scale, axis + 1)
 
 
-def from_nf4(codes: jax.Array, scales: jax.Array, axis: int, dtype: object) -> jax.Array:
+def from_nf4(codes: jax.Array, scales: jax.Array, axis: int, dtype: Any) -> jax.Array:
     """The matrix that `to_nf4` stands for, in `dtype`."""
     pairs = jnp.stack([codes & 15, codes >> 4], axis + 1)
     values: list[jax.Array] = [jnp.float32(value) for value in NF4]

@@ -50,7 +50,7 @@ class Journal:
 
     def note(self, text: str) -> None:
         """A line of its own on standard error."""
-        self._progress.note(text)
+        processes.say(text)
 
     def step(
         self, step: int, metrics: dict[str, float], samples: Sequence[dict], state: TrainState

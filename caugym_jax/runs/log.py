@@ -9,14 +9,13 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, terminal
 from caugym_jax.errors import UserError, require
 from caugym_jax.runs.events import EventFile
 
@@ -241,7 +240,6 @@ def _forget(path: Path, step: int) -> None:
 
 
 RECENT = 20  # steps whose time says how fast a run is
-A_MINUTE = 60.0
 
 
 class Progress:
@@ -249,7 +247,7 @@ class Progress:
     line after the first step, every `every` steps, and at least once a minute.
 
     The rate is that of the newest steps. The first one, which compiles, counts only while there is
-    no other. Only process 0 prints.
+    no other.
     """
 
     def __init__(self, done: int, total: int, every: int = 10, unit: str = "step"):
@@ -257,7 +255,6 @@ class Progress:
         self._first, self._total, self._every = done, total, max(1, every)
         self._times = collections.deque([(done, time.perf_counter())], maxlen=RECENT)
         self._printed = -math.inf  # when
-        self._tty = sys.stderr.isatty()
 
     def show(self, step: int, values: Mapping[str, float], keys: Sequence[str]) -> None:
         """`step` counts finished steps."""
@@ -265,8 +262,8 @@ class Progress:
         self._times.append((step, now))
         if len(self._times) == 3 and self._times[0][0] == self._first:
             self._times.popleft()  # what compiled
-        due = self._tty or step % self._every == 0 or step == self._total
-        if not (due or now - self._printed >= A_MINUTE) or not processes.is_first():
+        due = terminal.is_one() or step % self._every == 0 or step == self._total
+        if not due and now - self._printed < terminal.A_MINUTE:
             return
         self._printed = now
         before, then = self._times[0]
@@ -275,14 +272,7 @@ class Progress:
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in keys if k in values)
         rate = f"{seconds:.2f} s/{self._unit}  {clock(left)} left"
         line = f"{self._unit} {step}/{self._total}  {shown}  {rate}"
-        end = "\n" if not self._tty or step == self._total else ""
-        if self._tty:  # a longer line would be torn, and stay
-            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
-        print(line, end=end, file=sys.stderr, flush=True)
-
-    def note(self, text: str) -> None:
-        """A line of its own, above the progress line."""
-        processes.say(("\r\x1b[K" if self._tty else "") + text)
+        terminal.progress(line, last=step == self._total)
 
 
 def clock(seconds: float) -> str:

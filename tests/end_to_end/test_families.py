@@ -41,6 +41,7 @@ def test_a_step(model, method, tmp_path, monkeypatch):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps(ROWS[method](i)) + "\n" for i in range(16)))
     more = [f"--config.data.path={path}", "--config.evaluation.every=0", "--config.steps=1"]
+    more.append("--config.optim.warmup=0")
     if method == "grpo":
         more.append("--config.grpo.reward_weights=tests.end_to_end.test_families:digits=1")
     train(command(method, model, tmp_path / "run", *more))

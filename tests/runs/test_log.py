@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from caugym_jax.devices import processes, terminal
 from caugym_jax.errors import UserError
 from caugym_jax.runs import log
 from caugym_jax.runs import log as log_module
@@ -252,7 +253,7 @@ def test_progress_in_a_log_is_plain_lines(capsys):
     progress = Progress(4, 10, every=3)
     for step in range(5, 11):
         progress.show(step, {"loss": step / 4, "other": 1.0}, ["loss", "absent"])
-    progress.note("a note")
+    processes.say("a note")
     out = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in out[:-1]] == ["5/10", "6/10", "9/10", "10/10"]
     assert "loss 1.25" in out[0] and "left" in out[0] and "\x1b" not in out[0]
@@ -276,10 +277,38 @@ def test_the_rate_is_that_of_recent_steps_and_a_minute_is_not_silent(monkeypatch
 def test_a_line_is_cut_to_the_terminal(monkeypatch, capsys):
     monkeypatch.setattr(log_module.sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(terminal, "_line", "")
+    terminal.doing("opening a model")
     progress = Progress(0, 9)
     progress.show(1, {"a_long_name_of_a_metric": 1.0}, ["a_long_name_of_a_metric"])
-    (line,) = capsys.readouterr().err.split("\r\x1b[K")[1:]
-    assert line == "step 1/9  a_long_name_of_a_metric 1  0."[:39]
+    terminal.doing("sampling 96/512")
+    processes.say("a note")
+    terminal.doing("a word " * 9)
+    progress.show(9, {}, [])
+    terminal.doing("ended")
+    written = capsys.readouterr().err.split("\r\x1b[K")[1:]
+    assert written[0].rstrip() == "opening a model"
+    assert written[1] == "step 1/9  a_long_name_of_a_metric 1  0."[:39]
+    assert written[2] == "step 1/9  a_long_name_  sampling 96/512"
+    assert written[3] == "a note\n" and written[4] == ("a word " * 9)[:39]
+    assert written[5].startswith("step 9/9") and written[5].endswith("left\n")
+    assert written[6] == "ended"  # the line of before is not written again
+
+
+def test_a_log_says_once_a_minute_what_goes_on(monkeypatch, capsys):
+    clock = [1e6]
+    monkeypatch.setattr(terminal, "_line", "")
+    monkeypatch.setattr(terminal, "_printed", 0.0)
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: clock[0])
+    progress = Progress(0, 9)
+    terminal.doing("opening")
+    progress.show(1, {}, [])
+    for seconds in (30, 31, 5):
+        clock[0] += seconds
+        terminal.doing(f"sampling {clock[0] - 1e6:.0f}/512")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 1/9") and second.startswith("step 1/9")
+    assert second.endswith("sampling 61/512")
 
 
 def test_damaged_lines_are_dropped_and_told(tmp_path, capsys):
