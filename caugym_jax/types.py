@@ -242,6 +242,6 @@ class TrainState(NamedTuple):
     step: Any  # [] int32: finished steps
     params: Any  # pytree of float32 master weights
     opt_state: Any  # optax state
-    skipped: Any  # [] int32: steps whose gradient was not finite (params left as they were)
+    skipped: Any  # [] int32: steps that were not finite (params left as they were)
     critic: Any = None  # PPO: the critic's own TrainState
     kl_coef: Any = None  # PPO: [] float32, the present weight of the KL term in the reward

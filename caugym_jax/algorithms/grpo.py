@@ -173,6 +173,7 @@ def grpo(learner: Learner, settings: Grpo, rollouts: Rollouts) -> Algorithm:
             baseline=settings.baseline,
             normalize=settings.normalize_advantages,
         )
+        collected.note_advantages(advantages)
         placed.set("advantages", np.pad(advantages, (0, len(laid.tokens) - len(rewards))))
         metrics["tokens_updated"] = int(laid.segment_ids.sum()) * settings.num_iterations
         metrics["time/prepare"] = time.perf_counter() - clock

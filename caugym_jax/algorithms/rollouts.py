@@ -27,7 +27,7 @@ from caugym_jax.algorithms.step import (
 from caugym_jax.data.items import shown, truth
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, terminal
 from caugym_jax.devices.mesh import fetch, put, row_count, rows, sampling_mesh
 from caugym_jax.devices.programs import Program
 from caugym_jax.devices.shapes import on_shapes
@@ -139,6 +139,7 @@ class Group:
     logprobs: list[np.ndarray]  # G arrays, the sampler's
     counted: np.ndarray  # [G] bool: False where a truncated sample is masked
     rewards: np.ndarray  # [G] float32; NaN = not judged
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of the sample table
 
 
 def lay_out(
@@ -208,6 +209,7 @@ def judge(
             "prompt": shown(item),
             "completion": text,
             "answer": truth(item),
+            "cut_off": not bool(ended[i]),
             "reward": float(total),
             **{f"rewards/{n}": float(v) for n, v in zip(scores.names, values, strict=True)},
             **{f"rewards/{part}": float(column[i]) for part, column in scores.parts.items()},
@@ -321,9 +323,23 @@ def make_groups(
                 [logprobs[i, : judged.lengths[i]] for i in members],
                 counted[g * G : (g + 1) * G],
                 judged.total[g * G : (g + 1) * G],
+                judged.rows[g * G : (g + 1) * G],
             )
         )
     return groups
+
+
+def best_and_worst(rows: list[dict[str, Any]], group_size: int) -> list[dict[str, Any]]:
+    """Of each prompt's samples the one of the highest reward and the one of the lowest."""
+
+    def rank(row: dict[str, Any]) -> float:
+        return -np.inf if np.isnan(row["reward"]) else row["reward"]
+
+    groups = [rows[i : i + group_size] for i in range(0, len(rows), group_size)]
+    ranked = [sorted(group, key=rank, reverse=True) for group in groups]
+    return [
+        row for group in ranked for row in (group if group_size == 1 else (group[0], group[-1]))
+    ]
 
 
 class Collected(NamedTuple):
@@ -332,7 +348,15 @@ class Collected(NamedTuple):
     groups: list[Group]  # at most `wanted`
     wanted: int  # prompts of a full step
     metrics: dict[str, float]
-    samples: list[dict[str, Any]]
+    samples: list[dict[str, Any]]  # the best and the worst of each prompt
+
+    def note_advantages(self, advantages: np.ndarray) -> None:
+        """Writes them into the table; samples of groups that are not trained on have none."""
+        for row in self.samples:
+            row["advantage"] = None
+        rows = (row for group in self.groups for row in group.rows)
+        for row, advantage in zip(rows, advantages, strict=False):  # on shapes there are no rows
+            row["advantage"] = float(advantage)
 
     @property
     def rewards(self) -> np.ndarray:
@@ -574,6 +598,7 @@ class Rollouts:
             start = time.perf_counter()
             rollout = self._sample(weights, prompts, ids, step)
             middle = time.perf_counter()
+            terminal.doing("judging")
             judged = judge_by_share(self._judge, prompts, rollout, group_size)
             spent["time/sampling"] += middle - start
             spent["time/rewards"] += time.perf_counter() - middle
@@ -588,7 +613,7 @@ class Rollouts:
                 break
         metrics = rollout_metrics(drawn, group_size) | {"sampling/refills": draws - 1}
         metrics |= spent | {"time/place": placed}
-        return Collected(groups[:wanted], wanted, metrics, samples)
+        return Collected(groups[:wanted], wanted, metrics, best_and_worst(samples, group_size))
 
     def _parts(self, wanted: int) -> list[int]:
         """The numbers of prompts, fewer than a whole draw, that may be sampled at a time. Each is a

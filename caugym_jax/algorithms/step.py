@@ -277,9 +277,9 @@ def make_step(
 ) -> Program:
     """The compiled update (state, batch) -> (state, metrics); the state is donated.
 
-    A step whose gradient is not finite leaves parameters and moments as they were and adds one to
-    `state.skipped`. `state.step` counts calls of the loop and is not changed here. The reported
-    learning rate is that of the optimiser's own count.
+    A step whose loss, gradient, new parameters or new moments are not finite leaves parameters and
+    moments as they were and adds one to `state.skipped`. `state.step` counts calls of the loop and
+    is not changed here. The reported learning rate is that of the optimiser's own count.
 
     Args:
       adapter: makes the weights that `loss` sees of the trained ones.
@@ -301,9 +301,9 @@ def make_step(
 
         gradient, value, sums = gradients(of_trained, state.params, batch, microbatches)
         norm = optax.tree.norm(gradient)
-        finite = jnp.isfinite(norm) & jnp.isfinite(value)
         updates, opt_state = transform.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        finite = jnp.isfinite(norm) & jnp.isfinite(value) & all_finite((params, opt_state))
 
         def keep(new: Any, old: Any) -> Any:
             return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
@@ -338,6 +338,12 @@ def measuring(loss: Loss, microbatches: int | None, remedy: str) -> Program:
         return jax.tree.map(lambda x: x.sum(axis=0), found)
 
     return Program("held-out loss", measure, f"{remedy}, or raise microbatches")
+
+
+def all_finite(tree: Any) -> jax.Array:
+    """Whether all numbers of a tree are finite, []."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.isfinite(x).all() for x in floats]).all()
 
 
 def _updates_done(opt_state: Any) -> jax.Array:

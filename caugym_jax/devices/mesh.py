@@ -40,6 +40,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "experts": "tensor",
     "expert_mlp": None,
     "routes": None,
+    "blocks": None,
     "norm": None,
     "rank": None,
     # activations and batches

@@ -80,9 +80,10 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """A line on standard error, of the first process alone."""
+    """A line on standard error, of the first process alone; on a terminal it replaces the line that
+    says what goes on (`devices/terminal.py`)."""
     if is_first():
-        print(text, file=sys.stderr, flush=True)
+        print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
 
 
 def nobody_reads() -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, terminal
 from caugym_jax.devices.memory import free_memory
 from caugym_jax.devices.shapes import recorder
 from caugym_jax.devices.starting import release_heap
@@ -90,6 +90,7 @@ class Program:
         )
         compiled = self._compiled.get(key)
         if compiled is None:
+            terminal.doing(f"compiling {self.name}")
             compiled = self._jitted.lower(*args).compile()
             self._check(compiled)
             processes.meet()  # who compiled fastest waits here

@@ -206,7 +206,7 @@ def answer(
         return
     processes.first(file.reopen)
     progress = Progress(done, total, every=1, unit="item")
-    progress.note(f"{path.stem}: {done} of {total} problems are answered already")
+    processes.say(f"{path.stem}: {done} of {total} problems are answered already")
     nothing: dict[str, Any] = {
         "all_generated_answers": [""] * samples,
         "truncated": [True] * samples,

@@ -113,6 +113,12 @@ class ModelConfig:
         return self.max_position
 
     @property
+    def idle_parameters(self) -> int:
+        """How many weights a token is not multiplied with: of experts that it does not take."""
+        idle = self.num_experts - self.experts_per_token
+        return 3 * self.num_layers * self.d_model * self.d_ff * idle
+
+    @property
     def kinds(self) -> tuple[LayerKind, ...]:
         """Each layer's kind."""
         full = LayerKind(None, self.rope_theta, self.rope_scaling)

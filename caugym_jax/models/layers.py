@@ -19,6 +19,7 @@ from caugym_jax.devices.mesh import constrain, traced_size
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.experts import mixture
 from caugym_jax.models.kernels import NAMED
+from caugym_jax.models.quantised import from_nf4
 
 Turn = Callable[[jax.Array], jax.Array]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
@@ -54,6 +55,15 @@ def dense(x: jax.Array, weight: jax.Array, axes: int = 1) -> jax.Array:
     rows, width = x.shape[: x.ndim - axes], math.prod(weight.shape[:axes])
     y = x.reshape(-1, width) @ weight.astype(x.dtype).reshape(width, -1)
     return y.reshape(*rows, *weight.shape[axes:])
+
+
+# Of frozen matrices the backward pass keeps the few bits, and makes the numbers again.
+_dense_int8 = jax.checkpoint(dense, static_argnums=2)
+
+
+@functools.partial(jax.checkpoint, static_argnums=3)
+def _dense_nf4(x: jax.Array, codes: jax.Array, scales: jax.Array, axes: int) -> jax.Array:
+    return dense(x, from_nf4(codes, scales, axes - 1, x.dtype), axes)
 
 
 def rms_norm(x: jax.Array, scale: jax.Array, eps: float, offset: bool = False) -> jax.Array:
@@ -142,15 +152,19 @@ class Layers(nnx.Module):
         Args:
           turn: rotates queries or keys [B, T, heads, H] by their positions.
           attend: (q, k, v) -> ([B, T, N, H], what to keep).
-          beside: what `models/lora.py` keeps beside a matrix W: the scales of one in 8 bits, an
-            adapter; by names like "q_scale", "q_lora_a", "q_lora_b".
+          beside: what `models/lora.py` keeps beside a matrix W: the scales of one in 8 or 4 bits,
+            an adapter; by names like "q_scale", "q_blocks", "q_lora_a", "q_lora_b".
         """
         c, dtype = self.config, x.dtype
 
         def linear(name, h, axes=1):
-            y = dense(h, getattr(self, name)[...], axes)
-            if (scale := beside.get(f"{name}_scale")) is not None:
-                y = (y * scale).astype(dtype)
+            weight = getattr(self, name)[...]
+            if (blocks := beside.get(f"{name}_blocks")) is not None:
+                y = _dense_nf4(h, weight, blocks, axes)
+            elif (scale := beside.get(f"{name}_scale")) is not None:
+                y = (_dense_int8(h, weight, axes) * scale).astype(dtype)
+            else:
+                y = dense(h, weight, axes)
             if (a := beside.get(f"{name}_lora_a")) is not None:
                 y = y + dense(dense(h, a, axes), beside[f"{name}_lora_b"])
             return y
@@ -179,15 +193,34 @@ class Layers(nnx.Module):
         x = constrain(x, "batch", "time", "width")
 
         h = norm("mlp_norm", x, c.pre_norm)
-        activation = ACTIVATIONS[c.activation]
         if c.num_experts:
-            experts = tuple(getattr(self, n)[...].astype(dtype) for n in ("gate", "up", "down"))
-            k, normalized = c.experts_per_token, c.normalized_routing
-            y = mixture(h, self.router[...], experts, k, normalized, activation)
+            y = self._mixture(h, beside)
         else:
-            y = linear("down", activation(linear("gate", h)) * linear("up", h))
+            gate = ACTIVATIONS[c.activation](linear("gate", h))
+            y = linear("down", gate * linear("up", h))
         x = x + norm("mlp_post_norm", y, c.post_norm)
         return constrain(x, "batch", "time", "width"), kept
+
+    def _mixture(self, h: jax.Array, beside) -> jax.Array:
+        c, dtype = self.config, h.dtype
+
+        def matrix(name):
+            weight, blocks = getattr(self, name)[...], beside.get(f"{name}_blocks")
+            if blocks is not None:
+                return from_nf4(weight, blocks, 1, dtype)
+            scale = beside.get(f"{name}_scale")
+            return (
+                weight.astype(dtype) if scale is None else (weight * scale[:, None]).astype(dtype)
+            )
+
+        def mixed(h):
+            experts = matrix("gate"), matrix("up"), matrix("down")
+            k, normalized = c.experts_per_token, c.normalized_routing
+            activation = ACTIVATIONS[c.activation]
+            return mixture(h, self.router[...], experts, k, normalized, activation)
+
+        frozen = "gate_blocks" in beside or "gate_scale" in beside
+        return jax.checkpoint(mixed)(h) if frozen else mixed(h)
 
 
 class Decoder(nnx.Module):

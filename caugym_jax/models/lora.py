@@ -8,8 +8,8 @@ A and B are stacked over layers like the weight W they belong to, and are all th
             down_lora_b [L, r, D]
 
 `Model` adds the second term where a layer's weights hold an adapter, so that no gradient of W and
-no product A B is ever formed in training. The frozen weights are kept in float32, bfloat16, or as
-8-bit integers with one scale for each output channel (of the layers' matrices; the rest bfloat16).
+no product A B is ever formed in training. The frozen weights are kept in float32, bfloat16, or
+the layers' matrices in 8 or 4 bits (`models/quantised.py`) and the rest in bfloat16.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ import jax.numpy as jnp
 from caugym_jax.devices.mesh import Layout, matrix_axes, shardings
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.quantised import from_nf4, to_int8, to_nf4
 from caugym_jax.models.transformer import Params, cast, layout
 
 MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
 GROUPS = {"attention": MATRICES[:4], "mlp": MATRICES[4:], "all": MATRICES}
-BASE_DTYPES = ("float32", "bfloat16", "int8")
+BASE_DTYPES = ("float32", "bfloat16", "int8", "nf4")
+QUANTISED = ("int8", "nf4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Lora:
       rslora: divide alpha by sqrt(rank), not by rank (Kalajdzievski 2023, arXiv 2312.03732).
       targets: which matrices get one: names among q, k, v, o, gate, up, down, or "attention",
         "mlp", "all"; several by commas.
-      base_dtype: what the frozen weights are kept in: "float32", "bfloat16" or "int8".
+      base_dtype: what the frozen weights are kept in: "float32", "bfloat16", "int8" or "nf4" (4
+        bits).
       init: a folder in PEFT's format to start from; its settings must be these.
     """
 
@@ -141,49 +144,53 @@ def frozen_layout(config: ModelConfig, dtype: str) -> Layout:
     shapes, axes = layout(config)
     shapes = jax.eval_shape(lambda params: freeze(params, dtype), shapes)
     axes = {**axes, "layers": dict(axes["layers"])}
-    if dtype == "int8":
-        for name, _, names in _matrices(config):
-            _, outputs = _sides(names)
-            axes["layers"][f"{name}_scale"] = tuple(names[i] for i in (0, *outputs))
+    for name in MATRICES:
+        names, inputs = axes["layers"][name], _inputs(name, config.num_experts > 0)
+        if dtype == "int8":
+            kept = tuple(axis for i, axis in enumerate(names) if i not in inputs)
+            axes["layers"][f"{name}_scale"] = kept
+        if dtype == "nf4":
+            last = inputs[-1]
+            axes["layers"][f"{name}_blocks"] = (*names[:last], "blocks", *names[last + 1 :])
     return Layout(shapes, axes)
 
 
 def freeze(params: Params, dtype: str) -> Params:
-    """Weights as they are kept frozen; norms stay float32.
-
-    int8: W, in bfloat16, is rounded to `scale` times a whole number in [-127, 127], where an output
-    channel's scale is its largest |W| / 127; so each weight is off by at most half its scale.
-    Worked by hand: a channel (0.5, -1.984375, 0.004) has scale 1/64 and becomes (32, -127, 0).
-    """
-    if dtype != "int8":
+    """Weights as they are kept frozen; norms stay float32."""
+    if dtype not in QUANTISED:
         return cast(params, dtype)
     kept = cast(params, "bfloat16")
     layers = dict(kept["layers"])
-    for name in MATRICES[:4] if "router" in layers else MATRICES:  # experts stay in bfloat16
-        inputs = _inputs(name)
-        weight = layers[name].astype(jnp.float32)
-        scale = jnp.max(jnp.abs(weight), inputs, keepdims=True) / 127
-        whole = jnp.round(weight / jnp.where(scale > 0, scale, 1))
-        layers[name] = jnp.clip(whole, -127, 127).astype(jnp.int8)
-        layers[f"{name}_scale"] = jnp.squeeze(scale, inputs)
+    for name in MATRICES:
+        inputs = _inputs(name, "router" in layers)
+        if dtype == "int8":
+            layers[name], layers[f"{name}_scale"] = to_int8(layers[name], inputs)
+        else:
+            layers[name], layers[f"{name}_blocks"] = to_nf4(layers[name], inputs[-1])
     return {**kept, "layers": layers}
 
 
 def thaw(frozen: Params) -> Params:
-    """The plain weights that frozen ones stand for; those in 8 bits become float32."""
-    layers = {}
-    for name, weight in frozen["layers"].items():
-        if name.endswith("_scale"):
+    """The plain weights that frozen ones stand for; those in 8 and 4 bits become float32."""
+    beside, layers = frozen["layers"], {}
+    for name, weight in beside.items():
+        if name.endswith(("_scale", "_blocks")):
             continue
-        if (scale := frozen["layers"].get(f"{name}_scale")) is not None:
-            weight = weight.astype(jnp.float32) * jnp.expand_dims(scale, _inputs(name))
+        inputs = _inputs(name, "router" in beside)
+        if (scale := beside.get(f"{name}_scale")) is not None:
+            weight = weight.astype(jnp.float32) * jnp.expand_dims(scale, inputs)
+        if (blocks := beside.get(f"{name}_blocks")) is not None:
+            weight = from_nf4(weight, blocks, inputs[-1], jnp.float32)
         layers[name] = weight
     return {**frozen, "layers": layers}
 
 
-def _inputs(name: str) -> tuple[int, ...]:
-    """A stacked matrix's input axes: o [L, N, H, D] reads heads and head size."""
-    return (1, 2) if name == "o" else (1,)
+def _inputs(name: str, experts: bool) -> tuple[int, ...]:
+    """A stacked matrix's input axes: o [L, N, H, D] reads heads and head size, an expert's gate
+    [L, E, D, F] the width."""
+    if name == "o":
+        return (1, 2)
+    return (2,) if experts and name in GROUPS["mlp"] else (1,)
 
 
 def _sides(names: tuple[str, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

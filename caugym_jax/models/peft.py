@@ -196,6 +196,11 @@ def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> dict[str, 
     kind = stored.get("peft_type")
     if kind != "LORA":
         raise UserError(f"{path}: an adapter of type {kind!r}; only LORA is supported")
+    if whole := stored.get("modules_to_save"):
+        raise UserError(
+            f"{path}: modules_to_save={whole!r}: whole modules are not supported: merge the "
+            "adapter into its base with PEFT (model.merge_and_unload()) and start from that model"
+        )
     for key, value in stored.items():
         if value and key not in (*_READ, *_NEUTRAL):
             raise UserError(f"{path}: {key}={value!r} is not supported")

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from caugym_jax.devices import terminal
 from caugym_jax.devices.chips import Chip
 from caugym_jax.devices.shapes import Call
 from caugym_jax.planning.collectives import collectives, totals
@@ -64,6 +65,7 @@ def examine(
       limit: bytes that a device has; None: unknown.
       coordinates: of devices on the torus, by id.
     """
+    terminal.doing(f"compiling {call.name}")
     compiled, seconds, why = compile_call(call)
     work, mesh, beside = call.work, mesh_of(call), local_bytes(call.beside)
     report = {

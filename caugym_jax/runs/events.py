@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 LARGEST = struct.unpack("<f", b"\xff\xff\x7f\x7f")[0]  # of float32
@@ -38,10 +38,28 @@ class EventFile:
         self._file.flush()
 
     def text(self, step: int, tag: str, markdown: str) -> None:
-        plugin = _bytes(1, _bytes(1, b"text"))
-        shape = _bytes(2, _bytes(2, _integer(1, 1)))  # one dimension of size 1
-        tensor = _integer(1, DT_STRING) + shape + _bytes(8, markdown.encode())
-        self._summary(step, f"{tag}/text_summary", _bytes(9, plugin) + _bytes(8, tensor))
+        one = _bytes(2, _integer(1, 1))  # one dimension of size 1
+        self._tensor(step, f"{tag}/text_summary", b"text", one, markdown.encode())
+
+    def layout(self, categories: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+        """The charts of the tab "Custom scalars" (plugins/custom_scalar/layout.proto).
+
+        Args:
+          categories: title -> chart's title -> regular expressions, each of curves' whole names.
+        """
+        message = _integer(1, 0)
+        for title, charts in categories.items():
+            category = _bytes(1, title.encode())
+            for name, curves in charts.items():
+                shown = b"".join(_bytes(1, f"^{curve}$".encode()) for curve in curves)
+                category += _bytes(2, _bytes(1, name.encode()) + _bytes(2, shown))
+            message += _bytes(2, category)
+        self._tensor(0, "custom_scalars__config__", b"custom_scalars", b"", message)
+
+    def _tensor(self, step: int, tag: str, plugin: bytes, shape: bytes, content: bytes) -> None:
+        tensor = _integer(1, DT_STRING) + _bytes(2, shape) + _bytes(8, content)
+        owner = _bytes(1, _bytes(1, plugin))
+        self._summary(step, tag, _bytes(9, owner) + _bytes(8, tensor))
         self._file.flush()
 
     def close(self) -> None:

@@ -50,7 +50,7 @@ class Journal:
 
     def note(self, text: str) -> None:
         """A line of its own on standard error."""
-        self._progress.note(text)
+        processes.say(text)
 
     def step(
         self, step: int, metrics: dict[str, float], samples: Sequence[dict], state: TrainState
@@ -102,7 +102,7 @@ class Journal:
             )
         not_finite = sum(int(x.skipped) for x in (state, state.critic) if x is not None)
         if not_finite:
-            notes.append(f"{not_finite} updates were skipped: their gradient was not finite.")
+            notes.append(f"{not_finite} updates were skipped: they were not finite.")
         absolute = self._workdir.is_absolute()
         shown = str(self._workdir) if absolute else os.path.relpath(self._workdir)
         return "\n".join(

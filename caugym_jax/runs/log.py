@@ -9,14 +9,13 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, terminal
 from caugym_jax.errors import UserError, require
 from caugym_jax.runs.events import EventFile
 
@@ -81,6 +80,7 @@ class Log:
         if settings.tensorboard:
             with writing(self.board_path):
                 self._board = EventFile(self.board_path, step + 1)
+                self._board.layout(LAYOUT)
         self._wandb = _open_wandb(workdir) if settings.wandb else None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -101,9 +101,8 @@ class Log:
             return
         _append(self.samples_path, [{"step": step, **row} for row in rows])
         if self._board is not None and rows:
-            shown = [f"`{r['reward']:.2f}` {r['completion']}" for r in rows[:4]]
             with writing(self.board_path):
-                self._board.text(step, "samples", "\n\n".join(shown))
+                self._board.text(step, "samples", readable(rows))
         if self._wandb is not None and rows:
             import wandb
 
@@ -117,6 +116,52 @@ class Log:
                 self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
+
+
+# TensorBoard's tab "Custom scalars": title -> charts, each with the curves it shows, as regular
+# expressions of their names.
+LAYOUT = {
+    "Is it learning?": {
+        "right on held-out problems": ("eval/strict.*",),
+        "reward": ("reward", "rewards/.*/mean", "rewards/(margins|accuracies)"),
+        "loss": ("loss", "mean_token_accuracy"),
+    },
+    "Is it healthy?": {
+        "gradient": ("grad_norm", "critic/grad_norm"),
+        "groups without a signal, cut off": (
+            *("frac_reward_zero_std", "completions/clipped_ratio", "eval/truncated"),
+        ),
+        "entropy and KL": ("entropy", "kl", "objective/kl"),
+        "length": ("completions/(mean|max)_length",),
+        "skipped updates": ("(critic/)?skipped_updates", "rewards/failures"),
+    },
+    "Where does the time go?": {
+        "seconds": ("step_time", "time/.*"),
+        "tokens a second": ("tokens_per_second",),
+        "utilisation": ("mfu",),
+        "memory": ("memory/.*",),
+    },
+}
+
+
+def readable(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of samples as Markdown, with the texts verbatim: as indented blocks."""
+
+    def block(text: Any) -> str:
+        return "\n".join("    " + line for line in str(text).splitlines())
+
+    parts, prompt = [], None
+    for row in rows:
+        if row.get("prompt") != prompt:
+            prompt = row.get("prompt")
+            parts += ["### Prompt", block(prompt), f"Answer: `{row.get('answer')}`"]
+        figures = [f"reward {row['reward']:.3g}"]
+        figures += [f"{k.removeprefix('rewards/')} {v:.3g}" for k, v in row.items() if "/" in k]
+        if row.get("advantage") is not None:
+            figures.append(f"advantage {row['advantage']:.3g}")
+        figures += ["cut off"] * bool(row.get("cut_off"))
+        parts += [f"**{', '.join(figures)}**", block(row["completion"])]
+    return "\n\n".join(parts)
 
 
 def past_metrics(workdir: Path, last: int = 100) -> list[dict[str, Any]]:
@@ -195,7 +240,6 @@ def _forget(path: Path, step: int) -> None:
 
 
 RECENT = 20  # steps whose time says how fast a run is
-A_MINUTE = 60.0
 
 
 class Progress:
@@ -203,7 +247,7 @@ class Progress:
     line after the first step, every `every` steps, and at least once a minute.
 
     The rate is that of the newest steps. The first one, which compiles, counts only while there is
-    no other. Only process 0 prints.
+    no other.
     """
 
     def __init__(self, done: int, total: int, every: int = 10, unit: str = "step"):
@@ -211,7 +255,6 @@ class Progress:
         self._first, self._total, self._every = done, total, max(1, every)
         self._times = collections.deque([(done, time.perf_counter())], maxlen=RECENT)
         self._printed = -math.inf  # when
-        self._tty = sys.stderr.isatty()
 
     def show(self, step: int, values: Mapping[str, float], keys: Sequence[str]) -> None:
         """`step` counts finished steps."""
@@ -219,8 +262,8 @@ class Progress:
         self._times.append((step, now))
         if len(self._times) == 3 and self._times[0][0] == self._first:
             self._times.popleft()  # what compiled
-        due = self._tty or step % self._every == 0 or step == self._total
-        if not (due or now - self._printed >= A_MINUTE) or not processes.is_first():
+        due = terminal.is_one() or step % self._every == 0 or step == self._total
+        if not due and now - self._printed < terminal.A_MINUTE:
             return
         self._printed = now
         before, then = self._times[0]
@@ -229,14 +272,7 @@ class Progress:
         shown = "  ".join(f"{k} {values[k]:.4g}" for k in keys if k in values)
         rate = f"{seconds:.2f} s/{self._unit}  {clock(left)} left"
         line = f"{self._unit} {step}/{self._total}  {shown}  {rate}"
-        end = "\n" if not self._tty or step == self._total else ""
-        if self._tty:  # a longer line would be torn, and stay
-            line = "\r\x1b[K" + line[: shutil.get_terminal_size().columns - 1]
-        print(line, end=end, file=sys.stderr, flush=True)
-
-    def note(self, text: str) -> None:
-        """A line of its own, above the progress line."""
-        processes.say(("\r\x1b[K" if self._tty else "") + text)
+        terminal.progress(line, last=step == self._total)
 
 
 def clock(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from caugym_jax.algorithms.step import Algorithm
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, terminal
 from caugym_jax.devices.mesh import fetch, make_mesh
 from caugym_jax.runs import folder
 from caugym_jax.runs.checkpoints import Checkpoints
@@ -61,11 +61,13 @@ def _train(config: Settings, workdir: Path) -> str:
                 figures = None
                 if held_out and (step % config.evaluation.every == 0 or last):
                     started = time.perf_counter()
+                    terminal.doing("evaluating")
                     after = held_out.ask(weights(state), state)
                     figures = held_out.figures(after)
                     journal.evaluation(step, figures, time.perf_counter() - started)
                 asked, due = signals.asked(), step % config.checkpoint.every == 0 or last
                 if due or asked.save or checkpoints.is_best(figures):
+                    terminal.doing("saving")
                     host = {"loader": loader.get_state(), "totals": journal.totals}
                     checkpoints.save(state, host, figures)
                 if asked.stop:
@@ -89,6 +91,7 @@ def _update(
 ) -> tuple[TrainState, dict[str, float]]:
     """The update, with what it reports and its seconds added to the metrics."""
     started = time.perf_counter()
+    terminal.doing("updating")
     state, report = algorithm.update(state, experience)
     reported = {key: float(value) for key, value in fetch(report).items()}
     return state, metrics | reported | {"time/update": time.perf_counter() - started}

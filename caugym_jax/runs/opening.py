@@ -17,7 +17,7 @@ from caugym_jax.errors import UserError, require
 from caugym_jax.models.attention import KERNELS
 from caugym_jax.models.config import ModelConfig, Shape
 from caugym_jax.models.hub import PACKAGED, load_config, load_pretrained, locate
-from caugym_jax.models.lora import Lora, adapter_layout, freeze, frozen_layout, merge
+from caugym_jax.models.lora import QUANTISED, Lora, adapter_layout, freeze, frozen_layout, merge
 from caugym_jax.models.presets import ALIASES, PRESETS, preset
 from caugym_jax.models.transformer import REMAT, Model, Params, cast, layout
 from caugym_jax.models.work import Work
@@ -146,7 +146,7 @@ def open_frozen(
     settings: ModelSettings, mesh: jax.sharding.Mesh, kept: str, seed: int = 0
 ) -> Opened:
     """`open_model` with the weights as `models.lora.freeze(params, kept)` leaves them."""
-    if kept != "int8":
+    if kept not in QUANTISED:
         return open_model(settings, mesh, kept=kept, seed=seed)
     opened = open_model(settings, mesh, kept="bfloat16", seed=seed)
     places = shardings(frozen_layout(opened.model.config, kept), mesh)

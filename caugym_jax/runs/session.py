@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from caugym_jax.devices import processes, speed
+from caugym_jax.devices import processes, speed, terminal
 from caugym_jax.devices.mesh import found_devices, make_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.evals.measured import Measured
@@ -150,6 +150,7 @@ def open_session(
     the newest checkpoint. The first model's answers are read back, or asked for.
     """
     started = time.perf_counter()
+    terminal.doing(f"opening {config.model.name}")
     resuming, path = checkpoints.latest is not None, workdir / "before.json"
     before = processes.first(lambda: folder.read_back(path, _examined))
     answered = before is not None or not config.evaluation.every
@@ -182,10 +183,11 @@ def open_session(
     del run, first_weights  # they would take memory as long as this function runs
 
     size = sum(x.size for x in jax.tree.leaves(abstract_params(model.config)))
+    used = size - model.config.idle_parameters
     utilisation = functools.partial(
         speed.mfu,
-        size,
-        sum(x.size for x in jax.tree.leaves(state.params)),
+        used,
+        min(used, sum(x.size for x in jax.tree.leaves(state.params))),
         devices=mesh.devices.size,
         kind=mesh.devices.flat[0].device_kind,
     )

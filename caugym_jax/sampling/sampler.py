@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from caugym_jax.data.packing import width_for
+from caugym_jax.devices import terminal
 from caugym_jax.devices.mesh import (
     fetch,
     move,
@@ -170,6 +171,9 @@ class Sampler:
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             for start in range(0, len(order), size):
                 chosen = order[start : start + size]
+                if not on_shapes():
+                    so_far, rows = (n * samples_per_prompt for n in (start, len(order)))
+                    terminal.doing(f"sampling {so_far}/{rows}")
                 batch = self._batch(
                     [token_prompts[i] for i in chosen], [ids[i] for i in chosen], size
                 )

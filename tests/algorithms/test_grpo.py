@@ -264,6 +264,17 @@ def test_a_short_step_is_padded_with_rows_that_do_not_count(tiny_model, monkeypa
     assert np.isfinite(setup.update(experience)["loss"])
 
 
+def test_the_table_holds_the_best_and_the_worst_of_each_prompt():
+    rows = [
+        {"prompt": p, "reward": r} for p, r in zip("aaabbb", (1, math.nan, 3, 2, 2, 2), strict=True)
+    ]
+    picked = rollouts_module.best_and_worst(rows, 3)
+    assert [row["prompt"] for row in picked] == ["a", "a", "b", "b"]
+    assert picked[0] is rows[2] and picked[1] is rows[1]
+    assert picked[2] is rows[3] and picked[3] is rows[5]
+    assert rollouts_module.best_and_worst(rows, 1) == rows
+
+
 def test_layout_by_hand():
     group = Group(
         [7, 8],

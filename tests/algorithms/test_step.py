@@ -152,6 +152,28 @@ def test_t20_a_step_that_is_not_finite_is_skipped_and_counted():
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(state.opt_state))
 
 
+@pytest.mark.parametrize(("moment", "value"), [("mu", np.nan), ("nu", -1.0), ("nu", np.inf)])
+def test_new_weights_and_new_moments_are_looked_at(moment, value):
+    """The gradient is finite here; what an optimiser makes of a damaged moment is not."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    optimizer = make_optimizer(layout(CONFIG), 10, Optim(peak=1e-3))
+
+    def damaged(path, leaf):
+        hit = jax.tree_util.keystr(path).endswith(f".{moment}['layers']['down']")
+        return leaf.at[0, 0, 0].set(value) if hit else leaf
+
+    with jax.set_mesh(mesh):
+        state = init_state(jax.device_put(PARAMS), optimizer, mesh)
+        before = jax.tree.map_with_path(damaged, state.opt_state)
+        state = state._replace(opt_state=jax.tree.map(jnp.copy, before))
+        state, metrics = make_step(sft_loss, optimizer, mesh)(state, put(sft_batch(), rows(mesh)))
+    assert np.isfinite(metrics["grad_norm"]) and state.skipped == 1
+    for new, old in zip(jax.tree.leaves(state.params), jax.tree.leaves(PARAMS), strict=True):
+        np.testing.assert_array_equal(new, old)
+    for new, old in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
 def test_a_step_goes_downhill_and_moments_lie_with_their_weights():
     mesh = make_mesh(2, 2, 2)
     (state, metrics), _ = update(sft_loss, sft_batch(), mesh)

@@ -5,10 +5,11 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from caugym_jax.devices.mesh import make_mesh, matrix_axes, shardings
 from caugym_jax.errors import UserError
-from caugym_jax.models import lora
+from caugym_jax.models import lora, quantised
 from caugym_jax.models.lora import (
     MATRICES,
     Lora,
@@ -161,7 +162,7 @@ def test_targets_are_chosen_by_name():
         (dict(rank=2, alpha=0.0), "alpha=0.0: must be above 0"),
         (dict(init="folder"), "set lora.rank to that adapter's"),
         (dict(targets=""), "targets=''"),
-        (dict(base_dtype="int4"), "base_dtype='int4': must be one of float32, bfloat16, int8"),
+        (dict(base_dtype="int4"), "base_dtype='int4': must be one of float32, bfloat16, int8, nf4"),
     ],
 )
 def test_settings_that_cannot_work(options, told):
@@ -206,11 +207,92 @@ def test_eight_bits_are_scaled_after_the_product(dtype):
         assert 1e-3 * size(exact) < size(ours - exact) < 0.05 * size(exact)
 
 
-def test_eight_bits_and_adapters_on_a_mesh():
-    config, mesh = FAMILIES["qwen2"], make_mesh(2, 2, 2)
-    base, adapters = random_params(config), random_adapters(config)
-    frozen = freeze(base, "int8")
-    described = frozen_layout(config, "int8")
+def test_four_bits_by_hand():
+    """A block of 16 (of 48 inputs): each weight goes to the nearest of 16 numbers times 2."""
+    config = FAMILIES["qwen3-tied"]
+    base = random_params(config)
+    base["layers"]["gate"][0, :16, 5] = [2.0, -2.0, 0.0, 0.3, *[0.17] * 12]
+    base["layers"]["up"][1] = 0.0
+    frozen = freeze(base, "nf4")["layers"]
+    assert frozen["gate"].dtype == jnp.uint8 and frozen["gate"].shape == (3, 24, 80)
+    assert frozen["o"].shape == (3, 6, 8, 48) and frozen["o_blocks"].shape == (3, 6, 1, 48)
+    assert frozen["gate_blocks"].dtype == jnp.bfloat16
+    assert frozen["gate_blocks"].shape == (3, 3, 80) and frozen["gate_blocks"][0, 0, 5] == 2
+    np.testing.assert_array_equal(frozen["gate"][0, :8, 5], [0x0F, 0x97, *[0x88] * 6])
+    plain = thaw({"layers": frozen})["layers"]
+    np.testing.assert_allclose(
+        plain["gate"][0, :5, 5], [2.0, -2.0, 0.0, 2 * 0.1609302, 2 * 0.0795803], rtol=1e-6
+    )
+    assert not np.any(plain["up"][1])
+
+
+def test_four_bits_are_quantiles_of_a_normal_distribution():
+    """8 places from the middle to 1 and 7 to -1, evenly spaced in probability up to 0.9677."""
+    top = 0.9677083
+    up = scipy.stats.norm.ppf(np.linspace(top, 0.5, 9)[:-1])
+    down = -scipy.stats.norm.ppf(np.linspace(top, 0.5, 8)[:-1])
+    wanted = np.sort(np.concatenate([up, [0], down])) / up[0]
+    np.testing.assert_allclose(quantised.NF4, wanted, atol=2e-7)
+
+
+def test_four_bits_error_of_a_weight():
+    """What docs/adapters.md states: at most 15.6% of its block's largest, 9.2% of the deviation."""
+    weight = np.random.default_rng(0).standard_normal((2048, 96), np.float32)
+    for axis in (0, 1):  # blocks of 64, of 32
+        codes, scales = quantised.to_nf4(jnp.asarray(weight), axis)
+        error = np.abs(quantised.from_nf4(codes, scales, axis, jnp.float32) - weight)
+        shape = (32, 64, 96) if axis == 0 else (2048, 3, 32)
+        largest = np.abs(weight).reshape(shape).max(axis + 1, keepdims=True)
+        share = error.reshape(shape) / largest
+        assert 0.14 < share.max() <= 0.156
+        assert np.sqrt(np.mean(error**2)) == pytest.approx((0.092, 0.087)[axis], abs=0.001)
+    with pytest.raises(UserError, match="a matrix reads 95: odd"):
+        quantised.to_nf4(jnp.asarray(weight[:, :95]), 1)
+
+
+@pytest.mark.parametrize("kept", lora.QUANTISED)
+@pytest.mark.parametrize("name", ["qwen2", "qwen3-moe"])
+def test_few_bits_compute_what_their_weights_compute(name, kept):
+    config = FAMILIES[name]
+    frozen = freeze(random_params(config), kept)
+    ours, plain = logits(config, frozen), logits(config, thaw(frozen))
+    assert np.linalg.norm(ours - plain) < 1e-5 * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize("kept", lora.QUANTISED)
+def test_the_backward_pass_keeps_few_bits(kept):
+    """What is saved for it holds no matrix in a float type, only the integers."""
+    config = FAMILIES["qwen2"]
+    model, settings = Model(config), Lora(rank=4, targets="q,gate")
+    shapes, axes = layout(config)
+    matrices = set()
+    for name in MATRICES:
+        shape, sides = shapes["layers"][name].shape, matrix_axes(axes["layers"][name])
+        matrices |= {shape[1:], tuple(int(np.prod([shape[i] for i in side])) for side in sides)}
+
+    def saved(frozen):
+        def loss(adapters):
+            hidden, _ = model.hidden(attach(adapters, frozen, 2.0), TOKENS, *AT)
+            return jnp.square(hidden).sum()
+
+        _, back = jax.vjp(loss, random_adapters(config, settings))
+        arrays = [x for x in jax.tree.leaves(back) if jnp.issubdtype(x.dtype, jnp.floating)]
+        return [x.shape for x in arrays if {x.shape[-2:], x.shape[-3:]} & matrices]
+
+    base = random_params(config)
+    assert saved(freeze(base, "bfloat16"))  # the test sees it where it is
+    assert not saved(freeze(base, kept))
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("qwen2", "int8"), ("qwen2", "nf4"), ("qwen3-moe", "nf4")]
+)
+def test_few_bits_and_adapters_on_a_mesh(name, kept):
+    config, mesh = FAMILIES[name], make_mesh(2, 2, 2)
+    LORA = Lora(rank=4, alpha=8.0, targets="attention" if config.num_experts else "all")
+    base, adapters = random_params(config), random_adapters(config, LORA)
+    frozen = freeze(base, kept)
+    described = frozen_layout(config, kept)
     for x, s in zip(jax.tree.leaves(frozen), jax.tree.leaves(described.shapes), strict=True):
         assert (x.shape, x.dtype) == (s.shape, s.dtype)
     alone = logits(config, attach(adapters, frozen, LORA.scale))
@@ -219,7 +301,7 @@ def test_eight_bits_and_adapters_on_a_mesh():
         places = shardings(adapter_layout(config, LORA), mesh)
         assert places["layers"]["q_lora_b"].spec[2] == "tensor"
         spread = jax.device_put(adapters, places)
-        held = jax.jit(lambda p: freeze(p, "int8"), out_shardings=shardings(described, mesh))(base)
+        held = jax.jit(lambda p: freeze(p, kept), out_shardings=shardings(described, mesh))(base)
         np.testing.assert_allclose(
             logits(config, attach(spread, held, LORA.scale)), alone, atol=5e-5
         )

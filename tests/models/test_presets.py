@@ -53,7 +53,7 @@ def test_parameter_count_is_that_of_the_arrays(name):
 def test_the_distillations_of_r1_and_qwen3_think():
     assert preset("deepseek-r1-distill-qwen-14b").thinks and preset("qwen3-8b").thinks
     assert not any(preset(name).thinks for name in ("qwen2.5-7b-instruct", "smollm2-135m"))
-    assert sum(found.thinks for found in PRESETS.values()) == 5 + 6
+    assert sum(found.thinks for found in PRESETS.values()) == 5 + 7 + 1  # and SmolLM3
 
 
 @pytest.mark.parametrize("name", PRESETS)

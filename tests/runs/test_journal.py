@@ -44,7 +44,7 @@ def test_counts_go_on_from_a_checkpoint(tmp_path):
     assert [json.loads(line) for line in samples] == [{"step": 2, "completion": "a"}]
     best = "Best checkpoint: step 4 (0.5), opened with --step=best."
     assert text.startswith(f"results\n\n{best}\n2 steps had no signal")
-    assert "2 updates were skipped: their gradient was not finite." in text
+    assert "2 updates were skipped: they were not finite." in text
 
 
 def test_an_alarm_is_repeated_only_after_a_while(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 import types
@@ -9,10 +10,26 @@ from pathlib import Path
 
 import pytest
 
+from caugym_jax.devices import processes, terminal
 from caugym_jax.errors import UserError
 from caugym_jax.runs import log
 from caugym_jax.runs import log as log_module
-from caugym_jax.runs.log import Log, LogSettings, Progress, clock, past_metrics, write_text
+from caugym_jax.runs.events import EventFile
+from caugym_jax.runs.log import (
+    Log,
+    LogSettings,
+    Progress,
+    clock,
+    past_metrics,
+    readable,
+    write_text,
+)
+
+ROOT = Path(__file__).parents[2]
+SAMPLE = {
+    "prompt": "Why?\n# now", "completion": "x = é\n```\n**bold**", "answer": "4",
+    "cut_off": False, "reward": 0.5, "rewards/answer": 1.0, "advantage": 0.25,
+}  # fmt: skip
 
 
 def lines(path):
@@ -67,7 +84,7 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     for first in (0, 2):
         log = Log(tmp_path, first, LogSettings(tensorboard=True))
         log.metrics(first + 1, {"loss": 0.25, "huge": 1e300, "big/step": -3.0})
-        log.samples(first + 300, [{"reward": 0.5, "completion": "x = é" + 200 * "!"}])
+        log.samples(first + 300, [SAMPLE])
         log.close()
     (path,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*.3")
     data, events = path.read_bytes(), []
@@ -86,8 +103,53 @@ def test_tensorboard_reads_what_is_written(tmp_path):
     assert scalars["huge"] == (3, pytest.approx(3.4028235e38))
     (text,) = [v for e in events for v in e.summary.value if v.tag == "samples/text_summary"]
     assert events[-1].step == 302 and text.metadata.plugin_data.plugin_name == "text"
-    assert text.tensor.string_val == [("`0.50` x = é" + 200 * "!").encode()]
+    assert text.tensor.string_val == [readable([SAMPLE]).encode()]
     assert [d.size for d in text.tensor.tensor_shape.dim] == [1]
+
+
+def test_samples_are_shown_verbatim():
+    """Indented blocks: a completion's own Markdown is not rendered. A prompt stands once."""
+    worse = SAMPLE | {"completion": "", "reward": -1.0, "advantage": None, "cut_off": True}
+    assert readable([SAMPLE, worse]).split("\n\n") == [
+        "### Prompt", "    Why?\n    # now", "Answer: `4`",
+        "**reward 0.5, answer 1, advantage 0.25**", "    x = é\n    ```\n    **bold**",
+        "**reward -1, answer 1, cut off**", "",
+    ]  # fmt: skip
+
+
+def test_the_first_row_of_the_layout_says_whether_it_learns(tmp_path):
+    """TensorBoard's message, read field by field; its curves are names of docs/metrics.md."""
+
+    def fields(message):
+        while message:
+            key, message = message[0], message[1:]
+            size, shift = 0, 0
+            while True:
+                byte, message = message[0], message[1:]
+                size |= (byte & 127) << shift
+                shift += 7
+                if byte < 128:
+                    break
+            if key & 7 == 0:
+                yield key >> 3, size
+            else:
+                yield key >> 3, message[:size]
+                message = message[size:]
+
+    written = []
+    board = EventFile(tmp_path, 1)
+    board._tensor = lambda *args: written.append(args)
+    board.layout(log_module.LAYOUT)
+    ((step, tag, plugin, shape, message),) = written
+    assert (step, tag, plugin, shape) == (0, "custom_scalars__config__", b"custom_scalars", b"")
+    categories = [list(fields(x)) for field, x in fields(message) if field == 2]
+    assert [category[0][1].decode() for category in categories] == list(log_module.LAYOUT)
+    first = [dict(fields(chart)) for field, chart in categories[0] if field == 2]
+    assert [chart[1].decode() for chart in first][:2] == ["right on held-out problems", "reward"]
+    known = re.findall(r"^\| `([^`]+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    for charts in log_module.LAYOUT.values():
+        for curve in (curve for curves in charts.values() for curve in curves):
+            assert any(re.fullmatch(curve, name) for name in known), curve
 
 
 def test_a_full_disk_is_told_in_one_line(tmp_path):
@@ -191,7 +253,7 @@ def test_progress_in_a_log_is_plain_lines(capsys):
     progress = Progress(4, 10, every=3)
     for step in range(5, 11):
         progress.show(step, {"loss": step / 4, "other": 1.0}, ["loss", "absent"])
-    progress.note("a note")
+    processes.say("a note")
     out = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in out[:-1]] == ["5/10", "6/10", "9/10", "10/10"]
     assert "loss 1.25" in out[0] and "left" in out[0] and "\x1b" not in out[0]
@@ -215,10 +277,38 @@ def test_the_rate_is_that_of_recent_steps_and_a_minute_is_not_silent(monkeypatch
 def test_a_line_is_cut_to_the_terminal(monkeypatch, capsys):
     monkeypatch.setattr(log_module.sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(terminal, "_line", "")
+    terminal.doing("opening a model")
     progress = Progress(0, 9)
     progress.show(1, {"a_long_name_of_a_metric": 1.0}, ["a_long_name_of_a_metric"])
-    (line,) = capsys.readouterr().err.split("\r\x1b[K")[1:]
-    assert line == "step 1/9  a_long_name_of_a_metric 1  0."[:39]
+    terminal.doing("sampling 96/512")
+    processes.say("a note")
+    terminal.doing("a word " * 9)
+    progress.show(9, {}, [])
+    terminal.doing("ended")
+    written = capsys.readouterr().err.split("\r\x1b[K")[1:]
+    assert written[0].rstrip() == "opening a model"
+    assert written[1] == "step 1/9  a_long_name_of_a_metric 1  0."[:39]
+    assert written[2] == "step 1/9  a_long_name_  sampling 96/512"
+    assert written[3] == "a note\n" and written[4] == ("a word " * 9)[:39]
+    assert written[5].startswith("step 9/9") and written[5].endswith("left\n")
+    assert written[6] == "ended"  # the line of before is not written again
+
+
+def test_a_log_says_once_a_minute_what_goes_on(monkeypatch, capsys):
+    clock = [1e6]
+    monkeypatch.setattr(terminal, "_line", "")
+    monkeypatch.setattr(terminal, "_printed", 0.0)
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: clock[0])
+    progress = Progress(0, 9)
+    terminal.doing("opening")
+    progress.show(1, {}, [])
+    for seconds in (30, 31, 5):
+        clock[0] += seconds
+        terminal.doing(f"sampling {clock[0] - 1e6:.0f}/512")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("step 1/9") and second.startswith("step 1/9")
+    assert second.endswith("sampling 61/512")
 
 
 def test_damaged_lines_are_dropped_and_told(tmp_path, capsys):
