@@ -212,7 +212,7 @@ def _updates(
             jnp.sum(jnp.any(e.mask > 0, axis=1)) if e.share is None else jnp.round(e.share.sum())
             for e in parts
         )
-        kl = sum(jnp.sum(kl_of(e)) for e in parts) / count
+        kl = jnp.asarray(sum(jnp.sum(kl_of(e)) for e in parts)) / count
         return adapted_kl_coef(
             coef, kl, target=settings.kl_target, horizon=settings.kl_horizon, rows=count
         )

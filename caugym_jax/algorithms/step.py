@@ -335,7 +335,8 @@ def measuring(loss: Loss, microbatches: int | None, remedy: str) -> Program:
     def measure(params: Params, batch: Any) -> Losses:
         parts = split_rows(batch, microbatch_count(batch, microbatches))
         found: Losses = jax.lax.map(lambda part: loss(params, part), parts)
-        return jax.tree.map(lambda x: x.sum(axis=0), found)
+        sums: Losses = jax.tree.map(lambda x: x.sum(axis=0), found)
+        return sums
 
     return Program("held-out loss", measure, f"{remedy}, or raise microbatches")
 

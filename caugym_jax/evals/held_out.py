@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -92,7 +92,17 @@ class HeldOut:
         return probe.summary(before, after, self.problems, self._notes)
 
 
-Examination = HeldOut | HeldOutLoss | HeldOutRewards
+class Examination(Protocol):
+    """What measures progress: `HeldOut`, `HeldOutLoss` or `HeldOutRewards`."""
+
+    def ask(self, params: Params, state: TrainState) -> Any:
+        """What a model with these weights, which are the state's, does."""
+
+    def figures(self, answers: Any) -> dict[str, float]:
+        """What is logged of it."""
+
+    def summary(self, before: Any, after: Any) -> str:
+        """What the run prints at its end."""
 
 
 class Own(NamedTuple):

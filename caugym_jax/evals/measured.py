@@ -4,6 +4,7 @@ of answers to them."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ class HeldOutLoss:
         state = state._replace(params=evaluated(state.params, state.opt_state))
         sums: dict[str, np.ndarray] = {}
         for draw in self._draws:
-            experience, _, _ = self._algorithm.prepare(state, lambda draw=draw: draw)
+            experience, _, _ = self._algorithm.prepare(state, itertools.repeat(draw).__next__)
             loss, others = fetch(measure(params, experience))
             for key, pair in {"loss": loss, **others}.items():
                 sums[key] = sums.get(key, np.zeros(2)) + np.array(pair, np.float64)

@@ -120,8 +120,10 @@ def question_of(row: Mapping[str, Any], path: str) -> Question | None:
       KeyError, ValueError, TypeError: it is malformed.
     """
     if "suite" in row:
-        fields = {key: str(row[key]) for key in ("answer", "kind", "task", "suite")}
-        return Question(str(row["problem"]), **fields)
+        asked, answer, kind, task, suite = (
+            str(row[key]) for key in ("problem", "answer", "kind", "task", "suite")
+        )
+        return Question(asked, answer, kind, task, suite)
     if "choice_1" in row:
         return _causal_probe(row)
     if "question_type" in row:

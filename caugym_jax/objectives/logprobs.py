@@ -136,9 +136,10 @@ def score_hidden(
 
     def if_wanted(hidden: Array, targets: Array, wanted: Array) -> Scores:
         zero = jnp.zeros(targets.shape, jnp.float32)
-        return jax.lax.cond(
+        scores: Scores = jax.lax.cond(
             jnp.any(wanted > 0), step, lambda *_: Scores(zero, zero, zero), hidden, targets
         )
+        return scores
 
     parted = (cut(hidden), cut(targets)) + (() if wanted is None else (cut(wanted),))
     one = step if wanted is None else if_wanted

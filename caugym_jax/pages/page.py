@@ -13,6 +13,7 @@ from caugym_jax.data.solutions import checking
 from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.evals.accuracy import Answered
 from caugym_jax.evals.paper import BASE_BY_METHOD, GRPO_14B, paper_set
+from caugym_jax.evals.suites import Question, right
 from caugym_jax.pages import svg
 from caugym_jax.pages.comparison import comparison
 from caugym_jax.pages.gather import Evaluation, Found, Run, mean_and_interval
@@ -437,15 +438,20 @@ def transcripts(evaluation: Evaluation) -> str:
 
 def _right(item: Answered) -> bool:
     cut = bool(item.truncated and item.truncated[0])
+    if isinstance(item.problem, Question):
+        return right(item.problem, item.completions[0], cut)
     return is_right(extract(item.completions[0], cut), expected(item.problem))
 
 
 def _transcript(name: str, item: Answered, ok: bool) -> str:
     problem = item.problem
     head = f"{mark(ok)} {escape(name)}, {escape(problem.task)}"
+    if isinstance(problem, Question):
+        graph, answered = "", f"<pre>{shortened(item.completions[0])}</pre>"
+    else:
+        graph, answered = drawn_graph(problem), steps(problem, item.completions[0])
     return (
-        f"<details><summary>{head}</summary>{drawn_graph(problem)}"
-        f"<pre>{shortened(problem.text)}</pre>{steps(problem, item.completions[0])}"
+        f"<details><summary>{head}</summary>{graph}<pre>{shortened(problem.text)}</pre>{answered}"
         f"<p>Truth: <code>{escape(problem.answer)}</code></p></details>"
     )
 

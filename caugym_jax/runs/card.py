@@ -76,7 +76,8 @@ def _versions(start: dict[str, Any]) -> str:
 
 def _figures(workdir: Path, step: int | None) -> dict[str, float]:
     """The newest of the main figures up to the step."""
-    path, found = workdir / "metrics.jsonl", {}
+    path = workdir / "metrics.jsonl"
+    found: dict[str, float] = {}
     if not path.exists():
         return {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():

@@ -279,7 +279,11 @@ def _rows(run: Run) -> Rows:
 
 def _read(run: Run, path: str) -> list[Any]:
     """The rows of a file as the method's loader draws them; what is left out is reported."""
-    readers = {"sft": _read_examples, "grpo": _read_prompts, "ppo": _read_prompts}
+    readers: dict[str, Callable[[Run, str], list[Any]]] = {
+        "sft": _read_examples,
+        "grpo": _read_prompts,
+        "ppo": _read_prompts,
+    }
     return readers.get(run.config.method, _read_preferences)(run, path)
 
 
@@ -584,6 +588,7 @@ def _read_prompts(run: Run, path: str) -> list[Prompt]:
     kept, _, dropped = prompt_items(
         items, run.tokenizer, data.max_prompt_length, longest, room, data.too_long
     )
+    assert not callable(kept)  # a file's
     if dropped:
         run.say(
             f"dropped {dropped} of {len(items)} prompts of {path} longer than "

@@ -15,8 +15,9 @@ another number at its end. Imports no jax.
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,14 @@ HELD_OUT, TESTS, COLD = 1_000_003, 2_000_003, 3_000_017
 
 def prepare(study: Study, folder: Path) -> None:
     """Writes the files that need no model and are not there yet."""
-    makers = {
+    makers: dict[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "train.jsonl": lambda: map(_worked(study), training_problems(study)),
         "held_out.jsonl": lambda: map(row_of, held_out_problems(study)),
     }
     if study.cold_start:
         makers["cold.jsonl"] = lambda: map(_worked(study), cold_problems(study))
     for variant in study.tests.variants:
-        makers[f"{variant}.json"] = lambda variant=variant: _test(study, variant)
+        makers[f"{variant}.json"] = functools.partial(_test, study, variant)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in makers.items():
         if not (folder / name).exists():
@@ -148,6 +149,7 @@ def write_preferences(study: Study, folder: Path, answers: Path) -> None:
     pairs = [
         _pair(item.problem, item.completions, study.seed, i)
         for i, item in enumerate(read_answers(answers))
+        if isinstance(item.problem, Problem)
     ]
     write_rows(folder / "pairs.jsonl", pairs)
     write_rows(folder / "judged.jsonl", (row for pair in pairs for row in _both(pair)))
