@@ -17,6 +17,7 @@ LAYERS = [
     ("causal.engine",),
     ("devices.shapes",),
     ("devices.mesh", "models.config"),
+    ("devices.terminal",),
     ("devices.programs",),
     ("models",),
     ("rewards", "data", "objectives"),

@@ -15,7 +15,6 @@ from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
 from caugym_jax.errors import require
 from caugym_jax.evals import probe
-from caugym_jax.evals.measured import HeldOutLoss, HeldOutRewards
 from caugym_jax.evals.probe import Probed
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.sampling.sampler import Sampler
