@@ -67,6 +67,7 @@ class Ppo(RolloutSettings):
 
     group_size: int = 4
     num_minibatches: int = 2
+    packed: bool | None = False
     critic: str | None = None
     missing_eos_penalty: float | None = None
     beta: float = 0.001
