@@ -120,7 +120,8 @@ def test_the_paper_s_model_is_described_and_not_made():
     assert size == pytest.approx(12 * 14.77e9, rel=0.001)
     shards = {x.sharding.shard_shape(x.shape) for x in jax.tree.leaves(state.params)}
     assert (152064, 5120 // 8) in shards
-    assert e.tokens.shape == (1024, 2048 + 8192) and e.mask.shape == (1024, 8192)
+    assert e.tokens.shape == e.mask.shape == (1024, 2048 + 8192)  # packed: a row's list
+    assert update.work.parts == 1024 // 8 and update.work.scored == 8192
 
 
 def test_another_model_as_critic_is_described(tiny_model, tmp_path):  # noqa: F811
