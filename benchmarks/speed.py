@@ -201,15 +201,15 @@ def _first_step(workdir: Path, environment: dict[str, str]) -> float:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'':<16}{'side':<24}{'tokens/s':>10}{'median':>9}{'per cpu-s':>11}{'ratio':>7}"]
+    lines = [f"{'':<20}{'side':<24}{'tokens/s':>10}{'median':>9}{'per cpu-s':>11}{'ratio':>7}"]
     for row in rows:
         if row["unit"] == "s":
-            lines.append(f"{row['name']:<16}cold {row['theirs']:.1f} s, warm {row['ours']:.1f} s")
+            lines.append(f"{row['name']:<20}cold {row['theirs']:.1f} s, warm {row['ours']:.1f} s")
             continue
         for side, f in row["sides"].items():
             ratio = f"{row['ratios'][side]:>7.2f}" if side in row["ratios"] else ""
             figures = f"{f['tokens/s']:>10.0f}{f['median']:>9.0f}{f['per cpu-s']:>11.0f}{ratio}"
-            lines.append(f"{row['name']:<16}{side:<24}{figures}")
+            lines.append(f"{row['name']:<20}{side:<24}{figures}")
     return "\n".join(lines)
 
 
