@@ -99,7 +99,9 @@ def row_of(problem: Problem) -> dict[str, Any]:
     return row if problem.solution is None else row | {"solution": problem.solution}
 
 
-def _worked(study: Study):
+def _worked(study: Study) -> Callable[[Problem], dict[str, Any]]:
+    """What makes a row with its solution."""
+
     def row(problem: Problem) -> dict[str, Any]:
         return row_of(problem) | {"solution": solution_of(problem, study.solutions)}
 
