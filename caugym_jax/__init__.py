@@ -2,7 +2,7 @@
 
     import caugym_jax
 
-    model = caugym_jax.load("reasoner")
+    model = caugym_jax.load("embedded")
     problem = caugym_jax.problems(["ATE"], n=1, seed=0)[0]
     (answer,) = model.ask(problem)
     caugym_jax.grade(answer, problem)

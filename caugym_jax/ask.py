@@ -209,7 +209,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--task", choices=TASKS, default="ATE", help="with --random (default ATE)")
     add("--variant", choices=VARIANTS, default="base", help="with --random (default base)")
     add("--seed", type=int, default=0, help="of --random and of sampling")
-    add("--model", default="reasoner", help="as of evaluate; none: the engine alone")
+    add("--model", default="embedded", help="as of evaluate; none: the engine alone")
     add("--samples", type=int, default=1, help="answers to vote among (default 1, greedy)")
     add("--temperature", type=float, help="(default 0.6 with several samples, else 0)")
     add("--show", action="store_true", help="also print the question as the model reads it")

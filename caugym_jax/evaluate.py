@@ -4,7 +4,7 @@
   python -m caugym_jax.evaluate --model=smollm2-135m --data=a.json,b.jsonl --out=answers --limit=20
 
 MODEL is a run's workdir, a Hugging Face folder, a GGUF file, a preset's name, a hub id, or a
-model in the package: `reasoner`, `embedded-start`. For each file NAME.json OUT gets NAME.jsonl: the
+model in the package: `embedded`, `embedded-start`. For each file NAME.json OUT gets NAME.jsonl: the
 items' own fields with `all_generated_answers` (texts), `truncated` and `num_tokens`, one value a
 sample.
 OUT/results.json holds the figures of both scorers. An interrupted evaluation goes on where it
@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = commands.parser("caugym_jax.evaluate", __doc__)
     add = parser.add_argument
-    add("--model", required=True, help="workdir, folder, .gguf, preset, hub id or `reasoner`")
+    add("--model", required=True, help="workdir, folder, .gguf, preset, hub id or `embedded`")
     add("--data", required=True, help="problem files; several: by commas")
     add("--out", type=commands.folder, required=True, help="folder to write")
     add("--samples", type=_positive, default=5, help="answers per problem (default 5)")

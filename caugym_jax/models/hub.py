@@ -54,7 +54,7 @@ def locate(model: str | Path) -> Path:
     """Where a model's weights lie on this machine; fetches them from the hub if nowhere.
 
     Args:
-      model: the name of a model in the package ("reasoner"), a folder, a .gguf file, a preset's
+      model: the name of a model in the package ("embedded"), a folder, a .gguf file, a preset's
         name or a hub id ("owner/name").
 
     Returns:

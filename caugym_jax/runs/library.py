@@ -41,7 +41,7 @@ def load(
     """Opens a model on this machine's devices.
 
     Args:
-      name: "reasoner" or "embedded-start" (in the package), a run's workdir, a Hugging Face folder,
+      name: "embedded" or "embedded-start" (in the package), a run's workdir, a Hugging Face folder,
         a GGUF file, a preset's name or a hub id.
       step: which checkpoint of a workdir; None: the newest.
       dtype: "float32" or "bfloat16"; None: bfloat16 on accelerators, float32 on a CPU.

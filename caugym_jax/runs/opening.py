@@ -42,7 +42,7 @@ class ModelSettings:
     """The model that a run starts from.
 
     Attributes:
-      name: "reasoner" or "embedded-start" (in the package), a run's workdir, a Hugging Face folder,
+      name: "embedded" or "embedded-start" (in the package), a run's workdir, a Hugging Face folder,
         a GGUF file, a preset's name or a hub id. Of a run that trained adapters, its base is opened
         too, and the adapters are merged into it.
       init: pretrained, or random: only the shape and the tokenizer are taken from the name.

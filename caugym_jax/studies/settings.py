@@ -88,7 +88,7 @@ class Study:
     """
 
     method: str = "study"
-    model: str = "reasoner"
+    model: str = "embedded-start"
     recipe: str | None = None
     methods: tuple[str, ...] = METHODS
     seeds: tuple[int, ...] = (0, 1, 2)

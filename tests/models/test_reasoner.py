@@ -17,7 +17,7 @@ def test_all_packaged_weights_are_small():
 def test_it_solves_fresh_problems(variant):
     """Eleven of fourteen at least: a model that reads 95 % fails this once in a thousand times."""
     problems = list(generate_problems(TASKS, 14, 77_001, variant=variant))
-    model = caugym_jax.load("reasoner")
+    model = caugym_jax.load("embedded")
     answers = model.ask_all(problems, temperature=0.0, max_new_tokens=320)
     right = [caugym_jax.grade(a[0], p).strict for a, p in zip(answers, problems, strict=True)]
     assert sum(right) >= 11

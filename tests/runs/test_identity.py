@@ -38,7 +38,7 @@ def test_digests_of_files_see_contents_and_not_names(tmp_path):
     assert identity.digest(one) == identity.digest(two)
     two.write_bytes(bytes(500_000) + b"1" + bytes(499_999))
     assert identity.digest(one) != identity.digest(two)
-    settings = {"data.path": f"{one},{two}", "model.name": "reasoner", "seed": 1}
+    settings = {"data.path": f"{one},{two}", "model.name": "embedded", "seed": 1}
     assert list(identity.files(settings)) == ["data.path"]
     assert identity.files({"data.path": "hf:a/b", "evaluation.path": None}) == {}
     before = identity.files({"model.name": str(tmp_path)})

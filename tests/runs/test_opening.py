@@ -78,7 +78,7 @@ def test_a_base_is_pinned_to_the_checkpoint_it_had(tmp_path):
     with Checkpoints(base) as checkpoints:
         one = {"w": jnp.ones(2)}
         checkpoints.save(TrainState(jnp.int32(3), one, (), jnp.int32(0)), {})
-    assert pinned_step(run, "reasoner", None) is None
+    assert pinned_step(run, "embedded", None) is None
     assert pinned_step(run, str(base), None) == 3
     assert pinned_step(run, str(base), 2) == 2
     stored = {"method": "sft", "model.name": str(base), "model.step": 1}
