@@ -6,6 +6,7 @@ of several ways to cut a text into words, or SentencePiece's ("llama") with a sc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,60 @@ def read_gguf(path: Path) -> tuple[PreTrainedTokenizerFast, list[int | None]]:
         **named,
     )
     return raw, [field("ggml.eot_token_id")]
+
+
+SAMPLES = (
+    "It's 12345.67 - or\tnot?\n\n  Two  spaces, THEY'LL  end.\r\n",
+    "P(Y=1 | do(X=0)) = 0.3847\n\n\nna\u00efve \u00e9t\u00e9 \u4f60\u597d \U0001f600 x_1",
+)
+
+
+def gguf_fields(raw: PreTrainedTokenizerFast, ends: Sequence[int], end: int) -> dict[str, Any]:
+    """The metadata of a GGUF file that `read_gguf` makes the same tokenizer of.
+
+    Args:
+      ends: every id that ends a completion.
+      end: the one that ends a turn.
+
+    Raises:
+      UserError: it is no byte-level BPE of one of `KINDS`.
+    """
+    import gguf
+
+    stored = json.loads(raw.backend_tokenizer.to_str())
+    model, added = stored["model"], {t["id"]: t for t in stored["added_tokens"]}
+    refusal = UserError(f"this tokenizer cannot be written as GGUF: only {', '.join(KINDS[:-1])}")
+    if model.get("type") != "BPE" or not model.get("merges"):
+        raise refusal
+    tokens = {i: token for token, i in model["vocab"].items()}
+    tokens |= {i: token["content"] for i, token in added.items()}
+    names = [tokens.get(i, f"[PAD{i}]") for i in range(max(tokens) + 1)]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
+    for pre in ("smollm", *_DIGITS):
+        found = _byte_level(names, merges, pre)
+        alike = (found.encode(x).ids == raw.encode(x, add_special_tokens=False) for x in SAMPLES)
+        if all(alike):
+            break
+    else:
+        raise refusal
+    kinds, special = gguf.TokenType, {i for i, token in added.items() if token["special"]}
+    types = [
+        kinds.CONTROL if i in special else kinds.USER_DEFINED if i in added else kinds.NORMAL
+        for i in range(len(names))
+    ]
+    named: dict[str, int | None] = {
+        "bos": raw.bos_token_id, "eos": end, "padding": raw.pad_token_id,
+        "eot": next((i for i in ends if i != end), None),
+    }  # fmt: skip
+    return {
+        "ggml.model": "gpt2",
+        "ggml.pre": pre,
+        "ggml.tokens": names,
+        "ggml.token_type": [int(kind) for kind in types],
+        "ggml.merges": merges,
+        **{f"ggml.{key}_token_id": i for key, i in named.items() if i is not None},
+        **({"chat_template": raw.chat_template} if raw.chat_template else {}),
+    }
 
 
 def _byte_level(tokens: Sequence[str], merges: Sequence[str], pre: str) -> Backend:

@@ -25,7 +25,7 @@ from caugym_jax.models.hf_config import to_hf_config
 if TYPE_CHECKING:
     import gguf
 
-_FAMILIES = ("llama", "qwen2", "qwen3")
+FAMILIES = ("llama", "qwen2", "qwen3")
 _FACTORS = "rope_freqs.weight"  # what Llama 3.1's scaling divides each frequency by
 _VERSION = 1  # of the conversion; a new one makes new cache entries
 
@@ -89,9 +89,9 @@ def _field(reader: gguf.GGUFReader, key: str) -> Any:
 
 def _config(path: Path, reader: gguf.GGUFReader) -> ModelConfig:
     family = _field(reader, "general.architecture")
-    if family not in _FAMILIES:
+    if family not in FAMILIES:
         raise UserError(
-            f"{path}: GGUF architecture {family!r} is not supported: use {', '.join(_FAMILIES)}"
+            f"{path}: GGUF architecture {family!r} is not supported: use {', '.join(FAMILIES)}"
         )
 
     def get(key: str, default: Any = None) -> Any:

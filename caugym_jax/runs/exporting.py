@@ -8,9 +8,11 @@ from pathlib import Path
 
 import jax
 
+from caugym_jax.data.gguf_tokenizer import gguf_fields
 from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.devices.mesh import make_mesh
 from caugym_jax.errors import UserError
+from caugym_jax.models.gguf_write import write_gguf
 from caugym_jax.models.hub import load_config
 from caugym_jax.models.peft import save_adapter
 from caugym_jax.models.save import save_pretrained
@@ -81,6 +83,18 @@ def export_adapter(workdir: Path, out: Path, step: int | str | None = None) -> s
         f"wrote {out}: an adapter of rank {lora.rank} for {base}\n"
         f'load it with peft.PeftModel.from_pretrained(base_model, "{out}")'
     )
+
+
+def add_gguf(folder: Path, kind: str) -> str:
+    """Writes an exported folder's model as FOLDER/model-KIND.gguf too.
+
+    Raises:
+      UserError: its family or its tokenizer has no such form.
+    """
+    tokenizer, path = load_tokenizer(folder), folder / f"model-{kind}.gguf"
+    fields = gguf_fields(tokenizer.raw, tokenizer.end_ids, tokenizer.end_id)
+    write_gguf(folder, path, kind, fields)
+    return f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB"
 
 
 def push(folder: Path, name: str) -> str:
