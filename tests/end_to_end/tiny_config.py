@@ -32,6 +32,7 @@ def get_config(arg: str | None = None):
     if arg == "sft":
         config.data.batch_size = 8
     else:
+        config.data.max_prompt_length = 512
         config[arg].update(group_size=4, max_completion_length=4, reward_weights=f"{REWARD}=1")
     if arg == "grpo":
         config.grpo.update(max_refills=0, microbatches=1)
