@@ -32,7 +32,7 @@ from caugym_jax.types import Rollout
 from tests.glossary import unexplained
 from tests.tiny_model import tiny_model  # noqa: F401
 
-MARK = 1500  # a token that the test rewards
+MARK = 3274  # a token that the test rewards: "an", which stands in longer ones too
 
 
 def likes_mark(completions, problems, truncated):
