@@ -12,7 +12,7 @@ from caugym_jax.models.transformer import Model
 
 
 def make_model(folder: Path) -> Path:
-    tokenizer = load_tokenizer(PACKAGED["embedded"])
+    tokenizer = load_tokenizer(PACKAGED["embedded-start"])
     config = ModelConfig(
         family="qwen3", vocab_size=tokenizer.vocab_size, d_model=16, num_layers=1, num_heads=1,
         num_kv_heads=1, head_dim=16, d_ff=16, qk_norm=True, tied=True, max_position=1024,
