@@ -90,7 +90,7 @@ def _metadata(writer: Any, config: ModelConfig, tokenizer: Mapping[str, Any]) ->
 def _tensors(folder: Path, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
     """(GGUF name, float32 array) of every weight; llama's q and k in llama.cpp's order."""
     files = sorted(folder.glob("*.safetensors"))
-    stored = {}
+    stored: dict[str, Path] = {}
     for file in files:
         with safe_open(file, "np") as reader:
             stored |= dict.fromkeys(reader.keys(), file)
