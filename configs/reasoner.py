@@ -16,14 +16,14 @@ MIXTURE = """
         large=0..0.15 thin=.6 renamed=0 idle=.03;
     16000 reading=.24 shuffled=.28 usual=.14 given=.2 digits=.14
         large=.1..0.9 thin=.5 renamed=.35 idle=.15;
-    60000 reading=.1 shuffled=.35 usual=.26 given=.18 digits=.06 graph=.05
-        thin=.25 renamed=.5 idle=.3
+    90000 reading=.09 shuffled=.36 usual=.28 given=.13 digits=.05 graph=.09
+        thin=.25 renamed=.55 idle=.3
 """
 
 
 def get_config(arg: str | None = None):
     config = base("sft")
-    config.steps = 10_000
+    config.steps = 13_000
     config.model.update(name=TOKENIZER, init="random")
     config.model.shape = dict(layers=5, width=160, d_ff=448, rope_theta=100_000.0)
     config.optim.update(
