@@ -14,23 +14,18 @@ study_paper.py holds the paper's own protocol.
 def get_config(arg: str | None = None):
     config = dict(
         method="study",
-        problems=256,
-        epochs=1,
-        batch_size=16,
         # Every problem is seen as often by each method, so no further ones are drawn.
         options={"grpo": {"grpo.dynamic_sampling": False}},
-        tests=dict(n=70, max_new_tokens=320),
     )
-    if arg is not None:
-        config |= pretrained(arg)
-    return config
+    small = dict(problems=256, tests=dict(n=70, max_new_tokens=320))
+    return config | (small if arg is None else pretrained(arg))
 
 
 def pretrained(model: str) -> dict:
     """What a pretrained model needs: a cold start, room for its prompts and answers."""
     from caugym_jax.models.traits import traits  # here, as it imports jax
 
-    room = 8192 if traits(model).thinks else 1024
+    thinks = traits(model).thinks
     return dict(
         model=model,
         recipe=model,
@@ -39,6 +34,6 @@ def pretrained(model: str) -> dict:
         solutions="steps",
         cold_start=512,
         max_prompt_length=2048,
-        max_completion_length=room,
-        tests=dict(n=140, max_new_tokens=room),
+        max_completion_length=8192 if thinks else 1024,
+        tests=dict(max_new_tokens=8192) if thinks else {},
     )

@@ -32,6 +32,6 @@ def get_config(arg: str | None = None):
             },
             "ppo": {"ppo.beta": 0.001},
         },
-        tests=dict(n=100, samples=5, temperature=0.6, top_p=0.95, max_new_tokens=8192),
+        tests=dict(n=100, max_new_tokens=8192),
     )
     return config

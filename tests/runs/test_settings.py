@@ -9,6 +9,8 @@ import pytest
 from caugym_jax.cli import config as configs
 from caugym_jax.errors import UserError
 from caugym_jax.runs.settings import METHODS, GrpoSettings, Settings, flat, from_values, load
+from caugym_jax.studies.settings import Study
+from caugym_jax.studies.settings import load as load_study
 from tests.shared import ROOT
 
 SHIPPED = sorted(
@@ -20,8 +22,12 @@ SHIPPED = sorted(
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_hold_only_what_differs_from_the_defaults(name, arg):
     values = configs.read(name + arg)
-    assert isinstance(from_values(values), METHODS[values["method"]])
-    defaults = flat(METHODS[values["method"]]())
+    if values["method"] == "study":
+        settings, defaults = load_study(name + arg, []), Study()
+    else:
+        settings, defaults = from_values(values), METHODS[values["method"]]()
+    assert isinstance(settings, type(defaults))
+    defaults = flat(defaults)
     given = flat_values(values)
     restated = {key for key, value in given.items() if defaults.get(key, "none") == value}
     restated.discard("method")

@@ -15,7 +15,7 @@ def make_model(folder: Path) -> Path:
     tokenizer = load_tokenizer(PACKAGED["embedded-start"])
     config = ModelConfig(
         family="qwen3", vocab_size=tokenizer.vocab_size, d_model=16, num_layers=1, num_heads=1,
-        num_kv_heads=1, head_dim=16, d_ff=16, qk_norm=True, tied=True, max_position=1024,
+        num_kv_heads=1, head_dim=16, d_ff=16, qk_norm="head", tied=True, max_position=1024,
     )  # fmt: skip
     params = Model(config).init(jax.random.key(0))
     ends = {"eos_token_id": list(tokenizer.end_ids), "pad_token_id": tokenizer.pad_id}

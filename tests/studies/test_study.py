@@ -15,7 +15,7 @@ from tests.shared import ROOT
 from tests.studies.model import make_model
 
 SMALL = [
-    "problems=2", "batch_size=2", "seeds=0,", "tries=1", "held_out=2", "evaluations=1",
+    "problems=2", "batch_size=2", "seeds=0", "tries=1", "held_out=2", "evaluations=1",
     "max_completion_length=128", "tests.variants=base", "tests.n=2", "tests.samples=2",
     "tests.max_new_tokens=16",
 ]  # fmt: skip
@@ -116,7 +116,7 @@ def test_what_models_would_run(capsys):
 def test_a_configuration_that_cannot_run_is_refused(capsys):
     with pytest.raises(UserError, match="microbatches"):
         study.main(
-            ["--config=study.py", "--models=smollm2-135m", "--config.methods=sft,"]
+            ["--config=study.py", "--models=smollm2-135m", "--config.methods=sft"]
             + ["--config.options.sft.sft.microbatches=7"]
         )
 
