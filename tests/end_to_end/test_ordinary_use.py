@@ -32,7 +32,7 @@ def test_the_best_is_kept(tiny_model, tmp_path, monkeypatch, capsys):  # noqa: F
     more = ["--config.checkpoint.keep=1", "--config.steps=8"]  # evaluated at 3, 6
     train(command("sft", tiny_model, tmp_path / "run", *more))
     assert saved_steps(tmp_path / "run") == [3, 8]
-    assert "Best checkpoint: step 3 (90.0%)" in capsys.readouterr().out
+    assert "Best checkpoint: step 3 (0.9)" in capsys.readouterr().out
     export.main([f"--workdir={tmp_path / 'run'}", f"--out={tmp_path / 'hf'}", "--step=best"])
     assert (tmp_path / "hf" / "model.safetensors").exists()
 
