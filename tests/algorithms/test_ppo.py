@@ -37,6 +37,12 @@ class Words:
 
     end_ids, pad_id = tuple(range(1, 13)), 0
 
+    def encode(self, text):
+        return [int(word) for word in text.split()]
+
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
     def decode_completion(self, ids):
         return " ".join(str(i) for i in ids if i not in self.end_ids)
 
