@@ -3,8 +3,8 @@ r"""GRPO with the paper's settings: KL beta 0, clip 0.2/0.28, groups without a s
     python -m caugym_jax.train --config=grpo.py
 
 goes on from the half-trained model inside the package: +13.0 points [+8.8, +17.2] on 300 fresh
-problems (seed 0; docs/methods.md) in five minutes of processor time. The same path with a pretrained
-model, cold-started first:
+problems (seed 0; docs/methods.md) in five minutes of processor time. The same path with a
+pretrained model, cold-started first:
 
     python -m caugym_jax.train --config=sft.py:smollm2-135m
     python -m caugym_jax.train --config=grpo.py:smollm2-135m \

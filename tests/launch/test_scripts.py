@@ -115,13 +115,15 @@ case "$*" in
 esac
 """
 PYTHON = """#!/usr/bin/env bash
-# Plays a process of the run: a line of PLAN for each start, with a status for each worker.
+# Plays a process of the run: a line of PLAN for each start, with a status for each worker. It ends
+# when somebody follows it, so that a slow machine does not find it ended.
 worker=${HOME##*/}
 cd "$HOME/.."
 mkdir running-$worker || echo $worker >>twice
 echo started >>starts-$worker
 ends=$(sed -n "$(wc -l <starts-$worker)p" PLAN)
 echo "worker $worker trains"
+for _ in {1..250}; do [[ ! -e calls ]] || grep -q follow calls && break; sleep 0.1; done
 sleep 0.3
 while [[ -e DROPS && $(<DROPS) != 0 ]]; do sleep 0.1; done
 rmdir running-$worker
@@ -217,6 +219,7 @@ def test_a_run_that_is_there_is_followed(play, tmp_path):
     env = {"HOME": str(tmp_path / "0"), "MOUNT": str(tmp_path / "mount")}
     worker = [tmp_path / "caugym/launch/tpu_worker.sh", "start", "my/run"]
     (tmp_path / "PLAN").write_text("0 0\n0 0\n")
+    (tmp_path / "calls").write_text("")
     subprocess.run(worker, env=os.environ | env, check=True)
     done, calls = play(["0 0", "0 0"], "--keep")
     assert done.returncode == 0 and "the run is there: it is followed" in done.stderr
