@@ -83,7 +83,14 @@ def say(text: str) -> None:
     """A line on standard error, of the first process alone; on a terminal it replaces the line that
     says what goes on (`devices/terminal.py`)."""
     if is_first():
-        print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+        write(("\r\x1b[K" if sys.stderr.isatty() else "") + text)
+
+
+def write(text: str, end: str = "\n") -> None:
+    """A line on standard error in one piece: `print` writes its end apart, and another thread's
+    line may come between."""
+    sys.stderr.write(text + end)
+    sys.stderr.flush()
 
 
 def nobody_reads() -> bool:
@@ -266,7 +273,7 @@ def _end(error: BaseException) -> None:
     try:
         with contextlib.suppress(OSError):
             if text:
-                print(text, file=sys.stderr, flush=True)
+                write(text)
             sys.stdout.flush()
         _unfilter()
         if is_first() and count() > 1:

@@ -46,4 +46,4 @@ def _print(text: str, ended: bool) -> None:
     global _printed
     if processes.is_first():
         _printed = time.perf_counter()
-        print(text, end="\n" if ended else "", file=sys.stderr, flush=True)
+        processes.write(text, end="\n" if ended else "")
