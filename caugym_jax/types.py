@@ -154,6 +154,11 @@ class Item:
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # for rewards, by name
     problem: Problem | None = None
     every_turn: bool = False  # the assistant's turns in the prompt are learned as well
+    where: str = dataclasses.field(default="", compare=False)  # its file and row, for messages
+
+    def named(self, place: int) -> str:
+        """How messages call the item at a place: by its own file and row where it has one."""
+        return f"{self.where or f'item {place}'} (counting from 0)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -146,12 +146,16 @@ def test_bad_data_is_named_by_file_and_row(refused, data, tmp_path):
     row["completion"] = row["prompt"]
     broken.write_text("\n".join([*lines[:4], json.dumps(row), *lines[5:]]))
     assert f"{broken}, item 4 (counting from 0)" in refused("sft", f"--config.data.path={broken}")
+    broken.write_text('{"question": "Why?"}\n')
+    told = refused("sft", f"--config.data.path={broken}")
+    assert f"{broken}, item 0 (counting from 0): there is no reply to train on" in told
     parquet = tmp_path / "broken.parquet"
     parquet.write_bytes(b"PAR1 and then nothing")
     told = refused("grpo", f"--config.data.path={parquet}")
     assert f"{parquet} is not a readable parquet file" in told
     told = refused("grpo", f"--config.data.path={data}", "--config.data.max_prompt_length=10")
-    assert "the prompt of item 0 (counting from 0) has" in told and "10 are allowed" in told
+    assert f"the prompt of {data}, item 0 (counting from 0) has" in told
+    assert "10 are allowed" in told
 
 
 def copied(model, folder, change):

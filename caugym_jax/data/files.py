@@ -12,6 +12,7 @@ have the story of the base item at the same place, where the base file lies besi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -78,6 +79,17 @@ def weighted(paths: str) -> list[tuple[str, float]]:
 def names_of(paths: str) -> list[str]:
     """The names of one or several sources, without weights."""
     return [name.strip() for part, _ in weighted(paths) for name in part.split(",")]
+
+
+@contextlib.contextmanager
+def naming(paths: str) -> Iterator[None]:
+    """A complaint of what is done with these sources names them, unless it does so by itself."""
+    try:
+        yield
+    except UserError as error:
+        if any(name in str(error) for name in names_of(paths)):
+            raise
+        raise UserError(f"{paths}: {error}") from error
 
 
 Made = TypeVar("Made")

@@ -6,6 +6,7 @@ columns is all that training takes, and rewards find truths in columns.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -81,8 +82,11 @@ def training_items(paths: str) -> list[Item]:
     Raises:
       UserError: a missing, empty or unreadable file, or a bad row, named by its place from 0.
     """
-    names = [name.strip() for name in paths.split(",")]
-    return [item for name in names for item in good(read_items(name, make=item_of))]
+    return [
+        dataclasses.replace(item, where=f"{name}, item {i}")
+        for name in map(str.strip, paths.split(","))
+        for i, item in enumerate(good(read_items(name, make=item_of)))
+    ]
 
 
 def holds_problems(paths: str) -> bool:

@@ -16,6 +16,7 @@ import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 
+from caugym_jax.data.files import naming
 from caugym_jax.data.grouping import drawn, sorted_batches, stage_at
 from caugym_jax.data.items import training_items
 from caugym_jax.data.prompts import sft_examples
@@ -128,7 +129,8 @@ def open_mixture(
     files = {}
     for name in names:
         if "/" in name or "." in name:
-            files[name], _ = sft_examples(training_items(name), tokenizer, max_length)
+            with naming(name):
+                files[name], _ = sft_examples(training_items(name), tokenizer, max_length)
         elif name not in streams.STREAMS:
             known = ", ".join(streams.STREAMS)
             raise UserError(f"data.mixture: no source {name!r}: use {known}, or a file")

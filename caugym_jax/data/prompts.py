@@ -40,6 +40,9 @@ def reply_tokens(
     dropped, and a reply without reasoning closes the block first. A message with more than a text
     (thoughts of its own, calls of tools) is what the template writes for it.
 
+    The end token is the one that the template ends a turn with; behind a text, which no template
+    writes, it is the one that the text ends with itself or else, as in TRL, the tokenizer's own.
+
     Raises:
       UserError: prompt and reply merge, and the reply's own tokens are not its text (SentencePiece
         begins it with a space); or an end or beginning token inside the reply.
@@ -64,15 +67,17 @@ def reply_tokens(
                 f"the completion starting {said[:20]!r} merges with the prompt's last token "
                 f"({text[-20:]!r}): change how the completion begins"
             )
+    end = tokenizer.text_end_id if isinstance(prompt, str) else tokenizer.end_id
     if ids and ids[-1] in tokenizer.end_ids:
+        end = ids[-1] if isinstance(prompt, str) else end
         ids = ids[:-1]
     if prompt == "":  # a whole text, which may hold turns with their ends
-        return [*ids, tokenizer.end_id]
+        return [*ids, end]
     inner = (set(tokenizer.end_ids) | {tokenizer.raw.bos_token_id}) & set(ids)
     if inner:
         text = tokenizer.decode([min(inner)])
         raise UserError(f"the completion holds the special token {text!r} before its end")
-    return [*ids, tokenizer.end_id]
+    return [*ids, end]
 
 
 def item_example(item: Item, tokenizer: Tokenizer) -> Example:
@@ -133,7 +138,7 @@ def sft_examples(
         try:
             example = item_example(item, tokenizer)
         except UserError as error:
-            raise UserError(f"item {i} (counting from 0): {error}") from error
+            raise UserError(f"{item.named(i)}: {error}") from error
         length = len(example.prompt) + len(example.completion)
         longest = max(longest, length)
         if length > max_length:

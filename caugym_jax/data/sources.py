@@ -244,7 +244,7 @@ def prompt_items(
     kept = [item for item, length in zip(items, lengths, strict=True) if length <= allowed]
     if len(kept) < len(items) and (too_long == "refuse" or not kept):
         first = next(i for i, length in enumerate(lengths) if length > allowed)
-        raise refusal(f"item {first} (counting from 0)", lengths[first])
+        raise refusal(items[first][0].named(first), lengths[first])
     return kept, max(len(tokens) for _, tokens in kept), len(items) - len(kept)
 
 
@@ -252,9 +252,9 @@ def _asked(place: int, item: Item, tokenizer: Tokenizer) -> list[int]:
     try:
         tokens = prompt_tokens(item.prompt, tokenizer)
     except UserError as error:
-        raise UserError(f"item {place} (counting from 0): {error}") from error
+        raise UserError(f"{item.named(place)}: {error}") from error
     if not tokens:
-        raise UserError(f"item {place} (counting from 0): nothing is asked, the prompt is empty")
+        raise UserError(f"{item.named(place)}: nothing is asked, the prompt is empty")
     return tokens
 
 
@@ -270,7 +270,7 @@ def desirable_items(items: Sequence[Item]) -> tuple[list[Item], int]:
             if not labelled or desirable(item.columns["label"]):
                 kept.append(item)
         except ValueError as error:
-            raise UserError(f"item {i} (counting from 0): {error}") from error
+            raise UserError(f"{item.named(i)}: {error}") from error
     if not kept:
         raise UserError("all rows are labelled undesirable: there is nothing to imitate")
     return kept, len(items) - len(kept)

@@ -40,8 +40,8 @@ class Tokenizer:
     Attributes:
       raw: the tokenizer of `transformers`.
       end_ids: every id that ends a completion, sorted.
-      end_id: the one that training data ends with: what the chat template ends a turn of the
-        assistant with, else the tokenizer's own end token.
+      end_id: the one that a turn of the assistant ends with: what the chat template writes there,
+        else the tokenizer's own end token.
       pad_id: fills unused places; may equal an end id, because masks come from lengths.
       bos_id: what plain text starts with where the tokenizer starts texts by itself, else None.
         (Chat templates write their own.)
@@ -64,6 +64,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return max(self.raw.get_vocab().values()) + 1
+
+    @property
+    def text_end_id(self) -> int:
+        """The end token of texts that no chat template writes."""
+        own = self.raw.eos_token_id
+        return self.end_id if own is None else own
 
     @property
     def has_chat_template(self) -> bool:

@@ -16,6 +16,7 @@ from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes
 from caugym_jax.devices.mesh import MeshShape, make_mesh, sampling_mesh
+from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import summarize
 from caugym_jax.evals.answers import AnswersFile, claim, read_answers, set_name
 from caugym_jax.evals.probe import require_finite
@@ -75,10 +76,7 @@ def evaluate(
     )
     # All prompts first: a problem that cannot be asked stops the command before any answer.
     prompts = {
-        path: [
-            prompt_tokens(_conversation(p, protocol.lack_hint), opened.tokenizer)
-            for p in problems[path]
-        ]
+        path: list(_prompts(path, places[path], problems[path], protocol, opened.tokenizer))
         for path in files
     }
     positions = opened.model.config.longest
@@ -134,6 +132,20 @@ def _drawn(
     if limit is None and begun == [item.text for item in items[: len(begun)]]:
         order = list(range(len(items)))
     return order, [items[i] for i in order]
+
+
+def _prompts(
+    path: str,
+    places: Sequence[int],
+    problems: Sequence[Problem | Question],
+    protocol: Protocol,
+    tokenizer: Tokenizer,
+) -> Iterator[list[int]]:
+    for place, problem in zip(places, problems, strict=True):
+        try:
+            yield prompt_tokens(_conversation(problem, protocol.lack_hint), tokenizer)
+        except UserError as error:
+            raise UserError(f"{path}, item {place} (counting from 0): {error}") from error
 
 
 def _conversation(item: Problem | Question, lack_hint: LackHint) -> Conversation:

@@ -82,9 +82,10 @@ class Failure:
     name: str  # of the function
     item: int
     why: str
+    where: str  # the item's file and row, or its place
 
     def __str__(self) -> str:
-        return f"reward {self.name!r} skipped item {self.item}: {self.why}"
+        return f"reward {self.name!r} skipped {self.where}: {self.why}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,8 @@ def check_rewards(items: Sequence[Item], weights: Mapping[str, float], name: str
     for i, item in enumerate(items):
         if not any(_applies(reward, item) for reward in weights):
             raise UserError(
-                f"{name}, item {i} (counting from 0): none of the rewards {', '.join(weights)} "
+                f"{item.where or f'{name}, item {i}'} (counting from 0): none of the rewards "
+                f"{', '.join(weights)} "
                 "applies to it; for rows with an answer of their own choose math or exact, for "
                 'others regex, length or "package.module:function" (reward_weights=math=1)'
             )
@@ -208,10 +210,10 @@ def combine(
         column, found, failed = _column(_caller(name), rows, timeout)
         if failed and on_error == "stop":
             item, why = min(failed.items())
-            raise UserError(f"reward {name!r} failed at item {item}: {why}")
+            raise UserError(f"reward {name!r} failed at {whole[item].named(item)}: {why}")
         columns.append(column)
         parts |= {f"{name}/{part}": np.array(x, np.float32) for part, x in found.items()}
-        failures += [Failure(name, item, why) for item, why in sorted(failed.items())]
+        failures += [Failure(name, i, why, whole[i].named(i)) for i, why in sorted(failed.items())]
     values = np.array(columns, np.float32).reshape(len(columns), len(rows)).T
     total = np.nansum(values * np.array(list(weights.values()), np.float32), axis=1)
     total = np.where(np.isnan(values).all(axis=1), np.float32(np.nan), total)

@@ -28,7 +28,7 @@ from caugym_jax.algorithms.step import (
     check_rows,
     state_shapes,
 )
-from caugym_jax.data.files import weighted
+from caugym_jax.data.files import naming, weighted
 from caugym_jax.data.grouping import Batches
 from caugym_jax.data.items import training_items
 from caugym_jax.data.loader import Mixed, make_loader
@@ -270,7 +270,8 @@ def _rows(run: Run) -> Rows:
     assert data.path is not None  # callers have looked
     sources, weights, apart = [], [], []
     for path, weight in weighted(data.path):
-        rows, others = set_apart(_read(run, path), _prompt_of, data.held_out, seed)
+        with naming(path):
+            rows, others = set_apart(_read(run, path), _prompt_of, data.held_out, seed)
         sources.append(rows)
         weights.append(weight)
         apart += others
@@ -284,7 +285,8 @@ def _read(run: Run, path: str) -> list[Any]:
         "grpo": _read_prompts,
         "ppo": _read_prompts,
     }
-    return readers.get(run.config.method, _read_preferences)(run, path)
+    with naming(path):
+        return readers.get(run.config.method, _read_preferences)(run, path)
 
 
 def _prompt_of(row: Any) -> tuple[int, ...]:
@@ -392,8 +394,8 @@ def _read_examples(run: Run, path: str) -> list[Example]:
     if dropped:
         run.say(
             f"dropped {len(dropped)} of {len(items)} examples of {path} longer than "
-            f"data.max_length={data.max_length} (items {', '.join(map(str, dropped[:5]))}"
-            f"{', ...' * (len(dropped) > 5)})"
+            f"data.max_length={data.max_length} ({'; '.join(items[i].where for i in dropped[:5])}"
+            f"{'; ...' * (len(dropped) > 5)})"
         )
     return examples
 
@@ -431,7 +433,9 @@ def _preferences(run: Run) -> Method:
     else:
         rows = _rows(run)
         row = rows.row
-        known = iter(_with_references(run, _ready(run, rows.all) + _ready(run, rows.apart)))
+        with naming(data.path):
+            ready = _ready(run, rows.all) + _ready(run, rows.apart)
+        known = iter(_with_references(run, ready))
         drawn = rows.of(lambda own: list(itertools.islice(known, len(own))))
         apart, algorithm = list(known), build(run._replace(params=None))
 

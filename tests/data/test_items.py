@@ -5,6 +5,7 @@ import json
 import pytest
 
 from caugym_jax.causal.engine.generating import generate_problem
+from caugym_jax.data.files import naming
 from caugym_jax.data.items import training_items, truth
 from caugym_jax.data.prompts import item_example, prompt_tokens, sft_examples
 from caugym_jax.data.sources import desirable_items, padded, prompt_items
@@ -125,6 +126,22 @@ def test_sft_of_a_kto_file_takes_what_is_desirable(tmp_path):
             desirable_items(read(tmp_path, row, row | {"label": label}))
     with pytest.raises(UserError, match="all rows are labelled undesirable"):
         desirable_items(read(tmp_path, row | {"label": 0}))
+
+
+def test_messages_name_file_and_row(tokenizer, tmp_path):
+    """The row of the file, also where rows before it were left out."""
+    items = read(tmp_path, CHATS["kto"] | {"label": 0}, {"question": "2+2?"}, {"text": "4"})
+    (kept, _) = desirable_items(items)
+    with pytest.raises(UserError, match=r"mine.jsonl, item 1 \(counting from 0\): there is no rep"):
+        sft_examples(kept, tokenizer, 200)
+    with pytest.raises(UserError, match=r"mine.jsonl, item 2 \(counting from 0\): nothing is ask"):
+        prompt_items(items, tokenizer, 200, 512, 40)
+    with pytest.raises(UserError, match=r"prompt of .*mine.jsonl, item 0 \(counting from 0\) has"):
+        prompt_items(items[:2], tokenizer, 5, 512, 40)
+    with pytest.raises(UserError, match="^a.jsonl,b.jsonl: none is"), naming("a.jsonl,b.jsonl"):
+        raise UserError("none is left")
+    with pytest.raises(UserError, match="^b.jsonl, item 1: "), naming("a.jsonl=1,b.jsonl=2"):
+        raise UserError("b.jsonl, item 1: it is empty")
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,14 @@ def test_what_ends_a_turn_is_learned_and_both_ends_stop(make):
     assert gemma.decode([gemma.end_id]) == "<end>"
 
 
+def test_a_text_ends_with_its_own_end_or_the_tokenizers(make):
+    """No template writes it: what ends a turn does not end it, as in TRL."""
+    gemma = make(TURNS)
+    assert reply_tokens("Why", " so", gemma)[-1] == gemma.raw.eos_token_id == 2
+    assert reply_tokens("Why", " so<end>", gemma) == [*reply_tokens("Why", " so", gemma)[:-1], 4]
+    assert reply_tokens("", "Why<end>\nso", gemma)[-1] == 2
+
+
 def test_several_turns(make):
     tokenizer = make(INST)
     first = [*ASKED, {"role": "assistant", "content": "Because."}, *ASKED]

@@ -318,7 +318,7 @@ def _reward(bench, trial) -> dict:
     finally:
         rewards.prepare(None)
     seconds = time.perf_counter() - start
-    if complaint is None or "reward 'tests.faults.rewards:spread' failed at item" not in complaint:
+    if complaint is None or "reward 'tests.faults.rewards:spread' failed at " not in complaint:
         raise Wrong(f"not told: {complaint}")
     steps = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
     first, _ = _finish(bench, trial, workdir, max(steps, default=0))
