@@ -7,7 +7,9 @@ order, which is undone here: a head's row 2i + j goes to j * H/2 + i.
 
 from __future__ import annotations
 
+import collections
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from caugym_jax.devices import processes
 from caugym_jax.devices.starting import cache_folder
 from caugym_jax.errors import UserError
 from caugym_jax.models import weights
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 
 FAMILIES = ("llama", "qwen2", "qwen3")
 _FACTORS = "rope_freqs.weight"  # what Llama 3.1's scaling divides each frequency by
-_VERSION = 1  # of the conversion; a new one makes new cache entries
+_VERSION = 2  # of the conversion; a new one makes new cache entries
+_ORIGIN = "gguf.json"  # in the converted folder: which file it was made of
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -48,23 +52,36 @@ def convert(path: Path) -> Path:
     """The Hugging Face folder (float32 safetensors, config.json) of a GGUF file.
 
     Made on the first call and kept in the cache under the file's SHA-256; the tokenizer stays in
-    the GGUF file.
+    the GGUF file. Each call reports the file, its quantisation and where the copy lies.
     """
     with _readable(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = cache_folder() / "gguf" / f"{path.stem}-{digest[:16]}-v{_VERSION}"
     if folder.exists():
+        types = json.loads((folder / _ORIGIN).read_text())["types"]
+        processes.say(f"{path} ({types}) is read from its float32 copy in {folder}")
         return folder
     reader = _open(path)
-    config = _config(path, reader)
+    config, types = _config(path, reader), _types(reader)
     eos, bos, pad = (
         _field(reader, f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "bos", "padding")
     )
+    tensors = _tensors(path, reader, config)
+    processes.say(f"{path} ({types}) is converted to float32, once, in {folder}")
     with fresh_folder(folder, reuse=True) as out:
-        write_tensors(out, _tensors(path, reader, config))
+        write_tensors(out, tensors)
         hf = to_hf_config(config, eos=[] if eos is None else [eos], bos=bos, pad=pad)
         write_json(out / "config.json", hf)
+        write_json(out / _ORIGIN, {"file": path.name, "types": types})
     return folder
+
+
+def _types(reader: gguf.GGUFReader) -> str:
+    """The types of a file's weights, that of most weights first ("Q4_K, Q6_K, F32")."""
+    counts: collections.Counter[str] = collections.Counter()
+    for tensor in reader.tensors:
+        counts[tensor.tensor_type.name] += int(tensor.n_elements)
+    return ", ".join(name for name, _ in counts.most_common())
 
 
 def _readable(path: Path) -> Path:

@@ -203,7 +203,7 @@ def preset(name: str) -> Preset:
     if key not in PRESETS:
         near = difflib.get_close_matches(key, [*PRESETS, *ALIASES], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(PRESETS)}"
-        raise UserError(f"unknown model {name!r}: {hint}")
+        raise UserError(f"unknown model {name!r}: no folder here and no preset; {hint}")
     return PRESETS[key]
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from caugym_jax.errors import UserError
 from caugym_jax.models import gguf
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.hub import PACKAGED, hub_like, load_config
+from caugym_jax.models.hub import PACKAGED, hub_like, load_config, locate
 from caugym_jax.models.presets import ALIASES, PRESETS, Preset, parameter_count, preset
 
 _SMALL = ("config.json", "tokenizer_config.json", "chat_template.jinja")
@@ -43,6 +43,7 @@ def traits(name: str) -> Traits:
     """
     path = PACKAGED.get(name, Path(name).expanduser())
     if path.exists():
+        path = locate(path)  # refuses what is neither a folder nor a GGUF file
         return _of_path(path / "model" if (path / "checkpoints").is_dir() else path)
     if (found := _preset(name)) is not None:
         return Traits(found.config, found.thinks)

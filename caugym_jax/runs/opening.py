@@ -93,10 +93,12 @@ def open_model(
     name = settings.name
     is_run = (Path(name) / "checkpoints").is_dir()
     path = Path(name) / "model" if is_run else locate(name)
-    tokenizer, shape = load_tokenizer(path), settings.shape
+    shape = settings.shape
+    own = None if shape.layers else load_config(path)  # first: it says what else a folder holds
+    tokenizer = load_tokenizer(path)
     if is_run:
         tokenizer = as_the_run_asks(tokenizer, name)
-    config = shape.config(tokenizer.vocab_size) if shape.layers else load_config(path)
+    config = own or shape.config(tokenizer.vocab_size)
     check_vocabulary(tokenizer, config.vocab_size)
     model = model_for(config, mesh, settings)
     places = shardings(layout(config), mesh)

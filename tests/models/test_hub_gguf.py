@@ -85,14 +85,19 @@ def test_quantised_files_are_near(tmp_path):
     assert 0 < max(jax.tree.leaves(error)) < 0.02
 
 
-def test_the_second_load_reads_the_converted_copy(tmp_path, cache, monkeypatch):
-    params = random_params(FAMILIES["llama"])
-    path = write_gguf(tmp_path / "tiny.gguf", FAMILIES["llama"], params)
+def test_the_second_load_reads_the_converted_copy(tmp_path, cache, monkeypatch, capsys):
+    """Each reports the file, the types of its weights and where the copy lies."""
+    config = dataclasses.replace(FAMILIES["llama"], d_model=96, d_ff=64)
+    path = write_gguf(tmp_path / "tiny.gguf", config, random_params(config), quantized=True)
     folder = gguf.convert(path)
     assert folder.is_relative_to(cache)
+    said = capsys.readouterr().err
+    assert said == f"{path} (Q8_0, F32) is converted to float32, once, in {folder}\n"
     with monkeypatch.context() as patch:
         patch.setattr(gguf, "_open", None)  # reading the GGUF file again would fail
         assert gguf.convert(path) == folder
+    said = capsys.readouterr().err
+    assert said == f"{path} (Q8_0, F32) is read from its float32 copy in {folder}\n"
     other = random_params(FAMILIES["llama"], seed=1)
     write_gguf(path, FAMILIES["llama"], other)  # another content under the same name
     assert gguf.convert(path) != folder

@@ -6,9 +6,10 @@ import jax
 import pytest
 
 from caugym_jax.errors import UserError
-from caugym_jax.models.hf_config import from_hf_config, to_hf_config
+from caugym_jax.models.hf_config import FAMILIES, from_hf_config, to_hf_config
 from caugym_jax.models.presets import ALIASES, PRESETS, parameter_count, preset
 from caugym_jax.models.transformer import abstract_params
+from tests.shared import ROOT
 
 # Exact counts: the sum over the repository's safetensors headers, as the hub's pages show it.
 PARAMETERS = {
@@ -79,3 +80,8 @@ def test_names():
     assert not set(ALIASES) & set(PRESETS)
     with pytest.raises(UserError, match=r"'qwen2\.5-7bb'.*did you mean qwen2\.5-7b"):
         preset("qwen2.5-7bb")
+
+
+def test_the_document_lists_every_preset_and_family():
+    text = (ROOT / "docs/models.md").read_text()
+    assert not [name for name in (*PRESETS, *FAMILIES) if f"`{name}`" not in text]

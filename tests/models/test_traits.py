@@ -66,18 +66,27 @@ def test_another_hub_id_is_read_from_its_small_files(tmp_path, monkeypatch):
     assert traits("someone/a-tuned-qwen3") == (None, False)
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)
     assert traits("runs/not-there-yet") == (None, False)  # never asked for
-    with pytest.raises(UserError, match="did you mean"):
+    with pytest.raises(UserError, match="no folder here and no preset; did you mean"):
         traits("qwen3-4bb")
 
 
+def test_a_file_of_another_kind_is_refused(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    path.write_bytes(b"pickle")
+    with pytest.raises(UserError, match="neither a folder nor a .gguf file"):
+        traits(str(path))
+
+
 @pytest.mark.parametrize("method", ["grpo", "sft"])
-def test_a_configuration_is_the_same_however_the_model_is_named(tmp_path, method):
-    folder = folder_of(tmp_path / "a", "r1-distill-qwen-1.5b", THINK)
-    named, by_path, by_id = (
-        read(f"{method}.py:{name}")
-        for name in ("r1-distill-qwen-1.5b", str(folder), preset("r1-distill-qwen-1.5b").hub_id)
+def test_a_configuration_is_the_same_however_the_model_is_named(tmp_path, monkeypatch, method):
+    monkeypatch.chdir(tmp_path)
+    name, folder = (
+        "r1-distill-qwen-1.5b",
+        folder_of(tmp_path / "mine", "r1-distill-qwen-1.5b", THINK),
     )
-    for config in (named, by_path, by_id):
-        config["model"].pop("name")
-    assert named == by_path == by_id
+    names = (name, str(folder), "mine", preset(name).hub_id)
+    named, *others = (read(f"{method}.py:{name}") for name in names)
+    for config, name in zip((named, *others), names, strict=True):
+        assert config["model"].pop("name") == name
+    assert all(config == named for config in others)
     assert module.SPREAD == 1e9 and named["mesh"]["fsdp"] == -1

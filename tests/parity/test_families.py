@@ -90,6 +90,12 @@ def build(config):
         **options,
     )
     model = getattr(transformers, architecture)(hf).eval().float()
+    draw_weights(model, config)
+    return model
+
+
+def draw_weights(model, config):
+    """Random weights of a size at which every setting shows in the logits."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -103,7 +109,6 @@ def build(config):
             else:  # logits far apart, but attention not so sharp that rounding grows
                 gain = 2 if "lm_head" in name else 1.25
                 weight.copy_(gain * draw * weight.shape[-1] ** -0.5)
-    return model
 
 
 def tokens_of(config, seed=0):
