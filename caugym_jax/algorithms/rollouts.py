@@ -7,7 +7,6 @@ lays them out as an `Experience`; its programs score the rows as the updates wil
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -203,7 +202,7 @@ def judge(
         texts, items, list(~ended), weights, settings.on_reward_error, settings.reward_timeout, ids
     )
     for failure in scores.failures[:PRINTED]:
-        print(failure, file=sys.stderr)
+        processes.line(failure)
     table = [
         {
             "prompt": shown(item),

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from caugym_jax.devices.processes import nobody_reads
+from caugym_jax.devices.processes import line, nobody_reads
 from caugym_jax.errors import UserError
 
 
@@ -53,10 +53,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             main(sys.argv[1:])
             sys.stdout.flush()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            line(f"error: {error}")
             sys.exit(1)
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+            line("interrupted")
             sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         if not nobody_reads():

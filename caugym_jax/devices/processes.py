@@ -80,10 +80,15 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """A line on standard error, of the first process alone; on a terminal it replaces the line that
-    says what goes on (`devices/terminal.py`)."""
+    """A line on standard error, of the first process alone."""
     if is_first():
-        write(("\r\x1b[K" if sys.stderr.isatty() else "") + text)
+        line(text)
+
+
+def line(text: str) -> None:
+    """A line on standard error; on a terminal it replaces the line that says what goes on
+    (`devices/terminal.py`)."""
+    write(("\r\x1b[K" if sys.stderr.isatty() else "") + text)
 
 
 def write(text: str, end: str = "\n") -> None:
@@ -273,7 +278,7 @@ def _end(error: BaseException) -> None:
     try:
         with contextlib.suppress(OSError):
             if text:
-                write(text)
+                line(text)
             sys.stdout.flush()
         _unfilter()
         if is_first() and count() > 1:

@@ -14,7 +14,7 @@ from caugym_jax.data.files import problem_record
 from caugym_jax.data.items import LackHint, asked
 from caugym_jax.data.prompts import prompt_tokens
 from caugym_jax.data.tokenizer import Tokenizer
-from caugym_jax.devices import processes
+from caugym_jax.devices import processes, terminal
 from caugym_jax.devices.mesh import MeshShape, make_mesh, sampling_mesh
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import summarize
@@ -28,6 +28,7 @@ from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.types import Conversation, Problem, Rollout
 
+REPORT_EVERY = 128  # tokens, which cost more than the halt
 NEW_TOKENS = 1024  # where no number is given and the model has at least as many positions
 
 
@@ -69,6 +70,7 @@ def evaluate(
     for path in files:
         places[path], problems[path] = _drawn(path, limit, protocol.seed, _answers(out, path))
     mesh = make_mesh(**vars(shape))
+    terminal.doing(f"opening {chosen.name}")
     opened, checkpoint = of_checkpoint(
         chosen.name,
         chosen.step if step is None else step,
@@ -97,6 +99,7 @@ def evaluate(
         max_new_tokens=new,
         batch_size=protocol.batch_size,
         mesh=sampling_mesh(mesh),
+        report_every=REPORT_EVERY,
     )
     sets = {}
     for path in files:
@@ -105,6 +108,7 @@ def evaluate(
         _answer_file(*asked_here, opened, sampler, protocol, answers)
         if processes.is_first():
             sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])])
+    terminal.clear()
     return settings | {"limit": limit, "checkpoint": checkpoint}, sets
 
 

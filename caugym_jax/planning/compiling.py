@@ -67,6 +67,7 @@ def examine(
     """
     terminal.doing(f"compiling {call.name}")
     compiled, seconds, why = compile_call(call)
+    terminal.clear()
     work, mesh, beside = call.work, mesh_of(call), local_bytes(call.beside)
     report = {
         "name": call.name,

@@ -112,7 +112,8 @@ def claim_workdir(
             record = {}
         for key, digest in record.get("files", {}).items():
             if old.get(key) == config.get(key) and files.get(key, digest) != digest:
-                print(f"{config[key]} has changed since this run began", file=sys.stderr)
+                what = f"a file of config.{key}" if key == identity.MIXTURE else config[key]
+                processes.say(f"{what} has changed since this run began")
     start: dict[str, Any] = {
         "time": _now(),
         "command": sys.argv,
@@ -150,7 +151,7 @@ def _same_content(
     return {
         key: new[key]
         for key, digest in now.items()
-        if then.get(key) == digest and key in old and not (Path(new[key]) / "checkpoints").is_dir()
+        if then.get(key) == digest and key in old and not os.path.isdir(f"{new[key]}/checkpoints")
     }
 
 
@@ -258,7 +259,7 @@ def read_back(path: Path, parse: Callable[[Any], Parsed]) -> Parsed | None:
     try:
         return parse(json.loads(path.read_text())) if path.exists() else None
     except (ValueError, KeyError, TypeError, IndexError):
-        print(f"{path} is damaged: it is made again", file=sys.stderr)
+        processes.say(f"{path} is damaged: it is made again")
         return None
 
 

@@ -17,12 +17,17 @@ import jax
 import xxhash
 
 import caugym_jax
-from caugym_jax.data.files import names_of
+from caugym_jax.data import mixing
+from caugym_jax.data.files import weighted
 from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
 
 # Settings that name a file or a folder; several by commas.
-PATHS = ("data.path", "evaluation.path", "model.name", "lora.init", "ppo.critic")
+PATHS = (
+    *("data.path", "evaluation.path", "model.name", "lora.init", "ppo.critic"),
+    *("optim.shared_rows", "critic_optim.shared_rows"),
+)
+MIXTURE = "data.mixture"  # names files among other things
 ENDINGS = (".json", ".jsonl", ".parquet", ".safetensors", ".gguf", ".jinja", ".txt")
 PIECE = 1 << 16  # bytes of a file that are read at its beginning, middle and end
 
@@ -33,13 +38,30 @@ def files(settings: Mapping[str, Any]) -> dict[str, str]:
     Args:
       settings: of a run, flattened.
     """
-    named = {key: names_of(str(settings.get(key) or "")) for key in PATHS}
-    found = {key: [Path(x) for x in paths if x] for key, paths in named.items()}
-    return {
-        key: " ".join(digest(path) for path in paths)
-        for key, paths in found.items()
-        if paths and all(path.exists() for path in paths)
-    }
+    found = {}
+    for key in (*PATHS, MIXTURE):
+        sources = _sources(key, str(settings.get(key) or ""))
+        there = {name: digest(Path(name)) for name, _ in sources if name and Path(name).exists()}
+        if there:
+            found[key] = " ".join(f"{there.get(name, name)}{part}" for name, part in sources)
+    return found
+
+
+def _sources(key: str, text: str) -> list[tuple[str, str]]:
+    """What a setting names, each with what is said of it (a weight, a stage)."""
+    if key == MIXTURE:
+        stages = mixing.read_stages(text) if text else ()
+        return [
+            (name, f"={weight:g} {stage.examples} {stage.hardness}")
+            for stage in stages
+            for name, weight in stage.weights.items()
+        ]
+    parts = weighted(text)
+    return [
+        (name.strip(), f"={weight:g}" if len(parts) > 1 else "")
+        for part, weight in parts
+        for name in part.split(",")
+    ]
 
 
 def digest(path: Path) -> str:

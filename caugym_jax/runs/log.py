@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -122,9 +121,11 @@ class Log:
 # expressions of their names.
 LAYOUT = {
     "Is it learning?": {
-        "right on held-out problems": ("eval/strict.*",),
-        "reward": ("reward", "rewards/.*/mean", "rewards/(margins|accuracies)"),
-        "loss": ("loss", "mean_token_accuracy"),
+        "right on held-out problems": ("eval/strict", "eval/strict_nonzero"),
+        "reward": ("(eval/)?reward", "rewards/.*/mean", "(eval/)?rewards/(margins|accuracies)"),
+        "loss": ("(eval/)?loss",),
+        "right, by task": ("eval/strict_[A-Z]+",),
+        "likeliest tokens that are right": ("(eval/)?mean_token_accuracy",),
     },
     "Is it healthy?": {
         "gradient": ("grad_norm", "critic/grad_norm"),
@@ -235,7 +236,7 @@ def _forget(path: Path, step: int) -> None:
         except (json.JSONDecodeError, KeyError, TypeError):
             damaged += 1
     if damaged:
-        print(f"{path}: {damaged} damaged lines were dropped", file=sys.stderr)
+        processes.say(f"{path}: {damaged} damaged lines were dropped")
     write_text(path, "".join(line + "\n" for line in kept))
 
 

@@ -76,6 +76,7 @@ def _train(config: Settings, workdir: Path) -> str:
                     signals.leave(step, asked.stop)
             checkpoints.close()
         journal.close()
+        terminal.clear()
         results, answers = NOT_EVALUATED, None
         if held_out:
             after = after or held_out.ask(weights(state), state)  # all steps were made before

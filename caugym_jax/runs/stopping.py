@@ -74,7 +74,7 @@ class Signals:
             if numbers[0] != signal.SIGINT:
                 continue
             if interrupted:
-                os.write(2, b"interrupted\n")
+                os.write(2, b"\r\x1b[K" * os.isatty(2) + b"interrupted\n")
                 os._exit(128 + signal.SIGINT)
             interrupted = True
             processes.say("interrupted: the step is finished and saved; Ctrl-C again ends at once")

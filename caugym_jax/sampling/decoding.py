@@ -45,6 +45,13 @@ class Wave(NamedTuple):
         return (self.t < self.limits) & ~self.ended
 
 
+class Pause(NamedTuple):
+    """When decoding returns to the host before the last row has ended."""
+
+    least: Any = 0  # [] int32: no more rows than this of any shard of rows are live
+    until: Any = None  # [] int32: this place is reached
+
+
 def generate(
     model: Model,
     params: Params,
@@ -88,7 +95,8 @@ def generate(
     width = piece_width(C)
     for start in range(0, C, width):
         piece = model.empty_piece(len(keys), min(width, C - start), stacked=not unstacked)
-        wave, piece = _advance(model, params, past, piece, wave, settings, end_ids, pad_id, 0)
+        arguments = past, piece, wave, settings, end_ids, pad_id, Pause()
+        wave, piece = _advance(model, params, *arguments)
         past = (*past, piece)
     tokens = jnp.repeat(prompts, len(keys) // len(prompts), axis=0)
     tokens = jnp.concatenate([tokens, wave.tokens], axis=1)
@@ -123,21 +131,20 @@ def advance(
     settings: Settings,
     end_ids: jax.Array,
     pad_id: jax.Array,
-    least: jax.Array,
+    pause: Pause,
     *,
     unstacked: bool | None = None,
 ) -> tuple[Wave, Piece, jax.Array]:
-    """Decodes until the piece is full, or no more than `least` rows of any shard of rows are live.
+    """Decodes until the piece is full, every row has ended, or as `pause` says.
 
     Args:
       past: the prompts' piece, and the completions' pieces that are full.
-      least: [] int32; 0: until every row has ended.
 
     Returns:
       (the wave, the piece, live [B]).
     """
     params, _ = _prepared(model, params, unstacked)
-    arguments = past, piece, wave, settings, end_ids, pad_id, least
+    arguments = past, piece, wave, settings, end_ids, pad_id, pause
     wave, piece = _advance(model, params, *arguments)
     return _pinned_wave(wave), _pinned_piece(piece), wave.live
 
@@ -252,7 +259,7 @@ def _advance(
     settings: Settings,
     end_ids: jax.Array,
     pad_id: int | jax.Array,
-    least: int | jax.Array,
+    pause: Pause,
 ) -> tuple[Wave, Piece]:
     slots, B = piece.positions.shape[1], len(wave.token)
     start = sum(full.positions.shape[1] for full in past[1:])
@@ -262,7 +269,8 @@ def _advance(
     def unfinished(carry: tuple[Wave, Piece]) -> jax.Array:
         wave, _ = carry
         most = jnp.max(jnp.sum(wave.live.reshape(shards, -1), axis=1))
-        return jnp.logical_and(wave.t - start < slots, most > least)
+        room = slots if pause.until is None else jnp.minimum(slots, pause.until - start)
+        return jnp.logical_and(wave.t - start < room, most > pause.least)
 
     def decode(carry: tuple[Wave, Piece]) -> tuple[Wave, Piece]:
         """Reads the token before place t, picks the one at t, and writes it down."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,6 +57,8 @@ class Sampler:
       batch_size: prompts per device call, rounded up to a multiple of the mesh's batch shards;
         None: all at once (and then their number is compiled in).
       mesh: the devices, arranged for sampling (`mesh.sampling_mesh`); None: a single one.
+      report_every: tokens after which a call says on the terminal how far it is; None: it does
+        where it returns to the host anyway.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Sampler:
         max_prompt_length: int | None = None,
         batch_size: int | None = None,
         mesh: jax.sharding.Mesh | None = None,
+        report_every: int | None = None,
     ):
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens={max_new_tokens}: must be at least 1")
@@ -97,7 +100,8 @@ class Sampler:
             remedy,
             work=self._work,
         )
-        self._waves = Waves(model, max_new_tokens, _unstacked(mesh), remedy, mesh)
+        self._waves = Waves(model, max_new_tokens, _unstacked(mesh), remedy, mesh, report_every)
+        self._in_parts = report_every is not None and report_every < max_new_tokens
         self._places = None if mesh is None else shardings(layout(model.config), mesh)
         self._cast = jax.jit(lambda params: cast(params, model.dtype))
 
@@ -167,25 +171,36 @@ class Sampler:
         size = -(-(self._batch_size or len(lengths)) // shards) * shards
         order = np.argsort(lengths, kind="stable")
         draw_keys = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
-        done = []
+        done, total = [], len(order) * samples_per_prompt
         with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
             for start in range(0, len(order), size):
                 chosen = order[start : start + size]
-                if not on_shapes():
-                    so_far, rows = (n * samples_per_prompt for n in (start, len(order)))
-                    terminal.doing(f"sampling {so_far}/{rows}")
+                kept = len(chosen) * samples_per_prompt
+                report = self._reporter(start * samples_per_prompt, kept, total)
                 batch = self._batch(
                     [token_prompts[i] for i in chosen], [ids[i] for i in chosen], size
                 )
                 prompts, row_lengths, limits, row_ids = self._put_rows(batch)
                 keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
+                arguments = params, prompts, row_lengths, keys, settings, ends, pad, limits
                 # A step on shapes is planned with rows that all grow as long as they may.
-                halve = self.halves(keys.shape[0]) and not on_shapes()
-                decode = self._waves if halve else self._program
-                rollout = decode(params, prompts, row_lengths, keys, settings, ends, pad, limits)
-                kept = len(chosen) * samples_per_prompt
+                if (self.halves(keys.shape[0]) or self._in_parts) and not on_shapes():
+                    rollout = self._waves(*arguments, report)
+                else:
+                    rollout = self._program(*arguments)
                 done.append(Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout))))
         return _in_order(done, order, samples_per_prompt, self._pad_id)
+
+    def _reporter(self, done: int, rows: int, total: int) -> Callable[[int, int], None]:
+        """What says how many samples have ended, at the place that `rows` more have reached."""
+
+        def report(t: int, live: int) -> None:
+            at = f", token {t}/{self._new}" if t else ""
+            terminal.doing(f"sampling {done + rows - live}/{total}{at}")
+
+        if not on_shapes():
+            report(0, rows)
+        return report
 
     def _check(self, lengths: list[int]) -> None:
         if not lengths:

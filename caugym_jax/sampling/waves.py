@@ -12,6 +12,7 @@ A piece of cache is allocated when it begins, for the rows that there are by the
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from caugym_jax.devices.mesh import fetch, put, replicated, row_count, rows
 from caugym_jax.devices.programs import Program, check_room
 from caugym_jax.models.transformer import Model, Params, Piece
 from caugym_jax.sampling import decoding
-from caugym_jax.sampling.decoding import Wave
+from caugym_jax.sampling.decoding import Pause, Wave
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.types import Rollout
 
@@ -46,7 +47,7 @@ class Waves:
     Args:
       unstacked: see `decoding.generate`.
       remedy: see `Program`.
-      mesh: as `Sampler` has it.
+      mesh, report_every: as `Sampler` has them.
     """
 
     def __init__(
@@ -56,11 +57,13 @@ class Waves:
         unstacked: bool | None,
         remedy: str,
         mesh: jax.sharding.Mesh | None,
+        report_every: int | None = None,
     ):
         if unstacked is None:
             unstacked = jax.default_backend() == "cpu"
         self._model, self._new, self._remedy, self._mesh = model, max_new_tokens, remedy, mesh
         self._shards = 1 if mesh is None else row_count(mesh)
+        self._report_every = report_every or max_new_tokens
         begin = functools.partial(
             decoding.begin, model, max_new_tokens=max_new_tokens, unstacked=unstacked
         )
@@ -91,8 +94,13 @@ class Waves:
         end_ids: jax.Array,
         pad_id: jax.Array,
         limits: jax.Array,
+        report: Callable[[int, int], None] = lambda t, live: None,
     ) -> Rollout:
-        """See `decoding.generate`."""
+        """See `decoding.generate`.
+
+        Args:
+          report: called now and then with the place that is reached and how many rows go on.
+        """
         B, samples, width = len(keys), len(keys) // len(prompts), decoding.piece_width(self._new)
         self._check(B)
         first = [np.repeat(x, samples, axis=0) for x in fetch((prompts, lengths))]
@@ -104,14 +112,16 @@ class Waves:
                 slots = min(width, self._new - begun)
                 cache.append(self._open(len(owners), slots))
                 begun += slots
-            least = self._put(np.int32(ladder[1] if len(ladder) > 1 else 0))
+            least, until = ladder[1] if len(ladder) > 1 else 0, t + self._report_every
+            pause = self._put(Pause(np.int32(least), np.int32(until)))
             wave, *last, live = self._advance(
-                params, tuple(cache[:-1]), cache.pop(), wave, settings, end_ids, pad_id, least
+                params, tuple(cache[:-1]), cache.pop(), wave, settings, end_ids, pad_id, pause
             )
             cache += last
             del last  # so that `_shrink` frees a piece where it replaces it
             t, live = fetch((wave.t, live))
             live = live.reshape(self._shards, -1)
+            report(int(t), int(live.sum()))
             most = live.sum(axis=1).max()
             fitting = [i for i, size in enumerate(ladder) if i and size >= most]
             if not most:

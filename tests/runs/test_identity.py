@@ -51,6 +51,26 @@ def test_digests_of_files_see_contents_and_not_names(tmp_path):
     assert identity.files({"model.name": str(tmp_path)}) == before
 
 
+def test_of_several_sources_each_is_seen_with_its_weight(tmp_path):
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    one.write_text("1")
+    two.write_text("2")
+
+    def found(text, key="data.path"):
+        return identity.files({key: text}).get(key)
+
+    assert found(f"{one}=1,{two}=2") != found(f"{one}=2,{two}=1") != found(f"{one},{two}")
+    assert found(f"{one},hf:a/b") != found(f"{one},hf:a/c")
+    mixture = f"100 usual=1; 200 usual=.5 {one}=.5"
+    before = found(mixture, identity.MIXTURE)
+    assert found("100 usual=1", identity.MIXTURE) is None  # no file
+    assert found(mixture.replace("200", "300"), identity.MIXTURE) != before
+    moved = one.rename(tmp_path / "three.jsonl")
+    assert found(mixture.replace(str(one), str(moved)), identity.MIXTURE) == before
+    moved.write_text("3")
+    assert found(mixture.replace(str(one), str(moved)), identity.MIXTURE) != before
+
+
 def test_the_program_s_digest_is_that_of_its_source():
     found = identity.program()
     assert {"jax", "jaxlib", "the code of caugym_jax", "jax_enable_x64"} <= set(found)

@@ -275,7 +275,7 @@ def test_the_rate_is_that_of_recent_steps_and_a_minute_is_not_silent(monkeypatch
 
 
 def test_a_line_is_cut_to_the_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(log_module.sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setattr(terminal, "_line", "")
     terminal.doing("opening a model")
@@ -298,17 +298,19 @@ def test_a_line_is_cut_to_the_terminal(monkeypatch, capsys):
 def test_a_log_says_once_a_minute_what_goes_on(monkeypatch, capsys):
     clock = [1e6]
     monkeypatch.setattr(terminal, "_line", "")
-    monkeypatch.setattr(terminal, "_printed", 0.0)
+    monkeypatch.setattr(terminal, "_printed", clock[0])
     monkeypatch.setattr(log_module.time, "perf_counter", lambda: clock[0])
     progress = Progress(0, 9)
     terminal.doing("opening")
+    clock[0] += 61
+    terminal.doing("sampling, token 128/1024")  # before the first step
     progress.show(1, {}, [])
     for seconds in (30, 31, 5):
         clock[0] += seconds
         terminal.doing(f"sampling {clock[0] - 1e6:.0f}/512")
-    first, second = capsys.readouterr().err.splitlines()
+    early, first, second = capsys.readouterr().err.splitlines()
     assert first.startswith("step 1/9") and second.startswith("step 1/9")
-    assert second.endswith("sampling 61/512")
+    assert early == "sampling, token 128/1024" and second.endswith("sampling 122/512")
 
 
 def test_damaged_lines_are_dropped_and_told(tmp_path, capsys):

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from caugym_jax.devices import processes
 from caugym_jax.errors import UserError
-from caugym_jax.runs.session import beyond_horizon, claim
+from caugym_jax.runs import identity
+from caugym_jax.runs.session import agree, beyond_horizon, claim
 from caugym_jax.runs.settings import METHODS, load
 
 OLD_RUNS = Path(__file__).parent / "old_runs"
@@ -72,3 +74,48 @@ def test_other_settings_with_one_meaning(tmp_path, monkeypatch, capsys):
     for change in ("model.dtype=bfloat16", "seed=1"):
         with pytest.raises(UserError, match=r"with --config.model.name=\S+ a run there starts"):
             go_on("data.path=moved.jsonl", change)
+
+
+def test_files_of_a_mixture_that_change_are_reported_and_weights_are_settings(tmp_path, capsys):
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
+    data = tmp_path / "data.jsonl"
+    data.write_text("1")
+
+    def go_on(key, text):
+        claim(load("sft.py", [f"{key}={text}"]), tmp_path / "run")
+
+    go_on("data.mixture", f"100 usual=1 {data}=1")
+    data.write_text("2")
+    go_on("data.mixture", f"100 usual=1 {data}=1")
+    told = "a file of config.data.mixture has changed since this run began\n"
+    assert capsys.readouterr().err == told
+    with pytest.raises(UserError, match="data.mixture: 100 usual=1"):
+        go_on("data.mixture", f"100 usual=2 {data}=1")
+    (tmp_path / "run" / "config.json").unlink()
+    go_on("data.path", f"{data}=1,{data}=2")
+    with pytest.raises(UserError, match="data.path: .*=2 -> .*=3"):
+        go_on("data.path", f"{data}=1,{data}=3")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "optim.peak=0.5",
+        "data.batch_size=5",
+        "grpo.reward_weights=answer=0.5",
+        "steps=7",
+        "grpo.max_completion_length=9",
+    ],
+)
+def test_two_processes_whose_settings_differ_both_end_naming_key_and_process(
+    monkeypatch, tmp_path, other
+):
+    theirs = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "agree", theirs.update)
+        agree(load("grpo.py", [other]), tmp_path)
+    monkeypatch.setattr(
+        processes, "share", lambda x: [x, theirs] if isinstance(x, dict) else [x, "another digest"]
+    )
+    with pytest.raises(UserError, match=f"^config.{other.partition('=')[0]} is .* in process 1 "):
+        agree(load("grpo.py"), tmp_path)

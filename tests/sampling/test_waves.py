@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax.devices import programs
+from caugym_jax.devices import programs, terminal
 from caugym_jax.devices.mesh import Sampling, make_mesh, sampling_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import layout
@@ -62,6 +62,21 @@ def test_no_sample_changes(small, family):
             np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
         compiled.append(sampler.compilations)
     assert compiled[0] > 3  # one to prefill, and to decode at least 40, 20 and 10 rows
+
+
+def test_what_ended_is_reported_within_a_call_and_changes_no_sample(monkeypatch):
+    """5 prompts, 10 tokens at a time, where no wave halves."""
+    told = []
+    monkeypatch.setattr(terminal, "doing", told.append)
+    params, sampler = make(report_every=10)
+    got = sampler(params, PROMPTS, ids=IDS)
+    _, _, whole = setup(new=48)
+    at = [text for text in told if text.startswith("sampling")]
+    assert_same(completions(got), completions(whole(params, PROMPTS, ids=IDS)))
+    assert at[0] == "sampling 0/5"
+    longest, short = max(got.completion_length), sum(got.completion_length <= 10)
+    assert at[1] == f"sampling {short}/5, token 10/48" and len(at) == 1 + -(-longest // 10)
+    assert at[-1].startswith("sampling 5/5, token ")
 
 
 def test_no_batch_size_changes_a_sample(small):
