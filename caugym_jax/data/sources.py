@@ -203,6 +203,7 @@ def prompt_items(
     max_position: int,
     room: int,
     too_long: str = "refuse",
+    room_key: str = "max_completion_length",
 ) -> tuple[list[tuple[Item, list[int]]] | Callable, int, int]:
     """(items with their prompt tokens, the longest prompt to expect, prompts dropped).
 
@@ -211,17 +212,29 @@ def prompt_items(
       max_position, room: the model's longest sequence, and what of it is kept for completions.
       too_long: "refuse" a longer prompt, or "drop" those of a file and count them. A generated
         one is replaced by another in either case.
+      room_key: what `room` is called in a configuration.
 
     Raises:
-      UserError: a prompt is longer than allowed (its item and length are named), or all are.
+      UserError: a prompt is longer than allowed (its item and length are named), or all are; or
+        completions leave no room for prompts.
     """
     limit = max_position - room
+    if limit < 1:
+        raise UserError(
+            f"config.{room_key}={room} leaves no room for a prompt in the model's {max_position} "
+            "positions: lower it"
+        )
     allowed = limit if max_prompt_length is None else min(max_prompt_length, limit)
 
     def refusal(name: str, length: int) -> UserError:
+        remedy = f"raise config.data.max_prompt_length={max_prompt_length}"
+        if allowed == limit:
+            remedy = (
+                f"lower config.{room_key}={room}, which leaves so many of the model's "
+                f"{max_position} positions"
+            )
         return UserError(
-            f"the prompt of {name} has {length} tokens, {allowed} are allowed: raise "
-            f"data.max_prompt_length (the model takes {max_position} with the completion)"
+            f"the prompt of {name} has {length} tokens, {allowed} are allowed: {remedy}"
         )
 
     if callable(source):

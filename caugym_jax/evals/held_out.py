@@ -144,7 +144,8 @@ def open_held_out(
         )
         return None
     source, room = item_source(settings, seed=seed + STREAM), settings.max_new_tokens
-    items, _, _ = prompt_items(source, tokenizer, None, model.config.longest, room)
+    key = "evaluation.max_new_tokens"
+    items, _, _ = prompt_items(source, tokenizer, None, model.config.longest, room, room_key=key)
     items = [items(i) for i in range(settings.n)] if callable(items) else items[: settings.n]
     problems = [(item.problem, tokens) for item, tokens in items if item.problem is not None]
     notes = [settings.described]

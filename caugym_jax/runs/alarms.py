@@ -114,8 +114,23 @@ def _at_once(values: Mapping[str, float]) -> dict[str, str]:
         "frac_reward_zero_std",
         lambda v: v > 0.95,
         "almost all groups have equal rewards, so there is nothing to learn from: the problems are "
-        "too hard (reward near 0: cold start longer, easier data) or solved (reward near its top)",
+        "too hard (reward near 0: cold start longer, easier data) or solved (reward near its top), "
+        "or a step holds too few groups (data.batch_size)",
     )
+    if not math.isfinite(values.get("reward", 0.0)):
+        found.pop("frac_reward_zero_std", None)
+        found["reward"] = (
+            "no sample was judged: all reward functions returned None or failed, so there is "
+            "nothing to learn from; check that they apply to these rows"
+        )
+    for key, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        if math.isfinite(values.get(f"rewards/{other}", math.nan)):
+            look(
+                f"rewards/{key}",
+                lambda v: not math.isfinite(v),
+                "the batch holds no such completion, and KTO compares two classes: give rows of "
+                "both labels, or raise data.batch_size",
+            )
     look(
         "completions/clipped_ratio",
         lambda v: v > 0.5,

@@ -520,7 +520,8 @@ def _prompted(run: Run) -> Method:
         assert callable(source)  # it is generated
         longest, room = run.model.config.longest, own.max_completion_length
         items, width, _ = prompt_items(
-            source, run.tokenizer, data.max_prompt_length, longest, room, data.too_long
+            *(source, run.tokenizer, data.max_prompt_length, longest, room, data.too_long),
+            room_key=f"{run.config.method}.max_completion_length",
         )
         row = items
     else:
@@ -590,7 +591,8 @@ def _read_prompts(run: Run, path: str) -> list[Prompt]:
     check_rewards(items, parse_weights(own.reward_weights), path)
     longest, room = run.model.config.longest, own.max_completion_length
     kept, _, dropped = prompt_items(
-        items, run.tokenizer, data.max_prompt_length, longest, room, data.too_long
+        *(items, run.tokenizer, data.max_prompt_length, longest, room, data.too_long),
+        room_key=f"{run.config.method}.max_completion_length",
     )
     assert not callable(kept)  # a file's
     if dropped:

@@ -52,6 +52,15 @@ def test_t20_one_step_names_value_and_cause(key, value, near, cause):
     assert Alarms().look(HEALTHY | {key: near}) == {}
 
 
+def test_a_step_that_nobody_judged_and_a_batch_of_one_class_are_named():
+    said = Alarms().look(HEALTHY | {"reward": math.nan, "frac_reward_zero_std": 1.0})
+    assert list(said) == ["reward"] and "no sample was judged" in said["reward"]
+    kto = {"loss": 0.5, "rewards/chosen": 0.1, "rewards/rejected": math.nan}
+    assert "rows of both labels" in Alarms().look(kto)["rewards/rejected"]
+    diverged = kto | {"loss": math.nan, "rewards/chosen": math.nan}
+    assert list(Alarms().look(diverged)) == ["loss"]
+
+
 def late(start, end):
     """`start` for the first half of a run, then `end`."""
     return lambda at: start if at < 0.5 else end
