@@ -202,7 +202,7 @@ def judge(
         texts, items, list(~ended), weights, settings.on_reward_error, settings.reward_timeout, ids
     )
     for failure in scores.failures[:PRINTED]:
-        processes.line(failure)
+        processes.line(str(failure))
     table = [
         {
             "prompt": shown(item),
