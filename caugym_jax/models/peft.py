@@ -204,7 +204,8 @@ def _check_settings(folder: Path, config: ModelConfig, lora: Lora) -> dict[str, 
     for key, value in stored.items():
         if value and key not in (*_READ, *_NEUTRAL):
             raise UserError(f"{path}: {key}={value!r} is not supported")
-    if (init := stored.get("init_lora_weights")) not in _PLAIN_INITS:
+    init = stored.get("init_lora_weights")
+    if (init.lower() if isinstance(init, str) else init) not in _PLAIN_INITS:
         raise UserError(
             f"{path}: init_lora_weights={init!r} changes the base's weights and is not supported: "
             "convert the adapter with PEFT (model.save_pretrained(folder, "

@@ -25,7 +25,9 @@ def saved(folder, **changes):
     return adapters
 
 
-@pytest.mark.parametrize("init", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
+@pytest.mark.parametrize(
+    "init", [True, False, None, "gaussian", "Gaussian", "eva", "orthogonal", "mica", "MiCA"]
+)
 def test_a_beginning_that_leaves_the_base_alone(tmp_path, init):
     adapters = saved(tmp_path / "a", init_lora_weights=init, eva_config={"rho": 2.0})
     jax.tree.map(
