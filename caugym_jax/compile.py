@@ -10,6 +10,9 @@ informative; rewards, evaluation and saving are not counted). Exit status 1 if o
   python -m caugym_jax.compile --config=grpo.py:r1-distill-qwen-14b --topology=v5p:2x2x4
   python -m caugym_jax.compile --config=grpo.py --topology=here --programs=update
   python -m caugym_jax.compile --config=sft.py:qwen2.5-7b --topology=v5e:4x4 --search
+  python -m caugym_jax.compile --config=grpo.py:r1-distill-qwen-7b --topology=h100:8
+
+For GPUs nothing is compiled: memory and time are both by formula.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
         "--topology",
         required=True,
         metavar="KIND:SHAPE",
-        help="v4, v5e, v5p, v6e or tpu7x and a slice's shape, or here: this machine",
+        help="v4, v5e, v5p, v6e or tpu7x and a slice's shape; a100, h100, h200 or b200 and the "
+        "GPUs of a machine; or here: this machine",
     )
     parser.add_argument("--programs", help="only these, by name, separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report, also as JSON")
@@ -76,6 +80,7 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
     from caugym_jax.planning.compiling import examine, lines, step_of
     from caugym_jax.planning.machine import machine_of
     from caugym_jax.planning.roofline import parameters
+    from caugym_jax.planning.uncompiled import estimate
 
     jax.config.update("jax_threefry_partitionable", True)
     slices = config.mesh.slices
@@ -98,9 +103,12 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
     for call in planned.calls:
         if chosen is not None and call.name not in chosen:
             continue
-        programs.append(
-            examine(call, machine.chip, machine.efficiency, machine.limit, where.coordinates)
-        )
+        if where.compiles:
+            programs.append(
+                examine(call, machine.chip, machine.efficiency, machine.limit, where.coordinates)
+            )
+        else:
+            programs.append(estimate(call, machine, slices))
         print("\n".join(lines(programs[-1])), flush=True)
     report = {
         "topology": name,

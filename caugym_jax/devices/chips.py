@@ -23,11 +23,13 @@ class Chip:
       link: bytes a second that one link to a neighbour carries in one direction.
       links: to neighbours (ICI: 4 in a 2D torus, 6 in a 3D one; NVLink: all taken as one).
       source: where the numbers are stated.
-      topology: what libtpu calls the kind in a topology's name ("v5p" in "v5p:2x2x4"); "": no TPU.
+      topology: the kind in a topology's name ("v5p" in "v5p:2x2x4", as libtpu calls it; "h100" in
+        "h100:8"); "": it has none.
       whole: from how many chips along an axis its ring is closed in a slice.
       devices_per_chip: jax devices that share a chip.
       outside: bytes a second of a device to other slices, over the data centre's network (the v5e
-        and v6e pages state it for 256 chips; where no page does, v5e's is taken, the lowest).
+        and v6e pages state it for 256 chips; where no page does, v5e's is taken, the lowest; GPUs
+        of DGX and HGX machines: a network card of 400 Gb/s, of the A100 200 Gb/s, for each).
     """
 
     flops: float
@@ -41,6 +43,10 @@ class Chip:
     devices_per_chip: int = 1
     outside: float = 3.125e9
 
+    @property
+    def is_gpu(self) -> bool:
+        return self.source.startswith(_NVIDIA)
+
 
 # By what jax calls the device (its beginning). Google states ICI as bytes (or bits) a second of a
 # chip, over all links and, where it says bidirectional, both directions: divided here.
@@ -52,11 +58,15 @@ CHIPS: dict[str, Chip] = {
     "TPU7x": Chip(  # a chip is two devices, which share its links
         2307e12 / 2, 96 * 2**30, 7380e9 / 2, 50e9, 6, _CLOUD + "tpu7x", "tpu7x", 4, 2
     ),
-    "NVIDIA A100": Chip(312e12, 80e9, 2039e9, 300e9, 1, _NVIDIA + "a100/"),
+    "NVIDIA A100": Chip(312e12, 80e9, 2039e9, 300e9, 1, _NVIDIA + "a100/", "a100", outside=25e9),
     "NVIDIA H100 PCIe": Chip(756e12, 80e9, 2000e9, 64e9, 1, _NVIDIA + "h100/"),
-    "NVIDIA H100": Chip(989e12, 80e9, 3350e9, 450e9, 1, _NVIDIA + "h100/"),  # the SXM module
-    "NVIDIA H200": Chip(989e12, 141e9, 4800e9, 450e9, 1, _NVIDIA + "h200/"),
-    "NVIDIA B200": Chip(2250e12, 180e9, 8000e9, 900e9, 1, _NVIDIA + "dgx-b200/"),
+    "NVIDIA H100": Chip(  # the SXM module
+        989e12, 80e9, 3350e9, 450e9, 1, _NVIDIA + "h100/", "h100", outside=50e9
+    ),
+    "NVIDIA H200": Chip(989e12, 141e9, 4800e9, 450e9, 1, _NVIDIA + "h200/", "h200", outside=50e9),
+    "NVIDIA B200": Chip(
+        2250e12, 180e9, 8000e9, 900e9, 1, _NVIDIA + "dgx-b200/", "b200", outside=50e9
+    ),
     "NVIDIA L4": Chip(121e12, 24e9, 300e9, 32e9, 1, _NVIDIA + "l4/"),
     "NVIDIA L40S": Chip(362e12, 48e9, 864e9, 32e9, 1, _NVIDIA + "l40s/"),
 }

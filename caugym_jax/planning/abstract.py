@@ -7,6 +7,7 @@ run whose weights are jax.ShapeDtypeStructs with their real shardings, and its `
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.lora import adapter_layout, attach, frozen_layout
 from caugym_jax.models.traits import traits
 from caugym_jax.models.transformer import Model, layout
+from caugym_jax.planning.topology import Slice
 from caugym_jax.runs import methods
 from caugym_jax.runs.opening import ModelSettings, merging, model_for
 from caugym_jax.runs.settings import Settings
@@ -67,7 +69,7 @@ def plan(
     """The programs of a training step, for the longest rows that the configuration allows.
 
     Args:
-      devices: of this machine, or of a topology (`jax.experimental.topologies`).
+      devices: of this machine, or of a topology (`planning/topology.py`).
       results: see `Recorder`; for several plans that differ in their devices and mesh alone.
 
     Raises:
@@ -76,6 +78,9 @@ def plan(
     mesh = make_mesh(devices=devices, **vars(config.mesh))
     with jax.set_mesh(mesh):
         run = _run(config, mesh)
+        model = run.model
+        if not Slice("", list(devices), None).compiles:  # their kernel is not here to be traced
+            run = run._replace(model=dataclasses.replace(model, attention="plain"))
         algorithm = methods.build(run)
         state = state_shapes(algorithm.init, run.trained, mesh)
         step = Recorder((state, run.params, run.adapter.frozen), results)
@@ -83,7 +88,10 @@ def plan(
             experience, _, _ = algorithm.prepare(state, lambda: _items(config, run.model))
             algorithm.update(state, experience)
     assert run.sampler_mesh is not None  # `_run` arranges one
-    return Planned(run.model, mesh, run.sampler_mesh, step.calls)
+    calls = step.calls
+    if run.model != model:
+        calls = tuple(c._replace(work=c.work._replace(kernel=model.attention)) for c in calls)
+    return Planned(model, mesh, run.sampler_mesh, calls)
 
 
 def _run(config: Settings, mesh: jax.sharding.Mesh) -> methods.Run:

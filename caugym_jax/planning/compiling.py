@@ -115,7 +115,7 @@ def examine(
         "fits": fits,
         "drawn": work.drawn,
     }
-    return report | {"collectives": totals(found), "predicted": _told(prediction)}
+    return report | {"collectives": totals(found), "predicted": told(prediction)}
 
 
 def _refused(call: Call, why: str) -> dict[str, float]:
@@ -125,7 +125,8 @@ def _refused(call: Call, why: str) -> dict[str, float]:
     return memory | ({"temporaries": float(found[1]) * _UNITS[found[2]]} if found else {})
 
 
-def _told(p: Prediction) -> dict[str, float]:
+def told(p: Prediction) -> dict[str, float]:
+    """A prediction as a report holds it."""
     terms = p._asdict()
     flops = terms.pop("flops")
     return terms | {"model_flops": flops.model, "done_flops": flops.matmul + flops.attention}
@@ -156,9 +157,11 @@ def lines(report: dict[str, Any]) -> list[str]:
     """A program's report for reading."""
     p, times = report["predicted"], report["times_a_step"]
     verdict = "fits" if report["fits"] else "DOES NOT FIT"
+    how = "by estimate, not compiled"
+    if (seconds := report["compile_seconds"]) is not None:
+        how = f"compiled in {seconds:.0f} s"
     out = [
-        f"{report['name']} x {times} a step: {verdict}, "
-        f"compiled in {report['compile_seconds']:.0f} s",
+        f"{report['name']} x {times} a step: {verdict}, {how}",
         f"  GiB a device: {described_memory(report['memory'])}",
     ]
     for kind, row in report["collectives"].items():

@@ -15,8 +15,9 @@ from caugym_jax.devices.programs import memory_limit
 from caugym_jax.planning.roofline import Efficiency, efficiency_of
 from caugym_jax.planning.topology import HERE, Slice
 
-# Of a TPU's memory libtpu keeps some to itself: of 16 GiB 15.75 are left, of 32 31.25.
-USABLE = 0.975
+# Of a TPU's memory libtpu keeps some to itself: of 16 GiB 15.75 are left, of 32 31.25. Of a GPU's
+# jax takes 75% unless XLA_PYTHON_CLIENT_MEM_FRACTION says more; CUDA itself needs some.
+USABLE = {"tpu": 0.975, "gpu": 0.94}
 
 
 class Machine(NamedTuple):
@@ -37,7 +38,7 @@ def machine_of(where: Slice) -> Machine:
     efficiency = efficiency_of(device.platform)
     if where.name != HERE:
         assert where.chip is not None, where.name  # only this machine's may be unknown
-        return Machine(where.chip, efficiency, USABLE * where.chip.hbm)
+        return Machine(where.chip, efficiency, USABLE[device.platform] * where.chip.hbm)
     limit = memory_limit(device)
     if where.chip is not None:
         return Machine(where.chip, efficiency, limit)

@@ -1,7 +1,9 @@
-"""Devices of TPU slices that are not there, as libtpu's compiler describes them."""
+"""Devices that are not there: of TPU slices, as libtpu's compiler describes them, and GPUs, of
+which nothing is known but what `devices/chips.py` states: their programs are not compiled."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ HERE = "here"
 # Slices on offer, smallest first (docs.cloud.google.com/tpu/docs).
 FLAT = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
+GPUS = ("1", "2", "4", "8")  # of one machine, joined by NVLink
 # Set before jax is imported: it must neither look for a TPU nor ask the cloud for one.
 _SETTINGS = {
     "JAX_PLATFORMS": "cpu",
@@ -23,6 +26,16 @@ _SETTINGS = {
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class AbsentGpu:
+    """What a mesh asks of a device, for a GPU that is not there."""
+
+    id: int
+    device_kind: str
+    process_index: int  # its machine
+    platform: str = "gpu"
 
 
 class Slice(NamedTuple):
@@ -39,12 +52,17 @@ class Slice(NamedTuple):
             return {}
         return {device.id: tuple(device.coords) for device in self.devices}
 
+    @property
+    def compiles(self) -> bool:
+        """Whether there is a compiler for these devices."""
+        return not isinstance(self.devices[0], AbsentGpu)
+
 
 def check_name(name: str) -> None:
     """Refuses what no slice is called.
 
     Raises:
-      UserError: an unknown kind of TPU, or a shape that is not like "2x2x4".
+      UserError: an unknown kind, or a shape that is not like "2x2x4" (of GPUs: their number).
     """
     kind, _, shape = name.partition(":")
     if name == HERE:
@@ -52,7 +70,16 @@ def check_name(name: str) -> None:
     chip = chip_named(kind)
     if chip is None:
         known = ", ".join(c.topology for c in CHIPS.values() if c.topology)
-        raise UserError(f"--topology={name}: use here, or one of {known} with a shape (v5p:2x2x4)")
+        raise UserError(
+            f"--topology={name}: use here, or one of {known} with a shape (v5p:2x2x4, h100:8)"
+        )
+    if chip.is_gpu:
+        if shape not in GPUS:
+            raise UserError(
+                f"--topology={name}: a machine has {', '.join(GPUS)} GPUs ({kind}:8); of several "
+                "set config.mesh.slices"
+            )
+        return
     sides = shape.split("x")
     axes = chip.links // 2
     if len(sides) != axes or not all(side.isdigit() and int(side) for side in sides):
@@ -68,6 +95,9 @@ def prepare(name: str) -> None:
     """
     if name == HERE:
         return
+    if (chip := chip_named(name)) is not None and chip.is_gpu:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        return
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "compiling for a TPU needs libtpu, which works without one: "
@@ -78,7 +108,12 @@ def prepare(name: str) -> None:
 
 
 def open_slice(name: str, slices: int = 1) -> Slice:
-    """The devices of this machine, or those that so many TPU slices of that name would have."""
+    """The devices of this machine, or those that so many slices (machines with GPUs) of that name
+    would have."""
+    if (chip := chip_named(name)) is not None and chip.is_gpu:
+        kind = next(kind for kind, one in CHIPS.items() if one is chip)
+        each = int(name.partition(":")[2])
+        return Slice(name, [AbsentGpu(i, kind, i // each) for i in range(each * slices)], chip)
     import jax
 
     from caugym_jax.devices.chips import chip_of
@@ -102,5 +137,7 @@ def slices_of(name: str) -> list[str]:
     """The slices of a topology's kind, smallest first."""
     kind = name.partition(":")[0]
     chip = chip_named(kind)
-    shapes = () if chip is None else CUBES if chip.links == 6 else FLAT
+    shapes: tuple[str, ...] = ()
+    if chip is not None:
+        shapes = GPUS if chip.is_gpu else CUBES if chip.links == 6 else FLAT
     return [f"{kind}:{shape}" for shape in shapes]
