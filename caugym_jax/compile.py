@@ -5,9 +5,12 @@ Needs no weights, no data and no device. For every program of a training step (t
 sampler, reference and critic where there are any) it prints what it takes of a device's memory and
 whether it fits, what devices send each other, and how long a step should take by a roofline model
 (caugym_jax/planning/roofline.py says how; completions count as of full length, every group as
-informative; rewards, evaluation and saving are not counted). Exit status 1 if one does not fit.
+informative; rewards, evaluation and saving are not counted). With --lengths it also says how long a
+step takes whose completions end earlier. Exit status 1 if a program does not fit.
 
   python -m caugym_jax.compile --config=grpo.py:r1-distill-qwen-14b --topology=v5p:2x2x4
+  python -m caugym_jax.compile --config=grpo.py:r1-distill-qwen-14b --topology=v5p:2x2x4 \
+      --lengths=2500,400
   python -m caugym_jax.compile --config=grpo.py --topology=here --programs=update
   python -m caugym_jax.compile --config=sft.py:qwen2.5-7b --topology=v5e:4x4 --search
   python -m caugym_jax.compile --config=grpo.py:r1-distill-qwen-7b --topology=h100:8
@@ -42,6 +45,12 @@ def main(argv: Sequence[str]) -> None:
         "GPUs of a machine; or here: this machine",
     )
     parser.add_argument("--programs", help="only these, by name, separated by commas")
+    parser.add_argument(
+        "--lengths",
+        metavar="COMPLETION,PROMPT",
+        help="medians in tokens: completions are lognormal (sigma 0.8, half of the variance within "
+        "a group) and cut at their limit",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="the report, also as JSON")
     parser.add_argument(
         "--search",
@@ -54,15 +63,21 @@ def main(argv: Sequence[str]) -> None:
     topology.check_name(options.topology)
     topology.prepare(options.topology)
 
+    from caugym_jax.planning import lengths
     from caugym_jax.runs.settings import load
 
     config = load(options.config, overrides)
+    stated = None
+    if options.lengths is not None:
+        if config.method not in ("grpo", "ppo"):
+            raise UserError(f"--lengths is of methods that sample: {config.method} does not")
+        stated = lengths.parse(options.lengths), config.own.group_size
     chosen = options.programs.split(",") if options.programs else None
     if options.search:
-        report = _search(config, options.topology, chosen)
+        report = _search(config, options.topology, chosen, stated)
     else:
-        report = report_on(config, options.topology, chosen)
-    command = {"config": options.config, "overrides": overrides}
+        report = report_on(config, options.topology, chosen, stated)
+    command = {"config": options.config, "overrides": overrides, "lengths": options.lengths}
     if options.json is not None:
         from caugym_jax.runs.log import write_text
 
@@ -72,21 +87,27 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(_refusal(failed[0], report))
 
 
-def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> dict[str, Any]:
-    """Compiles the programs of a step (or those chosen) for a topology; prints as it goes."""
+def report_on(
+    config: Any, name: str, chosen: Sequence[str] | None = None, stated: Any = None
+) -> dict[str, Any]:
+    """Compiles the programs of a step (or those chosen) for a topology; prints as it goes.
+
+    Args:
+      stated: lengths and samples of each prompt, see `planning.compiling.examine`.
+    """
     import jax
 
+    from caugym_jax.models.work import parameters
     from caugym_jax.planning.abstract import plan
     from caugym_jax.planning.compiling import examine, lines, step_of
     from caugym_jax.planning.machine import machine_of
-    from caugym_jax.planning.roofline import parameters
     from caugym_jax.planning.uncompiled import estimate
 
     jax.config.update("jax_threefry_partitionable", True)
     slices = config.mesh.slices
     where = topology.open_slice(name, slices)
-    planned = plan(config, where.devices)
     machine = machine_of(where)
+    planned = plan(config, where.devices, memory=machine.limit)
     known = [call.name for call in planned.calls]
     if chosen is not None and (wrong := [c for c in chosen if c not in known]):
         raise UserError(f"--programs={','.join(chosen)}: no {wrong[0]!r} among {', '.join(known)}")
@@ -105,10 +126,12 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
             continue
         if where.compiles:
             programs.append(
-                examine(call, machine.chip, machine.efficiency, machine.limit, where.coordinates)
+                examine(
+                    call, machine.chip, machine.efficiency, machine.limit, where.coordinates, stated
+                )
             )
         else:
-            programs.append(estimate(call, machine, slices))
+            programs.append(estimate(call, machine, slices, stated))
         print("\n".join(lines(programs[-1])), flush=True)
     report = {
         "topology": name,
@@ -130,6 +153,8 @@ def report_on(config: Any, name: str, chosen: Sequence[str] | None = None) -> di
             f"step {step['seconds']:.3g} s, {step['tokens_per_second']:,.0f} tokens/s; "
             f"{config.steps} steps {step['hours']:.3g} hours"
         )
+        if stated is not None:
+            print(f"step of the stated lengths {step['stated_seconds']:.3g} s")
     return report
 
 
@@ -152,7 +177,7 @@ def _refusal(program: dict[str, Any], report: dict[str, Any]) -> str:
     )
 
 
-def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, Any]:
+def _search(config: Any, name: str, chosen: Sequence[str] | None, stated: Any) -> dict[str, Any]:
     from caugym_jax.planning.search import best_meshes, smallest_slice
 
     where = topology.open_slice(name, config.mesh.slices)
@@ -173,7 +198,7 @@ def _search(config: Any, name: str, chosen: Sequence[str] | None) -> dict[str, A
             mesh=dataclasses.replace(config.mesh, **one.mesh),
             model=dataclasses.replace(config.model, remat=one.remat),
         )
-        report = report_on(settings, name, chosen)
+        report = report_on(settings, name, chosen, stated)
         if all(p["fits"] for p in report["programs"]):
             flags = " ".join(f"--config.mesh.{axis}={size}" for axis, size in one.mesh.items())
             print(f"use {flags} --config.model.remat={one.remat}")

@@ -56,7 +56,6 @@ def get_config(arg: str | None = None):
     config.grpo.update(
         max_completion_length=config.evaluation.max_new_tokens,
         microbatches=None,
-        sample_batch_size=4,
     )
     if thinks:
         config.grpo.reward_weights = "answer=1,thinking_form=0.1"

@@ -17,7 +17,7 @@ def pretrained(config, name: str, max_completion_length: int | None = None) -> b
     found = traits(name)
     thinks = found.thinks
     room = max_completion_length or (8192 if thinks else 512)
-    config.model.update(name=name, remat="full")
+    config.model.name = name
     config.lora.base_dtype = "bfloat16"  # what they are published in
     config.evaluation.update(n=128 if thinks else 16, max_new_tokens=room)
     if found.large:

@@ -42,7 +42,6 @@ def get_config(arg: str | None = None):
         max_completion_length=config.evaluation.max_new_tokens,
         num_iterations=2,
         microbatches=None,
-        sample_batch_size=16,
     )
     if thinks:
         config.ppo.reward_weights = "answer=1,thinking_form=0.1"

@@ -35,7 +35,7 @@ LAYERS = [
     ("runs.folder",),
     ("runs.opening",),
     ("algorithms",),
-    ("evals", "runs.settings", "runs.methods"),
+    ("evals", "runs.settings", "runs.recipe", "runs.methods"),
     ("runs.card", "runs.journal", "runs.stopping"),
     ("runs.exporting",),
     ("runs.session",),

@@ -121,7 +121,7 @@ def _trees(e: Experience, shape: Shape) -> list[_Tree]:
     return trees
 
 
-def _best_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+def best_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
     """Indices of the lengths by row: longest first, each into the fullest row that holds it."""
     rows: list[list[int]] = []
     space: list[tuple[int, int]] = []  # (free places, row), sorted
@@ -145,7 +145,7 @@ def pack_rows(e: Experience, shape: Shape) -> tuple[Experience, Packing]:
     """
     P, width = e.prompt_width, shape.width
     trees = _trees(e, shape)
-    bins = _best_fit([tree.length for tree in trees], width)
+    bins = best_fit([tree.length for tree in trees], width)
     K, together = shape.microbatches, shape.shards * shape.rows
     tokens, positions, segments, trunks = np.zeros((4, K * together, width), np.int32)
     lists = K * shape.shards, shape.rows * width

@@ -60,7 +60,8 @@ class RolloutSettings:
       on_reward_error: where a reward function raises or returns what is no number: "stop" the run,
         naming function and item, or "skip" it as if it had returned None.
       reward_timeout: seconds after which a reward function has failed; None: never.
-      sample_batch_size: prompts sampled at a time; None: all at once.
+      sample_batch_size: prompts sampled at a time; None: all of a step, or as many as fit by
+        estimate (`runs/recipe.py`).
       num_iterations: passes over one rollout; old log-probs stay those before the first.
       num_minibatches: optimiser steps per pass.
       microbatches: parts into which each optimiser step is cut to save memory; None: one row to

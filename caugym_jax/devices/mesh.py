@@ -119,7 +119,8 @@ class Sampling:
     and a row's places cannot be split.
 
     Attributes:
-      tensor: devices over which heads and feed-forward width are split; None: as in training.
+      tensor: devices over which heads and feed-forward width are split; None: on accelerators as
+        shapes suggest (`runs/recipe.py`), on a CPU as in training.
     """
 
     tensor: int | None = None

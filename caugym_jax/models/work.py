@@ -61,3 +61,25 @@ def forward(model: Model, shape: Sequence[int], scored: int = 0, **more: Any) ->
         itemsize=size,
         **more,
     )
+
+
+def layer_parameters(c: ModelConfig) -> int:
+    """Of one layer's matrices: q, k, v, o, gate, up, down (of every expert)."""
+    return _matrices(c, max(1, c.num_experts))
+
+
+def used_parameters(c: ModelConfig) -> int:
+    """Those that one token is multiplied with."""
+    return _matrices(c, max(1, c.experts_per_token))
+
+
+def _matrices(c: ModelConfig, experts: int) -> int:
+    heads = 2 * (c.num_heads + c.num_kv_heads)
+    feed_forward = 3 * c.d_model * c.d_ff * experts + c.d_model * c.num_experts
+    return c.d_model * c.head_dim * heads + feed_forward
+
+
+def parameters(c: ModelConfig) -> int:
+    """Of all matrices and tables."""
+    tables = 1 if c.tied else 2
+    return c.num_layers * layer_parameters(c) + tables * c.vocab_size * c.d_model

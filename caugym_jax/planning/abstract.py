@@ -16,7 +16,7 @@ import jax
 from caugym_jax.algorithms.rollouts import Prompt
 from caugym_jax.algorithms.step import Adapter, state_shapes
 from caugym_jax.data.packing import pad
-from caugym_jax.devices.mesh import described, make_mesh, sampling_mesh
+from caugym_jax.devices.mesh import described, make_mesh
 from caugym_jax.devices.shapes import Call, Recorder, recording
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
@@ -65,19 +65,22 @@ def plan(
     config: Settings,
     devices: Sequence[Any],
     results: dict[Any, Any] | None = None,
+    memory: float | None = None,
 ) -> Planned:
     """The programs of a training step, for the longest rows that the configuration allows.
 
     Args:
       devices: of this machine, or of a topology (`planning/topology.py`).
       results: see `Recorder`; for several plans that differ in their devices and mesh alone.
+      memory: bytes of a device, by which what the configuration leaves open is chosen
+        (`runs/recipe.py`); None: unknown.
 
     Raises:
       UserError: sizes that do not divide, and whatever else training would refuse.
     """
     mesh = make_mesh(devices=devices, **vars(config.mesh))
     with jax.set_mesh(mesh):
-        run = _run(config, mesh)
+        run = methods.settle(_run(config, mesh), memory)
         model = run.model
         if not Slice("", list(devices), None).compiles:  # their kernel is not here to be traced
             run = run._replace(model=dataclasses.replace(model, attention="plain"))
@@ -85,9 +88,9 @@ def plan(
         state = state_shapes(algorithm.init, run.trained, mesh)
         step = Recorder((state, run.params, run.adapter.frozen), results)
         with recording(step):
-            experience, _, _ = algorithm.prepare(state, lambda: _items(config, run.model))
+            experience, _, _ = algorithm.prepare(state, lambda: _items(run.config, run.model))
             algorithm.update(state, experience)
-    assert run.sampler_mesh is not None  # `_run` arranges one
+    assert run.sampler_mesh is not None  # `settle` arranges one
     calls = step.calls
     if run.model != model:
         calls = tuple(c._replace(work=c.work._replace(kernel=model.attention)) for c in calls)
@@ -99,10 +102,8 @@ def _run(config: Settings, mesh: jax.sharding.Mesh) -> methods.Run:
     shape, lora = shape_of(config.model.name), config.lora
     model = model_for(shape, mesh, config.model)
     ends: Any = Ends()  # programs ask no more of a tokenizer
-    whole, places = layout(shape), sampling_mesh(mesh, config.sampling)
-    run = methods.Run(
-        config, model, None, ends, mesh, whole, sampler_mesh=places, open_critic=_critic
-    )
+    whole = layout(shape)
+    run = methods.Run(config, model, None, ends, mesh, whole, open_critic=_critic)
     if not lora.rank:
         needed = methods.needs_reference(config)
         return run._replace(params=described(whole, mesh) if needed else None)

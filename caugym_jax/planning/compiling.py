@@ -12,6 +12,7 @@ import jax
 from caugym_jax.devices import terminal
 from caugym_jax.devices.chips import Chip
 from caugym_jax.devices.shapes import Call
+from caugym_jax.planning import lengths
 from caugym_jax.planning.collectives import collectives, totals
 from caugym_jax.planning.roofline import (
     Efficiency,
@@ -19,6 +20,8 @@ from caugym_jax.planning.roofline import (
     exchange,
     predict,
 )
+
+Stated = tuple[lengths.Lengths, int]  # of completions and prompts; samples of each prompt
 
 # libtpu's words for a program that does not fit.
 _NEEDED = re.compile(r"(?:HLO temporaries \(|Used )([\d.]+)([KMG])")
@@ -58,12 +61,14 @@ def examine(
     efficiency: Efficiency,
     limit: float | None,
     coordinates: dict[int, tuple[int, ...]],
+    stated: Stated | None = None,
 ) -> dict[str, Any]:
     """One program's report: what is printed and written as JSON; bytes are of one device.
 
     Args:
       limit: bytes that a device has; None: unknown.
       coordinates: of devices on the torus, by id.
+      stated: how long completions are; None: as long as they may be.
     """
     terminal.doing(f"compiling {call.name}")
     compiled, seconds, why = compile_call(call)
@@ -115,7 +120,12 @@ def examine(
         "fits": fits,
         "drawn": work.drawn,
     }
-    return report | {"collectives": totals(found), "predicted": told(prediction)}
+    report |= {"collectives": totals(found), "predicted": told(prediction)}
+    if stated is not None:
+        place = lengths.Place(chip, efficiency, dict(mesh.shape), places)
+        in_loop = [one for one in found if one.drawing]
+        report["stated_seconds"] = lengths.seconds(call, prediction, in_loop, place, *stated)
+    return report
 
 
 def _refused(call: Call, why: str) -> dict[str, float]:
@@ -135,6 +145,7 @@ def told(p: Prediction) -> dict[str, float]:
 def step_of(programs: list[dict[str, Any]], steps: int) -> dict[str, float]:
     """A whole training step, of which every program is known."""
     seconds = sum(p["times_a_step"] * p["predicted"]["seconds"] for p in programs)
+    stated = [p["times_a_step"] * p["stated_seconds"] for p in programs if "stated_seconds" in p]
     updated = [p for p in programs if p["name"] == "update"]
     tokens = sum(
         p["times_a_step"] * p["predicted"]["seconds"] * p["predicted"]["tokens_per_second"]
@@ -145,6 +156,7 @@ def step_of(programs: list[dict[str, Any]], steps: int) -> dict[str, float]:
         "tokens_per_second": tokens / seconds,
         "steps": steps,
         "hours": seconds * steps / 3600,
+        **({"stated_seconds": sum(stated)} if stated else {}),
     }
 
 
@@ -175,4 +187,6 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"optimiser {p['optimiser']:.3g}; {p['tokens_per_second']:,.0f} tokens/s, "
         f"MFU {100 * p['mfu']:.1f}%"
     )
+    if (stated := report.get("stated_seconds")) is not None:
+        out.append(f"  of the stated lengths {stated:.3g} s ({times * stated:.3g} s a step)")
     return out

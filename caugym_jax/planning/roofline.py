@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from caugym_jax.devices.chips import Chip
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.work import Work
+from caugym_jax.models.work import Work, layer_parameters, parameters, used_parameters
 from caugym_jax.planning.collectives import OUTSIDE, Collective
 
 
@@ -100,28 +100,6 @@ def keys_seen_by_layers(width: int, c: ModelConfig) -> float:
     if len(set(windows)) == 1:
         return keys_seen(width, windows[0])
     return sum(keys_seen(width, window) for window in windows) / len(windows)
-
-
-def layer_parameters(c: ModelConfig) -> int:
-    """Of one layer's matrices: q, k, v, o, gate, up, down (of every expert)."""
-    return _matrices(c, max(1, c.num_experts))
-
-
-def used_parameters(c: ModelConfig) -> int:
-    """Those that one token is multiplied with."""
-    return _matrices(c, max(1, c.experts_per_token))
-
-
-def _matrices(c: ModelConfig, experts: int) -> int:
-    heads = 2 * (c.num_heads + c.num_kv_heads)
-    feed_forward = 3 * c.d_model * c.d_ff * experts + c.d_model * c.num_experts
-    return c.d_model * c.head_dim * heads + feed_forward
-
-
-def parameters(c: ModelConfig) -> int:
-    """Of all matrices and tables."""
-    tables = 1 if c.tied else 2
-    return c.num_layers * layer_parameters(c) + tables * c.vocab_size * c.d_model
 
 
 def keys_seen(width: int, window: int | None = None) -> int:

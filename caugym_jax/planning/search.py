@@ -11,26 +11,21 @@ from typing import Any, NamedTuple
 from caugym_jax.devices.mesh import MeshShape
 from caugym_jax.devices.shapes import Call
 from caugym_jax.errors import UserError
-from caugym_jax.models.work import Work
-from caugym_jax.objectives.logprobs import CHUNK_LOGITS
+from caugym_jax.models.work import Work, parameters
 from caugym_jax.planning.abstract import Planned, plan
 from caugym_jax.planning.collectives import OUTSIDE, Collective
 from caugym_jax.planning.compiling import local_bytes, mesh_of
 from caugym_jax.planning.machine import Machine, machine_of
 from caugym_jax.planning.roofline import (
     exchange,
-    layer_parameters,
-    parameters,
     predict,
 )
 from caugym_jax.planning.topology import Slice, open_slice
+from caugym_jax.runs.recipe import REMAT, temporaries
 from caugym_jax.runs.settings import Settings
 
 MAX_TENSOR, MAX_CONTEXT = 16, 8
 HEADROOM = 0.95  # of a device's memory that an estimate may fill
-
-
-REMAT = ("dots", "attention", "full")
 
 
 class Candidate(NamedTuple):
@@ -64,7 +59,7 @@ def best_meshes(config: Settings, where: Slice) -> list[Candidate]:
     for mesh in factorizations(len(where.devices)):
         one = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, **mesh))
         try:
-            planned = plan(one, where.devices, results)
+            planned = plan(one, where.devices, results, machine.limit)
         except UserError as error:  # mostly sizes that do not divide
             refusals.append(error)
             continue
@@ -145,40 +140,6 @@ def estimated_traffic(work: Work, mesh: dict[str, int], slices: int = 1) -> list
 
 def estimated_bytes(call: Call) -> float:
     """What a program should take of a device: its arguments and what lies beside them exactly (by
-    their shardings), its temporaries by formula.
-
-    Temporaries of an update: gradients, twice where they are accumulated; what the layers keep for
-    the backward pass under their remat policy; two layers' and the tables' weights, gathered; what
-    one layer works on; four chunks of logits. Of the sampler: the cache.
-    """
-    work, mesh = call.work, dict(mesh_of(call).shape)
-    c, size, tensor = work.model, work.itemsize, mesh["tensor"]
+    their shardings), its temporaries by formula (`runs.recipe.temporaries`)."""
     fixed = local_bytes((call.arguments, call.program.last, call.beside))
-    batch = mesh["data"] * mesh["fsdp"]
-    tables = size * 2 * c.vocab_size * c.d_model / tensor
-    gathered = 2 * size * layer_parameters(c) / tensor + tables
-    if mesh["fsdp"] == 1:
-        gathered = 0.0
-    if work.drawn:
-        rows = work.rows * work.samples / batch
-        heads = max(1, c.num_kv_heads / tensor)
-        slots = rows * work.drawn + work.rows / batch * work.width
-        cache = 2 * size * c.num_layers * heads * c.head_dim * slots
-        wide = work.rows / batch * work.width * (3 * c.d_ff / tensor + 8 * c.d_model) * size
-        return fixed + gathered + 1.25 * cache + wide + 2 * 4 * rows * c.vocab_size / tensor
-    places = work.rows * work.width / work.parts / batch / mesh["context"]
-    heads = (2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim / tensor
-    inner = (3 * c.d_ff + (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) / tensor
-    kept = c.d_model * (1 if work.train else 0)
-    kept += {"full": 0, "attention": c.num_heads * c.head_dim / tensor}.get(
-        work.remat, heads + 2 * c.d_ff / tensor + c.d_model
-    )
-    kept += 6 * c.d_model + 2 * c.d_ff / tensor if work.remat == "none" and work.train else 0
-    layers = places * c.num_layers * kept * size if work.train else 0
-    working = places * (2 * inner + 8 * c.d_model) * size
-    logits = min(CHUNK_LOGITS, places * c.vocab_size) * 4 * 4 / tensor
-    gradients = 0.0
-    if work.train:
-        trained = local_bytes(call.arguments[0].params)
-        gradients = trained * (2 if work.parts > 1 else 1)
-    return fixed + gathered + layers + working + logits + gradients
+    return fixed + temporaries(call.work, dict(mesh_of(call).shape))

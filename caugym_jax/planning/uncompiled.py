@@ -9,15 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from caugym_jax.devices.shapes import Call
-from caugym_jax.models.work import Work
+from caugym_jax.models.work import Work, parameters
+from caugym_jax.planning import lengths
 from caugym_jax.planning.collectives import Collective, totals
-from caugym_jax.planning.compiling import local_bytes, mesh_of, told
+from caugym_jax.planning.compiling import Stated, local_bytes, mesh_of, told
 from caugym_jax.planning.machine import Machine
-from caugym_jax.planning.roofline import exchange, parameters, predict
+from caugym_jax.planning.roofline import exchange, predict
 from caugym_jax.planning.search import estimated_bytes, estimated_traffic
 
 
-def estimate(call: Call, machine: Machine, slices: int) -> dict[str, Any]:
+def estimate(
+    call: Call, machine: Machine, slices: int, stated: Stated | None = None
+) -> dict[str, Any]:
     """One program's report, as `compiling.examine` gives it, without a compiler."""
     work, mesh = call.work, mesh_of(call)
     before, drawing = traffic(work, dict(mesh.shape), slices)
@@ -34,7 +37,7 @@ def estimate(call: Call, machine: Machine, slices: int) -> dict[str, Any]:
     peak, beside = estimated_bytes(call), local_bytes(call.beside)
     arguments = local_bytes((call.arguments, call.program.last))
     memory = {"arguments": arguments, "temporaries": peak - arguments - beside, "beside": beside}
-    return {
+    report = {
         "name": call.name,
         "times_a_step": call.times,
         "compile_seconds": None,
@@ -46,6 +49,10 @@ def estimate(call: Call, machine: Machine, slices: int) -> dict[str, Any]:
         "collectives": totals([*before, *drawing]),
         "predicted": told(prediction),
     }
+    if stated is not None:
+        place = lengths.Place(chip, efficiency, dict(mesh.shape), ())
+        report["stated_seconds"] = lengths.seconds(call, prediction, drawing, place, *stated)
+    return report
 
 
 def traffic(

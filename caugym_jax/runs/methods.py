@@ -78,8 +78,10 @@ from caugym_jax.models.value import ValueModel
 from caugym_jax.objectives.optim import Optimizer, evaluated, make_optimizer
 from caugym_jax.objectives.shared_rows import start
 from caugym_jax.rewards.combination import check_rewards, parse_weights
+from caugym_jax.runs import recipe
 from caugym_jax.runs.folder import started
 from caugym_jax.runs.opening import ModelSettings, merging, open_frozen, open_model
+from caugym_jax.runs.recipe import chosen, device_memory
 from caugym_jax.runs.settings import PpoSettings, Settings
 from caugym_jax.types import Example, Judged, Preference, TrainState
 
@@ -148,7 +150,7 @@ def open_run(
     workdir: Path | None = None,
 ) -> tuple[Run, Any]:
     """(what a method starts from, the first state's trained weights or, on resuming, None)."""
-    lora, sampler_mesh = config.lora, sampling_mesh(mesh, config.sampling)
+    lora = config.lora
     date = None if workdir is None else processes.first(lambda: started(workdir))
     if not lora.rank:
         weights = not resuming or needs_reference(config)
@@ -156,8 +158,8 @@ def open_run(
         trained, tokenizer = layout(model.config), asking(tokenizer, config, date)
         if params is not None and config.model.init == "random":
             params = _with_shared_rows(config, params, trained, mesh)
-        run = Run(config, model, params, tokenizer, mesh, trained)
-        return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), params
+        run = Run(config, model, params, tokenizer, mesh, trained, workdir=workdir)
+        return _settled(run), params
     model, frozen, tokenizer = open_frozen(config.model, mesh, lora.base_dtype, config.seed)
     assert frozen is not None  # they are asked for
     adapter = Adapter(
@@ -172,7 +174,27 @@ def open_run(
     elif not resuming:
         first = init_adapters(trained, jax.random.key(config.seed), mesh)
     run = Run(config, model, frozen, asking(tokenizer, config, date), mesh, trained, adapter)
-    return run._replace(workdir=workdir, sampler_mesh=sampler_mesh), first
+    return _settled(run._replace(workdir=workdir)), first
+
+
+def _settled(run: Run) -> Run:
+    """The run with what its settings leave to the machine (`runs/recipe.py`), which is printed."""
+    settled = settle(run, device_memory(run.mesh))
+    if text := chosen(run.config, settled.config):
+        run.say(f"chosen by the devices' memory: {text}")
+    return settled
+
+
+def settle(run: Run, memory: float | None) -> Run:
+    """The run with a value for all that its settings leave to the machine.
+
+    Args:
+      memory: bytes of a device; None: unknown.
+    """
+    config = recipe.settle(run.config, run.model, run.mesh, memory)
+    model = dataclasses.replace(run.model, remat=config.model.remat or "none")
+    places = sampling_mesh(run.mesh, config.sampling)
+    return run._replace(config=config, model=model, sampler_mesh=places)
 
 
 def asking(tokenizer: Tokenizer, config: Settings, date: str | None = None) -> Tokenizer:

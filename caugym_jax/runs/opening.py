@@ -49,7 +49,8 @@ class ModelSettings:
       shape: with init=random, another shape; the name then need not hold more than a tokenizer.
       dtype: what is computed in, float32 or bfloat16; None: bfloat16 on accelerators, float32 on a
         CPU.
-      remat: what the backward pass computes again to save memory: none, dots, attention or full.
+      remat: what the backward pass computes again to save memory: none, dots, attention or full;
+        None: as little as fits by estimate (`runs/recipe.py`).
       attention: the kernel; None: splash on a TPU, cudnn on a GPU, plain on a CPU.
       step: which checkpoint of a workdir; None: the newest.
     """
@@ -57,7 +58,7 @@ class ModelSettings:
     name: str = "embedded-start"
     init: str = "pretrained"
     dtype: str | None = None
-    remat: str = "none"
+    remat: str | None = None
     attention: str | None = None
     step: int | None = None
     shape: Shape = Shape()
@@ -141,7 +142,7 @@ def model_for(
             f"heads of {config.head_dim}: use {own}"
         )
     unrolled = platform == "cpu" and config.num_layers <= UNROLLED
-    return Model(config, dtype, settings.remat, attention or own, unrolled)
+    return Model(config, dtype, settings.remat or "none", attention or own, unrolled)
 
 
 def open_frozen(

@@ -1,0 +1,148 @@
+"""A step in which completions end before they must: how long it takes when lengths are stated.
+
+The report of every program counts rows as full. Here lengths are drawn, waves run as
+`sampling/waves.py` runs them and rows are packed as `algorithms/packed.py` packs them; the seconds
+are those of the same roofline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from caugym_jax.algorithms.packed import best_fit
+from caugym_jax.algorithms.step import is_packed
+from caugym_jax.data.packing import width_for
+from caugym_jax.devices.chips import Chip
+from caugym_jax.devices.shapes import Call
+from caugym_jax.errors import UserError
+from caugym_jax.models.work import Work, layer_parameters, used_parameters
+from caugym_jax.planning.collectives import Collective
+from caugym_jax.planning.roofline import Efficiency, Prediction, exchange
+from caugym_jax.sampling.waves import sizes
+
+SIGMA = 0.8  # of the logarithm of completions' lengths; half of the variance lies within a group
+
+
+class Lengths(NamedTuple):
+    """Medians in tokens; completions are lognormal (sigma SIGMA) and cut at their limit."""
+
+    completion: float
+    prompt: float
+
+    def draw(self, prompts: int, group: int, limit: int) -> np.ndarray:
+        """[prompts, group] int: lengths of completions, the same at every call."""
+        rng, share = np.random.default_rng(0), math.sqrt(0.5)
+        of_prompt, of_sample = rng.normal(size=(prompts, 1)), rng.normal(size=(prompts, group))
+        drawn = self.completion * np.exp(SIGMA * share * (of_prompt + of_sample))
+        return np.clip(np.rint(drawn), 1, limit).astype(int)
+
+
+def parse(text: str) -> Lengths:
+    """COMPLETION,PROMPT
+
+    Raises:
+      UserError: it is not two lengths.
+    """
+    try:
+        completion, prompt = map(float, text.split(","))
+    except ValueError:
+        completion = prompt = 0.0
+    if min(completion, prompt) < 1:
+        raise UserError(
+            f"--lengths={text}: give two medians in tokens, of completions and of prompts, "
+            "as in --lengths=2500,400"
+        )
+    return Lengths(completion, prompt)
+
+
+class Place(NamedTuple):
+    """On what a call runs."""
+
+    chip: Chip
+    efficiency: Efficiency
+    mesh: dict[str, int]
+    coordinates: Sequence[tuple[int, ...]]  # of devices on the torus
+
+    @property
+    def shards(self) -> int:
+        """Devices that take different rows."""
+        return self.mesh["data"] * self.mesh["fsdp"]
+
+
+def seconds(
+    call: Call,
+    full: Prediction,
+    drawing: Sequence[Collective],
+    place: Place,
+    lengths: Lengths,
+    group: int,
+) -> float:
+    """Seconds of a call with completions of the stated lengths.
+
+    Args:
+      full: of rows that are full.
+      drawing: the collectives of the loop that draws tokens.
+      group: samples of each prompt.
+    """
+    if call.work.drawn:
+        return full.seconds - full.decode + sampled(call.work, lengths, drawing, place)
+    passes = full.seconds - full.optimiser
+    return passes * filled(call, lengths, group, place) + full.optimiser
+
+
+def sampled(work: Work, lengths: Lengths, drawing: Sequence[Collective], place: Place) -> float:
+    """Seconds of one wave's tokens, without its prefill."""
+    prompts = min(work.width, width_for(int(2 * lengths.prompt)))  # padded to the longest
+    drawn = lengths.draw(work.rows, work.samples, work.drawn).reshape(place.shards, -1)
+    drawn.sort(axis=1)
+    ladder = sizes(drawn.size, place.shards, work.drawn)
+    total, start = 0.0, 0
+    for size, smaller in zip(ladder, [*ladder[1:], 0], strict=True):
+        # It goes on until no shard has more than `smaller` rows left.
+        end = int(drawn[:, drawn.shape[1] - smaller - 1].max())
+        sent = size / drawn.shape[1]
+        scaled = [one._replace(bytes=one.bytes * sent) for one in drawing]
+        waiting = exchange(scaled, place.chip, place.efficiency, place.coordinates) / work.drawn
+        while start < end:
+            begun = min(work.drawn, (start // work.piece + 1) * work.piece)
+            stop = min(end, begun)
+            slots = begun + prompts / (work.samples if size == ladder[0] else 1)
+            terms = *drawing_terms(work, size, slots, place), waiting
+            one = max(terms) if place.efficiency.overlapped else sum(terms)
+            total += (stop - start) * one
+            start = stop
+    return total
+
+
+def drawing_terms(work: Work, rows: int, slots: float, place: Place) -> tuple[float, float]:
+    """Seconds of (arithmetic, memory) to draw one token of each of so many rows a shard, whose
+    cache has so many slots; the terms of `roofline.operations` and `roofline.memory_traffic`."""
+    c, chip, efficiency = work.model, place.chip, place.efficiency
+    tensor = place.mesh["tensor"]
+    products = c.num_layers * used_parameters(c) + c.d_model * c.vocab_size
+    mixing = 2 * c.num_heads * c.head_dim * c.num_layers * slots
+    arithmetic = 2 * rows / tensor / chip.flops
+    arithmetic *= products / efficiency.matmul + mixing / efficiency.attention
+    weights = c.num_layers * layer_parameters(c) + c.vocab_size * c.d_model
+    kept = 2 * c.num_layers * max(1, c.num_kv_heads / tensor) * c.head_dim
+    memory = work.itemsize * (weights / tensor + rows * slots * kept)
+    return arithmetic, memory / (chip.bandwidth * efficiency.memory)
+
+
+def filled(call: Call, lengths: Lengths, group: int, place: Place) -> float:
+    """The share of a call's microbatches that hold something; 1 where rows are not packed."""
+    leaves = jax.tree.leaves(call.arguments, is_leaf=is_packed)
+    packed = next((x for x in leaves if is_packed(x)), None)
+    if packed is None:
+        return 1.0
+    rows, width = packed.tokens.shape
+    microbatches = len(packed.share) // place.shards
+    # There is room for each completion in a row of its own.
+    drawn = lengths.draw(rows // group, group, width) + int(lengths.prompt)
+    bins = best_fit(np.minimum(drawn, width).reshape(-1).tolist(), width)
+    return math.ceil(len(bins) * microbatches / rows) / microbatches
