@@ -12,6 +12,7 @@ import optax
 from caugym_jax.devices.mesh import (
     Layout,
     described,
+    put,
     replicated,
     rows,
     sharding,
@@ -285,7 +286,6 @@ def make_step(
       adapter: makes the weights that `loss` sees of the trained ones.
       work: the forward pass of a batch, by its shapes.
     """
-    transform = optimizer.transform
 
     def training(state: TrainState, batch: Any) -> Work:
         trained = None
@@ -295,7 +295,9 @@ def make_step(
         parts = microbatch_count(batch, microbatches)
         return work(batch)._replace(train=True, parts=parts, adapters=trained)
 
-    def step(state: TrainState, batch: Any, frozen: Any) -> Updated:
+    def step(state: TrainState, batch: Any, frozen: Any, rates: Any) -> Updated:
+        transform, schedule, *_ = optimizer.at(rates)
+
         def of_trained(params: Any, part: Any) -> Losses:
             return loss(adapter.apply(params, frozen), part)
 
@@ -315,7 +317,7 @@ def make_step(
             state.skipped + (1 - finite.astype(jnp.int32)),
         )
         metrics = {k: s / jnp.where(w > 0, w, 1.0) for k, (s, w) in sums.items()}
-        rate = optimizer.schedule(_updates_done(opt_state) - 1)
+        rate = schedule(_updates_done(opt_state) - 1)
         return state, {"loss": value, "grad_norm": norm, "learning_rate": rate, **metrics}
 
     return Program(
@@ -323,7 +325,7 @@ def make_step(
         step,
         f"{remedy}, or raise microbatches",
         donate=(0,),
-        last=(adapter.frozen,),
+        last=(adapter.frozen, put(optimizer.rates, replicated(mesh))),
         places=(state_shardings(optimizer, mesh), None),
         work=None if work is None else training,
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 
@@ -90,12 +92,49 @@ class Optim:
 
 
 class Optimizer(NamedTuple):
-    """An optax transform, the learning rate it uses (for the log), and what it trains."""
+    """An optax transform, the learning rate it uses (for the log), and what it trains.
+
+    The numbers of the schedule are an argument of the programs: another rate or another number of
+    steps compiles nothing.
+    """
 
     transform: optax.GradientTransformation
     schedule: optax.Schedule
-    clip_norm: float | None
     layout: Layout
+    settings: Optim
+    rates: Any  # [5] float32, see `schedule_numbers`
+
+    def at(self, rates: Any) -> Optimizer:
+        """The same with other (traced) numbers of the schedule."""
+        return _build(self.layout, self.settings, rates)
+
+
+def schedule_numbers(settings: Optim, steps: int) -> np.ndarray:
+    """(peak, warm-up, first step of the decay, its length, final ratio), [5] float32."""
+    begin = max(settings.warmup, int(settings.decay_from * steps))
+    length = max(1, steps - begin - 1)  # the last step is number steps - 1
+    numbers = settings.peak, settings.warmup, begin, length, settings.final_ratio
+    return np.array(numbers, np.float32)
+
+
+def rate_at(decay: str, rates: Any, count: Any) -> jax.Array:
+    """The learning rate of step `count`: linear warm-up to the peak, constant, then decay.
+
+    Args:
+      decay: constant, linear or cosine.
+      rates: see `schedule_numbers`.
+    """
+    peak, warmup, begin, length, final = (rates[i] for i in range(5))
+    rising = jnp.clip(count / jnp.maximum(warmup - 1, 1), 0, 1)
+    first = peak / jnp.maximum(warmup, 1)
+    done = jnp.clip((count - begin) / length, 0, 1)
+    left: Any = {
+        "constant": lambda: 1.0,
+        "linear": lambda: 1 - done,
+        "cosine": lambda: 0.5 * (1 + jnp.cos(jnp.pi * done)),
+    }[decay]()
+    factor = 1.0 if decay == "constant" else final + (1 - final) * left
+    return jnp.where(count < warmup, first + (peak - first) * rising, peak * factor)
 
 
 def learning_rate(settings: Optim, steps: int) -> optax.Schedule:
@@ -104,16 +143,7 @@ def learning_rate(settings: Optim, steps: int) -> optax.Schedule:
     Args:
       steps: length of the whole run.
     """
-    peak, warmup = settings.peak, settings.warmup
-    begin = max(warmup, int(settings.decay_from * steps))
-    length = max(1, steps - begin - 1)  # the last step is number steps - 1
-    tail = {
-        "constant": lambda: optax.constant_schedule(peak),
-        "linear": lambda: optax.linear_schedule(peak, peak * settings.final_ratio, length),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, length, alpha=settings.final_ratio),
-    }[settings.decay]()
-    warm = optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1))
-    return optax.join_schedules([warm, optax.constant_schedule(peak), tail], [warmup, begin])
+    return functools.partial(rate_at, settings.decay, schedule_numbers(settings, steps))
 
 
 def decayed(axes: Any) -> Any:
@@ -197,7 +227,11 @@ def make_optimizer(layout: Layout, steps: int, settings: Optim = Optim()) -> Opt
     Args:
       layout: shapes and logical axes of what is trained (`models.transformer.layout(config)`).
     """
-    schedule = learning_rate(settings, steps)
+    return _build(layout, settings, schedule_numbers(settings, steps))
+
+
+def _build(layout: Layout, settings: Optim, rates: Any) -> Optimizer:
+    schedule = functools.partial(rate_at, settings.decay, rates)
     clip_norm = settings.clip_norm
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     transform = optax.chain(clip, _core(layout, settings, schedule))
@@ -207,7 +241,7 @@ def make_optimizer(layout: Layout, steps: int, settings: Optim = Optim()) -> Opt
         )
     if settings.ema:
         transform = with_average(transform, settings.ema)
-    return Optimizer(transform, schedule, clip_norm, layout)
+    return Optimizer(transform, schedule, layout, settings, rates)
 
 
 def _core(

@@ -84,7 +84,8 @@ def plan(
         model = run.model
         if not Slice("", list(devices), None).compiles:  # their kernel is not here to be traced
             run = run._replace(model=dataclasses.replace(model, attention="plain"))
-        algorithm = methods.build(run)
+        with recording():
+            algorithm = methods.build(run)
         state = state_shapes(algorithm.init, run.trained, mesh)
         step = Recorder((state, run.params, run.adapter.frozen), results)
         with recording(step):

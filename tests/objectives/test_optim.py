@@ -119,7 +119,7 @@ def test_gradients_are_clipped_by_their_global_norm():
         optimizer = make_optimizer(layout(CONFIG), 3, Optim(peak=1.0, eps=1.0, clip_norm=clip))
         start = optimizer.transform.init(params)
         norms = [
-            optax.tree.norm(optimizer.transform.update(g, start, params)[0])
+            optax.tree.norm(jax.jit(optimizer.transform.update)(g, start, params)[0])
             for g in (large, jax.tree.map(lambda x: 10 * x, large))
         ]
         assert (abs(norms[0] - norms[1]) < 1e-4 * norms[0]) == same
@@ -276,7 +276,7 @@ def test_stacked_muon_is_muon_of_each_layer():
             for i in range(3)
         }
 
-    alone = Optimizer(optax.contrib.muon(RATE, consistent_rms=0.2), None, None, None)
+    alone = Optimizer(optax.contrib.muon(RATE, consistent_rms=0.2), *[None] * 4)
     expected, _ = stepped(alone, single(params), [single(g) for g in grads])
     for key, weight in single(found).items():
         np.testing.assert_allclose(weight, expected[key], rtol=1e-5, atol=1e-6, err_msg=str(key))
