@@ -27,13 +27,13 @@ from caugym_jax.sampling.picking import Settings
 from caugym_jax.types import Rollout
 
 # Fewer rows, or shorter completions, do not pay for the programs of other sizes.
-LEAST_ROWS, LEAST_TOKENS = 16, 256
+LEAST_ROWS, LEAST_TOKENS = 16, 64
 
 
 def sizes(rows: int, shards: int, max_new_tokens: int) -> list[int]:
     """Rows of a shard that a wave goes through: halved while more than LEAST_ROWS are left in all.
 
-    By hand: 50 rows of 256 new tokens, 1 shard: 50, 25, 13; of 255: 50.
+    By hand: 50 rows of 64 new tokens, 1 shard: 50, 25, 13; of 63: 50.
     """
     each = [rows // shards]
     while max_new_tokens >= LEAST_TOKENS and each[-1] * shards > LEAST_ROWS and each[-1] > 1:

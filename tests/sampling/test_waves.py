@@ -30,9 +30,9 @@ def make(family="qwen3-tied", **options):
 
 
 def test_sizes_by_hand():
-    assert waves.sizes(50, 1, 256) == [50, 25, 13]
-    assert waves.sizes(64, 4, 256) == [16, 8, 4]  # of each of 4 shards
-    assert waves.sizes(50, 1, 255) == [50]
+    assert waves.sizes(50, 1, 64) == [50, 25, 13]
+    assert waves.sizes(64, 4, 64) == [16, 8, 4]  # of each of 4 shards
+    assert waves.sizes(50, 1, 63) == [50]
     assert waves.sizes(16, 1, 4096) == [16]
     assert waves.sizes(32, 32, 4096) == [1]
 

@@ -1,0 +1,62 @@
+"""Seconds of stated lengths, against counts by hand."""
+
+import numpy as np
+import pytest
+
+from caugym_jax.devices.chips import Chip
+from caugym_jax.devices.shapes import Call
+from caugym_jax.errors import UserError
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.work import Work
+from caugym_jax.planning import lengths
+from caugym_jax.planning.roofline import Efficiency
+from caugym_jax.types import Experience
+
+SHAPE = ModelConfig(
+    vocab_size=8, d_model=4, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=4, d_ff=4,
+    tied=True, family="qwen2",
+)  # fmt: skip
+# Memory alone counts: one byte a second.
+EFFICIENCY = Efficiency(1.0, 1.0, 1.0, 1.0, 0.0, True)
+PLACE = lengths.Place(
+    Chip(1e30, 1.0, 1.0, 1.0, 1, "made up"), EFFICIENCY, {"data": 1, "fsdp": 1, "tensor": 1}, ()
+)
+
+
+def test_two_medians_are_read():
+    assert lengths.parse("2500,400") == (2500.0, 400.0)
+    for text in ("2500", "a,b", "0,5", "1,2,3"):
+        with pytest.raises(UserError, match=f"--lengths={text}: give two medians in tokens"):
+            lengths.parse(text)
+
+
+def test_lengths_have_the_stated_median_and_limit():
+    drawn = lengths.Lengths(2500, 400).draw(512, 8, 8192)
+    assert drawn.shape == (512, 8) and drawn.max() == 8192 and drawn.min() >= 1
+    assert 2250 < np.median(drawn) < 2750
+    within = np.log(drawn).std(axis=1).mean()
+    assert 0.4 < within < 0.6  # sqrt(0.5) x 0.8 = 0.57 of a group of 8, less what is cut
+
+
+def test_a_wave_costs_what_its_rows_hold(monkeypatch):
+    """32 rows of 256 and of 512 tokens, half and half: 256 tokens of 32 rows, then 256 of 16. A
+    slot is 2 x 4 numbers of 2 bytes; weights are 4 x 4 x 4 + 3 x 4 x 4 + 8 x 4 = 144 numbers."""
+    work = Work(SHAPE, 32, 16, 0, drawn=512, piece=256)
+    half = np.repeat([256, 512], 16).reshape(32, 1)
+    monkeypatch.setattr(lengths.Lengths, "draw", lambda *_: half.copy())
+    found = lengths.sampled(work, lengths.Lengths(256, 8), [], PLACE)
+    first = 256 * (2 * 144 + 32 * (256 + 16) * 16)
+    second = 256 * (2 * 144 + 16 * (512 + 16) * 16)
+    assert found == pytest.approx(first + second)
+
+
+def test_packed_rows_are_counted_as_they_are_filled(monkeypatch):
+    """8 completions of 40 tokens after prompts of 10, rows of 100: two a row, 4 of 8
+    microbatches."""
+    tokens = np.zeros((8, 100), np.int32)
+    experience = Experience(*[tokens] * 6, None, None, share=np.zeros((8, 100)))
+    call = Call("update", None, (experience,), None, ())
+    monkeypatch.setattr(lengths.Lengths, "draw", lambda *_: np.full((8, 1), 40))
+    assert lengths.filled(call, lengths.Lengths(40, 10), 1, PLACE) == 0.5
+    padded = Call("update", None, (experience._replace(share=None),), None, ())
+    assert lengths.filled(padded, lengths.Lengths(40, 10), 1, PLACE) == 1.0
