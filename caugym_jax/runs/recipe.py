@@ -2,8 +2,8 @@
 heads are split for sampling, and how many prompts are sampled at a time.
 
 All three change speed and memory, and no result. They follow from the model's shape, the settings,
-the mesh and a device's memory alone, so the planner chooses what a run will choose. On a CPU
-sampling stays as it is set: there is no cache in memory to spare the way to.
+the mesh and a device's memory alone, so the planner chooses what a run will choose. On a CPU heads
+stay as the mesh splits them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from caugym_jax.objectives.optim import Optim
 from caugym_jax.runs.settings import PpoSettings, Settings
 
 REMAT = ("none", "dots", "attention", "full")  # the quickest first
-HEADROOM = 0.88  # of a device's memory that an estimate may fill; estimates are up to 12% low
+# Of a device's memory, filled by estimate: compilers ask for up to a tenth of a device more.
+HEADROOM = 0.88
 MOST_TENSOR = 8  # devices that share a token's arithmetic: more wait for each other
 # Numbers that an optimiser keeps beside each weight; schedule_free keeps the averaged weights.
 MOMENTS = {"adamw": 2, "lion": 1, "adafactor": 0, "muon": 1, "schedule_free": 2}
