@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from caugym_jax.causal.engine.solving import truth
@@ -40,8 +39,6 @@ TIMES = {
     "time/update": "update",
     "time/evaluate": "evaluation",
 }
-
-STYLE = Path(__file__).with_name("style.css")
 
 
 class Page:
@@ -100,7 +97,7 @@ def page(found: Found) -> tuple[str, dict[str, str]]:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
         'content="width=device-width,initial-scale=1"><meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">"
-        f"<title>caugym_jax report</title><style>{STYLE.read_text()}</style></head><body>"
+        f"<title>caugym_jax report</title><style>{svg.STYLE}</style></head><body>"
         f"<h1>Report</h1><nav>{links}</nav>{body}</body></html>\n",
         made.charts,
     )

@@ -12,15 +12,13 @@ import html
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 WIDTH = 480  # of a chart, so that 12 pixel text stays readable on a phone
 COLOURS = 8  # --c0 .. --c7
-STANDALONE = (
-    "svg{--ink:#1b1b1f;--soft:#5b5b66;--grid:#d9d9e0;--paper:#fff;--good:#1a7f37;--bad:#b3261e;"
-    "--c0:#3b6fd4;--c1:#d1651a;--c2:#2a8c4a;--c3:#a63a9b;--c4:#8a6d00;--c5:#0f8a96;--c6:#c03a4b;"
-    "--c7:#5e5ce6;background:#fff}"
-)
+STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+LIGHT = dict(re.findall(r"(--\w+):(#\w+)", STYLE.partition("@media")[0]))  # name -> colour
 MOST_POINTS = 400  # of one line; longer ones are averaged in equal groups
 
 
@@ -78,8 +76,11 @@ def picture(width: int, height: int, title: str, body: str) -> str:
 
 
 def standalone(svg: str) -> str:
-    """The same chart as a file of its own, in light colours."""
-    return svg.replace("</title>", f"</title><style>{STANDALONE}</style>", 1) + "\n"
+    """The same chart as a file of its own, in light colours on white: without variables, which
+    not every program that draws SVG knows."""
+    coloured = re.sub(r"var\((--\w+)\)", lambda found: LIGHT[found[1]], svg)
+    white = f'</title><rect width="100%" height="100%" fill="{LIGHT["--paper"]}"/>'
+    return coloured.replace("</title>", white, 1) + "\n"
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -16,10 +16,11 @@ from caugym_jax.algorithms.kto import Kto
 from caugym_jax.algorithms.ppo import Ppo
 from caugym_jax.algorithms.sft import Sft
 from caugym_jax.cli import config as configs
+from caugym_jax.cli.keys import STUDY
 from caugym_jax.data.preference_sources import PreferenceData
 from caugym_jax.data.sources import PromptData, SftData
 from caugym_jax.devices.mesh import MeshShape, Sampling
-from caugym_jax.errors import require
+from caugym_jax.errors import UserError, require
 from caugym_jax.evals.held_out import Evaluation
 from caugym_jax.models.lora import Lora
 from caugym_jax.objectives.optim import Optim
@@ -109,9 +110,12 @@ def load(spec: str, overrides: Sequence[str] = ()) -> Settings:
     """The settings of `NAME[.py][:ARG]` with `key.path=value` overrides applied.
 
     Raises:
-      UserError: there is no such file, or a key or a value is wrong (named).
+      UserError: there is no such file, it is a study, or a key or a value is wrong (named).
     """
-    return from_values(configs.read(spec, overrides))
+    values = configs.read(spec, overrides)
+    if values.get("method") == STUDY:
+        raise UserError(f"{spec} is a study: run python -m caugym_jax.study --config={spec}")
+    return from_values(values)
 
 
 def from_values(values: Any) -> Settings:

@@ -77,9 +77,9 @@ def cold_problems(study: Study) -> list[Problem]:
 
 def _in_turn(study: Study, n: int, seed: int) -> list[Problem]:
     """Problem i is of the variant i mod (number of variants)."""
-    kinds = len(study.variants)
+    each = -(-n // len(study.variants))
     streams = [
-        list(generate_problems(study.tasks, -(-n // kinds), seed, variant=variant))
+        list(generate_problems(study.tasks, each, seed, variant=variant, adjusters=study.adjusters))
         for variant in study.variants
     ]
     return [problem for group in zip(*streams, strict=True) for problem in group][:n]

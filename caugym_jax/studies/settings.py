@@ -69,6 +69,8 @@ class Study:
       path: a file of training problems, of which the first so many are taken; None: generated.
       tasks: of the generated training problems.
       variants: of the generated training problems, in turn.
+      adjusters: how many variables must be adjusted for in the generated training problems; None:
+        as in the released sets.
       epochs: how often every problem is seen.
       batch_size: problems a step.
       solutions: what SFT imitates and DPO and KTO prefer: solutions in the "notation" of
@@ -97,6 +99,7 @@ class Study:
     path: str | None = None
     tasks: tuple[str, ...] = TASKS
     variants: tuple[str, ...] = ("base",)
+    adjusters: tuple[int, ...] | None = None
     epochs: int = 1
     batch_size: int = 16
     solutions: Literal["notation", "steps"] = "notation"

@@ -113,7 +113,8 @@ def markdown(study: Study, out: Path) -> str:
 
 def tables(study: Study, out: Path) -> list[Table]:
     budgets = [budget for budget in BUDGETS if budget == "problems" or study.compute]
-    return [make(study, out, budget) for make in (summary_table, set_table) for budget in budgets]
+    makers = (summary_table, pair_table, set_table)
+    return [make(study, out, budget) for make in makers for budget in budgets]
 
 
 def models(study: Study, out: Path, budget: str) -> dict[str, list[Path]]:
@@ -165,17 +166,44 @@ def _spent(study: Study, folders: Sequence[Path]) -> list[str]:
     return [f"{steps_:.0f}", f"{tokens / 1e3:.0f}k", f"{passes / 1e6:.2f}M", f"{minutes:.1f}"]
 
 
+def pair_table(study: Study, out: Path, budget: str) -> Table:
+    """Each method against each other one, on the same items."""
+    found = {
+        name: rows
+        for name, folders in models(study, out, budget).items()
+        if (rows := collected(folders, "sampled", "strict")) is not None
+    }
+    lines = [
+        [name, *("" if other == name else _against(rows, found[other]) for other in found)]
+        for name, rows in found.items()
+    ]
+    title = (
+        f"Row minus column, strict, samples, at {BUDGETS[budget]} [*: the interval leaves out 0]"
+    )
+    return Table(title, ["", *found], lines)
+
+
+def _against(one: Rows, other: Rows) -> str:
+    rows = difference(one, other)
+    apart = rows.half is not None and abs(rows.mean) > rows.half
+    return shown(rows, sign="+") + " *" * apart
+
+
 def set_table(study: Study, out: Path, budget: str) -> Table:
-    """Set by set; in brackets the paper's accuracy of the method on the base set."""
+    """Set by set: the accuracy, and its change, paired with the first model's answers; in brackets
+    the paper's accuracy of the method on the base set."""
     names, lines = sets_of(out), []
+    starts = {one: collected([out / START], "sampled", "strict", one) for one in names}
     for name, folders in models(study, out, budget).items():
         cells = [name]
         for one in names:
+            rows, start = collected(folders, "sampled", "strict", one), starts[one]
+            change = None if rows is None or start is None else difference(rows, start)
+            text = shown(rows) if name == FIRST else f"{_mean(rows)}, {shown(change, sign='+')}"
             paper = BASE_BY_METHOD.get(name) if paper_set(one) == "base" else None
-            note = "" if paper is None else f" [{100 * paper:.1f}]"
-            cells.append(shown(collected(folders, "sampled", "strict", one)) + note)
+            cells.append(text + ("" if paper is None else f" [{100 * paper:.1f}]"))
         lines.append(cells)
-    title = f"By set, strict, samples, at {BUDGETS[budget]} [the paper's 14B, published rule]"
+    title = f"By set, strict, samples, and the change, at {BUDGETS[budget]} [the paper's 14B]"
     return Table(title, ["", *names], lines)
 
 
@@ -185,7 +213,10 @@ def sets_of(out: Path) -> list[str]:
 
 
 def shown(rows: Rows | None, sign: str = "") -> str:
-    if rows is None:
-        return "–"
-    half = "" if rows.half is None else f" ± {100 * rows.half:.1f}"
-    return f"{100 * rows.mean:{sign}.1f}{half}"
+    if rows is None or rows.half is None:
+        return _mean(rows, sign)
+    return f"{_mean(rows, sign)} ± {100 * rows.half:.1f}"
+
+
+def _mean(rows: Rows | None, sign: str = "") -> str:
+    return "–" if rows is None else f"{100 * rows.mean:{sign}.1f}"

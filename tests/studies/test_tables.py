@@ -1,11 +1,12 @@
 """The tables: means over seeds, intervals by graph, what stands for a method at equal compute."""
 
+import dataclasses
 import json
 
 import pytest
 
 from caugym_jax.studies.settings import Study
-from caugym_jax.studies.tables import collected, difference, folders_of, markdown
+from caugym_jax.studies.tables import collected, difference, folders_of, markdown, pair_table
 
 STUDY = Study(methods=("sft", "grpo"), seeds=(0, 1))
 
@@ -56,9 +57,24 @@ def test_markdown(out):
     assert "| cold start | 50.0 ± 98.0 |" in text
     assert any(line.startswith("| sft | 62.5 ± 73.5 | +12.5 ± ") for line in lines)
     assert any("| 50.0 to 75.0 | – | 100.0 ± 0.0 | 1 | 1k | 0.00M | 0.5 |" in x for x in lines)
+    assert "| sft | 62.5, +12.5 ± " in text
     assert "[93.5]" in text and "[51.0]" in text  # the paper's, on base
     counts = {line.count("|") for line in lines if line.startswith("| ")}
-    assert len(counts) <= 2  # rows are as wide as their header
+    assert len(counts) <= 3  # rows are as wide as their header
+
+
+def test_methods_are_compared_item_by_item(out):
+    table = pair_table(STUDY, out, "problems")
+    assert table.header == ["", "cold start", "sft", "grpo"]
+    # differences of grpo and sft: 0, 0, 0.5, 1; by graph 0 and 1.5 around a mean of 0.375 an item:
+    # residuals -0.75 and 0.75, as above
+    assert table.rows[2] == ["grpo", "+50.0 ± 98.0", "+37.5 ± 73.5", ""]
+    grades(out / "sft-2", [0, 0, 0, 0])
+    grades(out / "grpo-2", [1, 1, 1, 1])
+    assert (
+        pair_table(dataclasses.replace(STUDY, seeds=(2,)), out, "problems").rows[2][2]
+        == "+100.0 ± 0.0 *"
+    )
 
 
 def test_equal_compute_falls_back_on_the_same_runs(out):
