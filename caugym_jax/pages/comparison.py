@@ -11,7 +11,17 @@ from caugym_jax.pages import svg
 from caugym_jax.pages.gather import Comparison
 from caugym_jax.pages.parts import percent, shade, table
 from caugym_jax.pages.svg import Dot, escape
-from caugym_jax.studies.tables import BUDGETS, FIRST, Rows, collected, models, stored, tables
+from caugym_jax.studies.settings import METHODS
+from caugym_jax.studies.tables import (
+    BUDGETS,
+    FIRST,
+    Rows,
+    collected,
+    difference,
+    models,
+    stored,
+    tables,
+)
 from caugym_jax.types import TASKS
 
 if TYPE_CHECKING:
@@ -35,12 +45,42 @@ def comparison(made: Page, found: Comparison) -> str:
         if rows:
             parts.append(f"<h3>{escape(title)}</h3>{table(header, rows)}")
     parts.append('<div class="pair">')
-    parts += [_dots(made, budget, tested[budget]) for budget in budgets if tested[budget]]
+    parts += [_changes(made, found, budget, tested[budget]) for budget in budgets]
+    parts += [_dots(made, budget, tested[budget]) for budget in budgets]
     parts += [_robustness(made, found, tested["problems"])]
     parts += [_failures(made, tested["problems"]), _scorers(made, tested["problems"]), "</div>"]
     parts.append(_by_task(tested["problems"]))
     parts.append(_lacking(tested["problems"]))
     return "".join(parts)
+
+
+def colour_of(name: str) -> int:
+    """Of a method, or of the first model, in all charts."""
+    return 1 + METHODS.index(name) if name in METHODS else 0
+
+
+def _changes(made: Page, found: Comparison, budget: str, tested: dict[str, list[Path]]) -> str:
+    """What each method changed, set by set, on the same items as the first model."""
+    rows, cells = [], []
+    for name in (None, *found.sets):
+        start = collected(tested[FIRST], "sampled", "strict", name) if FIRST in tested else None
+        dots = []
+        for method, folders in tested.items():
+            values = collected(folders, "sampled", "strict", name)
+            if method == FIRST or values is None or start is None:
+                continue
+            dot = _dot(difference(values, start), method)
+            dots.append((dot, colour_of(method)))
+            ends = ["–" if v is None else f"{100 * v:+.1f}" for v in (dot.low, dot.high)]
+            cells.append([name or "all sets", method, f"{100 * dot.value:+.1f}", *ends])
+        rows.append((name or "all sets", dots, [("no change", 0.0)]))
+    if not cells:
+        return ""
+    title = f"Points gained at {BUDGETS[budget]}, strict, on the same items, with 95 % intervals"
+    names = [(method, colour_of(method)) for method in tested if method != FIRST]
+    drawn = svg.strips(title, rows, names, points=True)
+    numbers = table(["set", "method", "points", "low", "high"], cells)
+    return made.chart(f"changes {budget}", title, drawn, numbers)
 
 
 def _dot(rows: Rows, note: str) -> Dot:
@@ -63,7 +103,12 @@ def _dots(made: Page, budget: str, tested: dict[str, list[Path]]) -> str:
         ]
     title = f"Strict accuracy at {BUDGETS[budget]}, every seed with its 95 % interval, all sets"
     numbers = table(["method", "run", "strict", "low", "high"], cells)
-    return made.chart(f"methods {budget}", title, svg.dots(title, drawn, "", marks), numbers)
+    return made.chart(
+        f"methods {budget}",
+        title,
+        svg.dots(title, drawn, "", marks, list(map(colour_of, tested))),
+        numbers,
+    )
 
 
 def _robustness(made: Page, found: Comparison, tested: dict[str, list[Path]]) -> str:
@@ -71,10 +116,10 @@ def _robustness(made: Page, found: Comparison, tested: dict[str, list[Path]]) ->
     rows, cells = [], []
     for name in found.sets:
         dots = []
-        for place, (method, folders) in enumerate(tested.items()):
+        for method, folders in tested.items():
             values = collected(folders, "sampled", "strict", name)
             if values is not None:
-                dots.append((_dot(values, method), place))
+                dots.append((_dot(values, method), colour_of(method)))
                 cells.append([name, method, percent(values.mean)])
         lines = []
         for label in ("shortcut", "constant"):
@@ -86,7 +131,7 @@ def _robustness(made: Page, found: Comparison, tested: dict[str, list[Path]]) ->
     if not rows:
         return ""
     title = "Strict accuracy by set; bars: the graph-free rule (solid), the best constant (dashed)"
-    names = [(method, place) for place, method in enumerate(tested)]
+    names = [(method, colour_of(method)) for method in tested]
     drawn = svg.strips(title, rows, names)
     return made.chart("robustness", title, drawn, table(["set", "who", "right"], cells))
 
@@ -137,7 +182,8 @@ def _scorers(made: Page, tested: dict[str, list[Path]]) -> str:
         cells.append([name, percent(strict), percent(published), gap])
     title = "From the strict score to the published one"
     header = ["", "strict", "published", "points"]
-    return made.chart("scorers by method", title, svg.dots(title, rows, ""), table(header, cells))
+    drawn = svg.dots(title, rows, "", colours=list(map(colour_of, tested)))
+    return made.chart("scorers by method", title, drawn, table(header, cells))
 
 
 def _by_task(tested: dict[str, list[Path]]) -> str:

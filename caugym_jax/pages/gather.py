@@ -63,7 +63,12 @@ class Run:
         """Its name in charts: of a study's runs one name a method and budget."""
         if self.study is None:
             return self.name
-        return self.method + " longer" * self.name.endswith("-compute")
+        return self.method + " longer" * self.longer
+
+    @property
+    def longer(self) -> bool:
+        """Whether it is a study's run at equal compute."""
+        return self.study is not None and self.name.endswith("-compute")
 
     @property
     def method(self) -> str:

@@ -14,7 +14,7 @@ from caugym_jax.evals.accuracy import Answered
 from caugym_jax.evals.paper import BASE_BY_METHOD, GRPO_14B, paper_set
 from caugym_jax.evals.suites import Question, right
 from caugym_jax.pages import svg
-from caugym_jax.pages.comparison import comparison
+from caugym_jax.pages.comparison import colour_of, comparison
 from caugym_jax.pages.gather import Evaluation, Found, Run, mean_and_interval
 from caugym_jax.pages.parts import percent, shade, table
 from caugym_jax.pages.svg import Dot, Line, escape, number
@@ -73,7 +73,7 @@ def page(found: Found) -> tuple[str, dict[str, str]]:
     ]
     made.add("Summary", tiles(alone, others))
     for study in found.studies:
-        made.add(f"Study {study.path.name}", comparison(made, study))
+        made.add("Study", comparison(made, study))
     made.add("Accuracy by task and set", heat_maps(others))
     made.add("Methods", methods(made, alone))
     made.add("Learning curves", curves(made, found.runs))
@@ -272,18 +272,24 @@ def curves(made: Page, runs: Sequence[Run]) -> str:
         )
         tabs.append(f'<div class="tab pair">{figures}</div>')
     inputs, bodies = "".join(tabs[::2]), "".join(tabs[1::2])
-    return f'<div class="tabs">{inputs}{bodies}</div>'
+    note = '<p class="soft">Dashed: longer runs, at equal compute.</p>'
+    return note * any(run.longer for run in runs) + f'<div class="tabs">{inputs}{bodies}</div>'
 
 
 def _named(lines: Sequence[Line], runs: Sequence[Run], key: str) -> list[Line]:
     """The lines of the runs that have the metric; a study's runs have their method's name and
-    colour, others their own.
+    colour, dashed at equal compute, others their own.
     """
-    names = [run.label for run in runs if run.series(key)]
-    colours = {name: i for i, name in enumerate(dict.fromkeys(run.label for run in runs))}
+    shown = [run for run in runs if run.series(key)]
+    own = {name: i for i, name in enumerate(dict.fromkeys(r.name for r in runs if not r.study))}
     return [
-        dataclasses.replace(line, name=name, colour=colours[name])
-        for line, name in zip(lines, names, strict=True)
+        dataclasses.replace(
+            line,
+            name=run.method if run.study else run.name,
+            colour=colour_of(run.method) if run.study else own[run.name],
+            dashed=run.longer,
+        )
+        for line, run in zip(lines, shown, strict=True)
     ]
 
 
@@ -428,9 +434,12 @@ def transcripts(evaluation: Evaluation) -> str:
         most = TRANSCRIPTS if evaluation.study is None else OF_A_STUDY
         wrong = [pair for pair in judged if not pair[0]][: most - most // 3]
         right = [pair for pair in judged if pair[0]]
-        source = name if evaluation.study is None else f"{evaluation.path.parent.name}, {name}"
-        out += [_transcript(source, item, ok) for ok, item in (wrong + right)[:most]]
-    return "".join(out)
+        out += [_transcript(name, item, ok) for ok, item in (wrong + right)[:most]]
+    text = "".join(out)
+    if evaluation.study is None or not text:
+        return text
+    of = escape(f"{evaluation.path.parent.name}, {evaluation.path.name}")
+    return f'<details class="group"><summary>{of}</summary>{text}</details>'
 
 
 def _right(item: Answered) -> bool:

@@ -19,6 +19,7 @@ WIDTH = 480  # of a chart, so that 12 pixel text stays readable on a phone
 COLOURS = 8  # --c0 .. --c7
 STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 LIGHT = dict(re.findall(r"(--\w+):(#\w+)", STYLE.partition("@media")[0]))  # name -> colour
+QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 MOST_POINTS = 400  # of one line; longer ones are averaged in equal groups
 
 
@@ -30,6 +31,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     colour: int = 0  # of COLOURS
+    dashed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,7 @@ def lines(title: str, series: Sequence[Line], x_name: str, y_name: str, percent=
     pairs = [pair for s in series for pair in zip(s.x, s.y, strict=True)]
     points = [(x, y) for x, y in pairs if y is not None and finite(x, y)]
     width, height = WIDTH, 260
-    names = list(dict.fromkeys((one.name, one.colour) for one in series))
+    names = sorted({(one.name, one.colour) for one in series}, key=lambda pair: pair[::-1])
     if not points:
         return picture(width, 60, title, said(20, 36, f"{title}: no finite values"))
     box = Box(
@@ -120,7 +122,7 @@ def lines(title: str, series: Sequence[Line], x_name: str, y_name: str, percent=
         width - 72,
         height - 64 - 16 * rows_of(names),
         spread([x for x, _ in points]),
-        (0.0, 1.0) if percent else spread([y for _, y in points]),
+        (quarters if percent else spread)([y for _, y in points]),
     )
     body = [axes(box, x_name, y_name, percent)]
     body += [trace(one, box) for one in series]
@@ -136,6 +138,7 @@ def trace(line: Line, box: Box) -> str:
         elif runs[-1]:
             runs.append([])
     out, colour = [], line.colour % COLOURS
+    dashes = ' stroke-dasharray="5 3"' if line.dashed else ""
     for run in runs:
         if len(run) == 1:
             out.append(
@@ -145,32 +148,39 @@ def trace(line: Line, box: Box) -> str:
             path = " ".join(f"{x:.1f},{y:.1f}" for x, y in run)
             out.append(
                 f'<polyline points="{path}" fill="none" stroke="var(--c{colour})" '
-                'stroke-width="2"/>'
+                f'stroke-width="2"{dashes}/>'
             )
     return "".join(out)
 
 
-def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], value_name: str, marks=()) -> str:
+def dots(
+    title: str,
+    rows: Sequence[tuple[str, Sequence[Dot]]],
+    value_name: str,
+    marks: Sequence[tuple[str, float]] = (),
+    colours: Sequence[int] = range(COLOURS),
+) -> str:
     """Named rows of dots with intervals on a scale of 0 to 100 %.
 
     Args:
       marks: (name, value) of vertical lines to compare with.
+      colours: of the rows.
     """
     width, row = WIDTH, 30
-    height = 44 + row * len(rows) + (16 if marks else 0)
+    height = 28 + row * len(rows) + 16 * bool(value_name) + 16 * bool(marks)
     box = Box(128, 8, width - 148, row * len(rows), (0.0, 1.0), (0.0, 1.0))
-    body = [x_axis(box, value_name, [0, 0.25, 0.5, 0.75, 1], lambda v: f"{100 * v:.0f}%")]
+    body = [x_axis(box, value_name, QUARTERS, lambda v: f"{100 * v:.0f}%")]
     for i, (name, values) in enumerate(rows):
-        y = box.top + row * (i + 0.5)
+        y, colour = box.top + row * (i + 0.5), f"--c{colours[i % len(colours)] % COLOURS}"
         body.append(said(box.left - 8, y + 4, clipped(name, 17), anchor="end"))
         for j, dot in enumerate(values):
             place = y + (j - (len(values) - 1) / 2) * min(6.0, 18 / max(1, len(values)))
             x = box.at(dot.value, 0)[0]
             if dot.low is not None and dot.high is not None:
                 ends = box.at(max(0.0, dot.low), 0)[0], box.at(min(1.0, dot.high), 0)[0]
-                body.append(stroke(ends[0], place, ends[1], place, f"--c{i % COLOURS}", 2))
+                body.append(stroke(ends[0], place, ends[1], place, colour, 2))
             body.append(
-                f'<circle cx="{x:.1f}" cy="{place:.1f}" r="4" fill="var(--c{i % COLOURS})">'
+                f'<circle cx="{x:.1f}" cy="{place:.1f}" r="4" fill="var({colour})">'
                 f"<title>{escape(f'{name}: {100 * dot.value:.1f}% {dot.note}')}</title></circle>"
             )
     for i, (name, value) in enumerate(marks):
@@ -184,17 +194,22 @@ def strips(
     title: str,
     rows: Sequence[tuple[str, Sequence[tuple[Dot, int]], Sequence[tuple[str, float]]]],
     names: Sequence[tuple[str, int]],
+    points: bool = False,
 ) -> str:
     """Named rows on a scale of 0 to 100 %, each with dots of several colours and upright bars.
 
     Args:
       rows: (name, dots with their colours, bars to compare with: the first solid, others dashed).
       names: the legend: what each colour is.
+      points: values are differences: the scale fits them and their intervals, in points.
     """
     width, row = WIDTH, 16 + 7 * max((len(dots) for _, dots, _ in rows), default=1)
-    height = 44 + row * len(rows) + 18 * rows_of(names)
-    box = Box(128, 8, width - 148, row * len(rows), (0.0, 1.0), (0.0, 1.0))
-    body = [x_axis(box, "", [0, 0.25, 0.5, 0.75, 1], lambda v: f"{100 * v:.0f}%")]
+    height = 34 + row * len(rows) + 18 * rows_of(names)
+    ends_ = [v for _, dots_, _ in rows for d, _ in dots_ for v in (d.value, d.low, d.high, 0.0)]
+    low, high = spread([v for v in ends_ if v is not None]) if points else (0.0, 1.0)
+    box = Box(128, 8, width - 148, row * len(rows), (low, high), (0.0, 1.0))
+    unit = (lambda v: f"{100 * v:+.0f}" if v else "0") if points else (lambda v: f"{100 * v:.0f}%")
+    body = [x_axis(box, "", ticks(low, high) if points else QUARTERS, unit)]
     for i, (name, dots_, bars) in enumerate(rows):
         top = box.top + row * i
         body.append(said(box.left - 8, top + row / 2 + 4, clipped(name, 17), anchor="end"))
@@ -207,11 +222,11 @@ def strips(
         for j, (dot, colour) in enumerate(dots_):
             y, x = top + 11 + 7 * j, box.at(dot.value, 0)[0]
             if dot.low is not None and dot.high is not None:
-                ends = box.at(max(0.0, dot.low), 0)[0], box.at(min(1.0, dot.high), 0)[0]
+                ends = box.at(max(low, dot.low), 0)[0], box.at(min(high, dot.high), 0)[0]
                 body.append(stroke(ends[0], y, ends[1], y, f"--c{colour % COLOURS}", 1.5))
             body.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="var(--c{colour % COLOURS})">'
-                f"<title>{escape(f'{name}, {dot.note}: {100 * dot.value:.1f}%')}</title></circle>"
+                f"<title>{escape(f'{name}, {dot.note}: {unit(dot.value)}')}</title></circle>"
             )
     return picture(width, height, title, "".join(body) + legend(names, height))
 
@@ -221,7 +236,7 @@ def stacked(
 ) -> str:
     """Horizontal bars of parts; each row has one value for each name."""
     width, row = WIDTH, 28
-    height = 48 + row * len(rows) + 18 * rows_of(names)
+    height = 34 + 14 * (unit != "%") + row * len(rows) + 18 * rows_of(names)
     most = max((sum(values) for _, values in rows), default=0.0) or 1.0
     box = Box(128, 8, width - 148, row * len(rows), (0.0, most), (0.0, 1.0))
     shown = (lambda v: f"{100 * v:.0f}%") if unit == "%" else number
@@ -293,7 +308,7 @@ def depths(edges: Sequence[tuple[str, str]], nodes: Sequence[str]) -> dict[str, 
 
 def axes(box: Box, x_name: str, y_name: str, percent: bool) -> str:
     body = [x_axis(box, x_name, ticks(*box.x), number)]
-    for value in [0, 0.25, 0.5, 0.75, 1] if percent else ticks(*box.y):
+    for value in ticks(*box.y):
         y = box.at(0, value)[1]
         body.append(stroke(box.left, y, box.left + box.width, y, "--grid"))
         body.append(
@@ -353,7 +368,8 @@ def clipped(text: str, most: int) -> str:
 
 
 def finite(*values: float | None) -> bool:
-    return all(v is not None and math.isfinite(v) for v in values)
+    """Whether all can be drawn: also sums and differences of such values are finite."""
+    return all(v is not None and abs(v) < 1e300 for v in values)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -363,6 +379,12 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
         half = abs(low) / 2 or 0.5
         return low - half, high + half
     return low, high
+
+
+def quarters(values: Sequence[float]) -> tuple[float, float]:
+    """The range of some shares, widened to whole quarters."""
+    low, high = math.floor(4 * min(values)) / 4, math.ceil(4 * max(values)) / 4
+    return (low, high) if low < high else (max(0.0, low - 0.25), max(0.25, high))
 
 
 def thinned(line: Line) -> Line:

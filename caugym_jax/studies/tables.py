@@ -113,8 +113,10 @@ def markdown(study: Study, out: Path) -> str:
 
 def tables(study: Study, out: Path) -> list[Table]:
     budgets = [budget for budget in BUDGETS if budget == "problems" or study.compute]
-    makers = (summary_table, pair_table, set_table)
-    return [make(study, out, budget) for make in makers for budget in budgets]
+    base = [name for name in sets_of(out) if paper_set(name) == "base"]
+    made = [summary_table(study, out, budget) for budget in budgets]
+    made += [pair_table(study, out, budget, only) for only in (None, *base) for budget in budgets]
+    return made + [set_table(study, out, budget) for budget in budgets]
 
 
 def models(study: Study, out: Path, budget: str) -> dict[str, list[Path]]:
@@ -166,20 +168,19 @@ def _spent(study: Study, folders: Sequence[Path]) -> list[str]:
     return [f"{steps_:.0f}", f"{tokens / 1e3:.0f}k", f"{passes / 1e6:.2f}M", f"{minutes:.1f}"]
 
 
-def pair_table(study: Study, out: Path, budget: str) -> Table:
-    """Each method against each other one, on the same items."""
+def pair_table(study: Study, out: Path, budget: str, only: str | None = None) -> Table:
+    """Each method against each other one, on the same items of one set or (None) of all."""
     found = {
         name: rows
         for name, folders in models(study, out, budget).items()
-        if (rows := collected(folders, "sampled", "strict")) is not None
+        if (rows := collected(folders, "sampled", "strict", only)) is not None
     }
     lines = [
         [name, *("" if other == name else _against(rows, found[other]) for other in found)]
         for name, rows in found.items()
     ]
-    title = (
-        f"Row minus column, strict, samples, at {BUDGETS[budget]} [*: the interval leaves out 0]"
-    )
+    where = f"{only or 'all sets'}, at {BUDGETS[budget]}"
+    title = f"Row minus column, strict, samples, {where} [*: the interval leaves out 0]"
     return Table(title, ["", *found], lines)
 
 
@@ -203,7 +204,7 @@ def set_table(study: Study, out: Path, budget: str) -> Table:
             paper = BASE_BY_METHOD.get(name) if paper_set(one) == "base" else None
             cells.append(text + ("" if paper is None else f" [{100 * paper:.1f}]"))
         lines.append(cells)
-    title = f"By set, strict, samples, and the change, at {BUDGETS[budget]} [the paper's 14B]"
+    title = f"By set, strict, samples, and points gained, at {BUDGETS[budget]} [the paper's 14B]"
     return Table(title, ["", *names], lines)
 
 

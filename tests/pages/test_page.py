@@ -12,6 +12,7 @@ from caugym_jax.pages.gather import gather, mean_and_interval
 from caugym_jax.pages.page import gain, page
 from tests.pages.folders import make_evaluation, make_run, make_study
 
+KINDS = ("greedy", "sampled")
 VOID = {"meta", "input", "br"}
 
 
@@ -59,13 +60,16 @@ def test_a_study_of_runs_and_evaluations(tmp_path):
 def test_a_study(tmp_path, above):
     folder = make_study(tmp_path / "own")
     text, charts = checked([tmp_path if above else folder])
-    assert {"methods-problems", "methods-compute", "robustness", "failures-by-method"} <= set(
-        charts
-    )
+    wanted = {"changes-problems", "changes-compute", "methods-problems", "methods-compute"}
+    assert wanted | {"robustness", "failures-by-method"} <= set(charts)
+    assert "all sets, sft: +25<" in charts["changes-problems"]
     assert "62.5 ± " in text and "+25.0 ± " in text  # of the methods, and against the first model
     assert "graph-free rule</td><td>75.0%" in text
     assert charts["eval-strict-by-step"].count(">grpo<") == 1  # one name, two runs
-    assert text.count("✗ wrong</span> sft-0, base") == 2 and "sft-1, base" not in text
+    answers = text.split('class="group"><summary>')[1:]
+    shown = [f"{name}, {kind}" for name in ("grpo-0", "sft-0", "start") for kind in KINDS]
+    assert [one.split("<")[0] for one in answers] == shown
+    assert answers[0].count("✗ wrong</span> base") == 1
     assert "&lt;script&gt;alert(1)" in text
 
 

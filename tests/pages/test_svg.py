@@ -4,7 +4,7 @@ import math
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caugym_jax.pages import svg
@@ -20,6 +20,7 @@ def test_ticks(low, high, expected):
     assert svg.ticks(low, high) == expected
 
 
+@settings(deadline=None)
 @given(st.floats(-1e6, 1e6), st.floats(1e-2, 1e6))
 def test_ticks_lie_inside_and_are_few(low, span):
     found = svg.ticks(low, low + span)
@@ -27,7 +28,9 @@ def test_ticks_lie_inside_and_are_few(low, span):
     assert all(low - 1e-6 * span <= t <= low + span * (1 + 1e-6) for t in found)
 
 
+@settings(deadline=None)
 @given(st.lists(ANY, min_size=1, max_size=30))
+@example([-1.2e308])
 def test_a_line_chart_of_any_values_is_svg(values):
     line = svg.Line("a<b", list(map(float, range(len(values)))), values)
     drawn = svg.lines("t", [line, line], "x", "y")
