@@ -306,7 +306,13 @@ VARIANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n not in ("paper", "gspo", "kl")))
+        for n in VARIANTS
+    ],
+)
 def test_t04_packing_and_microbatches_change_no_update(tiny_model, name):  # noqa: F811
     """Each variant as it is really wired: the same parameters whatever the split (T4)."""
     after = []

@@ -190,10 +190,13 @@ WAYS = {  # mesh sizes, microbatches, whether items bring their reference, order
     "8 devices, 2 microbatches": ((1, 4, 2), 2, True, range(8)),
     "8 devices, places split": ((1, 2, 2, 2), 4, False, range(8)),
 }  # fmt: skip
+FAST = ("8 microbatches", "2 devices, a row each, other order", "8 devices, places split")
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] * (way not in FAST)) for way in WAYS]
+)
 def test_t04_any_split_mesh_and_order_give_the_same(method, way):
     """Loss, gradient and metrics; the first model's log-probabilities given or computed."""
     sizes, microbatches, known, order = WAYS[way]

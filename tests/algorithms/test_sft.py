@@ -142,7 +142,7 @@ def test_noise_on_embeddings():
     assert not np.any(np.all(data(keys) == data(other), axis=-1)) and len(keys) == 2
 
 
-@pytest.mark.parametrize("alpha", [0.0, 5.0])
+@pytest.mark.parametrize("alpha", [pytest.param(0.0, marks=pytest.mark.slow), 5.0])
 def test_noise_is_the_same_for_every_split(alpha):
     mesh = make_mesh(2, 1, 1, devices=jax.devices()[:2])
     losses = []

@@ -22,7 +22,10 @@ MADE = {
 }
 
 
-@pytest.fixture(scope="module", params=MADE)
+SLOW = pytest.param("mistral-window", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=["mistral", SLOW, "gemma3"])
 def model(request, tmp_path_factory):
     """The folder of a random model."""
     folder = tmp_path_factory.mktemp(request.param)

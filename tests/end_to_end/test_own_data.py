@@ -64,7 +64,10 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("method", ROWS)
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(m, marks=[pytest.mark.slow] * (m in ("kto", "ppo"))) for m in ROWS],
+)
 def test_a_step_on_rows_of_ones_own_of_which_some_are_held_out(run, method, capsys):
     sampled = method in ("grpo", "ppo")
     best, key = ("rewards/length", "reward") if sampled else ("loss", "loss")
