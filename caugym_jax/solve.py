@@ -144,8 +144,8 @@ def _explain(name: str, item: int) -> None:
         raise UserError(f"{name}, item {item}: {checked.unread}")
     print("\n".join(explanation(story, checked.solved)), "", sep="\n")
     print("\n".join(describe(story, node) for node in range(len(story.names))))
-    for step, said in explain(story).items():
-        print(f"{step}: {said}")
+    for step, text in explain(story).items():
+        print(f"{step}: {text}")
     solved = checked.solved
     print(f"Answer: {LACK if solved.lacks else f'{solved.value:.4f}'} {solved.verdict or ''}")
     print(f"Label: {problem.answer}")

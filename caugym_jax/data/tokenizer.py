@@ -243,12 +243,12 @@ def _around_reply(
         return "", None
     reply = "reply"
     asked = [{"role": "user", "content": "question"}]
-    said = [*asked, {"role": "assistant", "content": reply}]
+    turns = [*asked, {"role": "assistant", "content": reply}]
     try:
         opened = raw.apply_chat_template(
             asked, tokenize=False, add_generation_prompt=True, **template
         )
-        whole = raw.apply_chat_template(said, tokenize=False, **template)
+        whole = raw.apply_chat_template(turns, tokenize=False, **template)
     except Exception:  # a template that cannot be rendered fails where it is used, by its row
         return "", None
     before, found, after = whole.rpartition(reply)

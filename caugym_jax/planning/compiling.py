@@ -120,7 +120,7 @@ def examine(
         "fits": fits,
         "drawn": work.drawn,
     }
-    report |= {"collectives": totals(found), "predicted": told(prediction)}
+    report |= {"collectives": totals(found), "predicted": fields_of(prediction)}
     if stated is not None:
         place = lengths.Place(chip, efficiency, dict(mesh.shape), places)
         in_loop = [one for one in found if one.drawing]
@@ -135,7 +135,7 @@ def _refused(call: Call, why: str) -> dict[str, float]:
     return memory | ({"temporaries": float(found[1]) * _UNITS[found[2]]} if found else {})
 
 
-def told(p: Prediction) -> dict[str, float]:
+def fields_of(p: Prediction) -> dict[str, float]:
     """A prediction as a report holds it."""
     terms = p._asdict()
     flops = terms.pop("flops")

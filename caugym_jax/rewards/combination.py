@@ -249,7 +249,7 @@ def _caller(name: str) -> Call:
 def _keywords(function: Reward, rows: list[Row]) -> dict[str, list[Any]]:
     """What a function of TRL's signature is called with."""
 
-    def said(row: Row) -> Any:
+    def completion_of(row: Row) -> Any:
         conversational = not isinstance(row.item.prompt, str)
         message = {"role": "assistant", "content": row.completion}
         return [message] if conversational else row.completion
@@ -264,7 +264,7 @@ def _keywords(function: Reward, rows: list[Row]) -> dict[str, list[Any]]:
             row.item.prompt if isinstance(row.item.prompt, str) else list(row.item.prompt)
             for row in rows
         ],
-        "completions": list(map(said, rows)),
+        "completions": list(map(completion_of, rows)),
         "completion_ids": [list(row.ids) for row in rows],
         "truncated": [row.truncated for row in rows],
     }
@@ -339,9 +339,9 @@ def _column(
                 failed[item] = str(error)
     column = [math.nan] * len(rows)
     for item in items:
-        told = [part[item] for part in parts.values() if not math.isnan(part[item])]
-        if told and item not in failed:
-            column[item] = math.fsum(told)
+        values = [part[item] for part in parts.values() if not math.isnan(part[item])]
+        if values and item not in failed:
+            column[item] = math.fsum(values)
     return column, {name: part for name, part in parts.items() if name}, failed
 
 

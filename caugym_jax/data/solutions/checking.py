@@ -183,7 +183,7 @@ class _Follower:
             raise _Wrong("unexpected")
         name = head[1] if head[0] == "-" else head[0]
         a, b, sign = self.operands(head, [_spelt_digits(o[2]) for o in operands])
-        said = self.result(name, rest[place:])
+        written = self.result(name, rest[place:])
         problem = None
         try:
             self.want(head, *(o[0] for o in operands))
@@ -195,7 +195,7 @@ class _Follower:
             self.divisor = b
         if problem:
             raise problem
-        self.columns(said, a, b, sign)
+        self.columns(written, a, b, sign)
 
     def operands(self, head: str, spelt: list[Digits]) -> tuple[Digits, Digits, int]:
         r = {name: self.registers.get(name, ZERO) for name in n.SUMS}
@@ -232,9 +232,9 @@ class _Follower:
         """What a quotient's numerator has at the fifth place: of a product, or nothing."""
         return self.fifth if self.formula.endswith("over Z") else 0
 
-    def columns(self, said: list[re.Match], a: Digits, b: Digits, sign: int) -> None:
+    def columns(self, written: list[re.Match], a: Digits, b: Digits, sign: int) -> None:
         carry, below = 0, 0
-        for found, place in zip(said, (4, 3, 2, 1), strict=False):
+        for found, place in zip(written, (4, 3, 2, 1), strict=False):
             total = a[place] + sign * (b[place] + carry)
             carry = 0 if 0 <= total < 10 else 1
             if (int(found[3]), len(found[4])) != (total % 10, carry):
@@ -244,7 +244,7 @@ class _Follower:
                 if int(found[5]) != below % 10:
                     raise _Wrong("arithmetic")
                 below = int(below < 0)
-        if int(said[4][3]) != a[0] + sign * (b[0] + carry):
+        if int(written[4][3]) != a[0] + sign * (b[0] + carry):
             raise _Wrong("arithmetic")
 
     def cited(self, condition: str, tag: int, value: Digits) -> None:
@@ -277,19 +277,25 @@ class _Follower:
         found = _ROW.fullmatch(rest)
         if found is None:
             raise _Wrong("unexpected")
-        said = [int(text) for text in found.groups()]
-        (self.product_row if kind == "x" else self.quotient_row)(kind, place, value, said)
+        written = [int(text) for text in found.groups()]
+        (self.product_row if kind == "x" else self.quotient_row)(kind, place, value, written)
 
-    def product_row(self, kind: str, place: int, value: int, said: list[int]) -> None:
+    def product_row(self, kind: str, place: int, value: int, written: list[int]) -> None:
         due = self.places.pop(0) if self.places else None
         above = self.product
-        self.product = (said[4] // 10, said[4] % 10, said[3] % 10, said[2] % 10, said[1] % 10)
-        self.fifth = said[0] % 10
+        self.product = (
+            written[4] // 10,
+            written[4] % 10,
+            written[3] % 10,
+            written[2] % 10,
+            written[1] % 10,
+        )
+        self.fifth = written[0] % 10
         if due != place or value != self.factor[place]:
             raise _Wrong("application")
-        self.multiplied(said, self.registers.get("E", ZERO), value, above)
+        self.multiplied(written, self.registers.get("E", ZERO), value, above)
 
-    def quotient_row(self, kind: str, place: int, value: int, said: list[int]) -> None:
+    def quotient_row(self, kind: str, place: int, value: int, written: list[int]) -> None:
         due, above = self.division, self.rest
         e, factor = self.registers.get("E", ZERO), value
         if kind == "b":
@@ -299,7 +305,7 @@ class _Follower:
         else:
             new = self.fifth_place() if place == 1 else 0
             above = (10 * above[0] + above[1], above[2], above[3], above[4], new)
-        self.rest = (said[4], said[3] % 10, said[2] % 10, said[1] % 10, said[0] % 10)
+        self.rest = (written[4], written[3] % 10, written[2] % 10, written[1] % 10, written[0] % 10)
         if kind == "q" and self.rest[0] < 0:
             self.division = (f"b{place}.{value - 1}",)
         else:
@@ -309,20 +315,20 @@ class _Follower:
         elif place and self.quotient:
             self.quotient[-1] = value
         self.in_turn(f"{kind}{place}.{value}", due)
-        self.multiplied(said, e, factor, above)
+        self.multiplied(written, e, factor, above)
 
     def in_turn(self, head: str, due: tuple[str, ...]) -> None:
         """A quotient's rows follow each other: the next place, or the divisor added back."""
         if head not in due:
             raise _Wrong("arithmetic")
 
-    def multiplied(self, said: list[int], e: Digits, factor: int, above: Digits) -> None:
+    def multiplied(self, written: list[int], e: Digits, factor: int, above: Digits) -> None:
         carry = 0
-        for total, place in zip(said, (4, 3, 2, 1), strict=False):
+        for total, place in zip(written, (4, 3, 2, 1), strict=False):
             if total != e[place] * factor + above[place] + carry:
                 raise _Wrong("arithmetic")
             carry = total // 10
-        if said[4] != max(-20, min(19, e[0] * factor + above[0] + carry)):
+        if written[4] != max(-20, min(19, e[0] * factor + above[0] + carry)):
             raise _Wrong("arithmetic")
 
     # The answer ---------------------------------------------------------------------------

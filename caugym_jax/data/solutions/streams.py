@@ -129,10 +129,10 @@ def lists(row: Row) -> Example:
         tokens += [". "] * (k > 1) + rng.choices(_fillers(), k=gap)
         tokens += [vocabulary.numbered(" is", k), n.high(number), n.low(number)]
     tokens += [". ", "\n" + wording.STEP_BY_STEP, ASSISTANT]
-    said = writing.listed(items, 0, 0)
+    solution = writing.listed(items, 0, 0)
     unknown = (n.HEADER_X[0], n.HEADER_Y[0], n.role(n.IDLE))
-    mask = [int(token not in unknown) for token in said]
-    return dataclasses.replace(row.example(tokens, said), mask=mask)
+    mask = [int(token not in unknown) for token in solution]
+    return dataclasses.replace(row.example(tokens, solution), mask=mask)
 
 
 @functools.cache
@@ -213,10 +213,10 @@ class Text:
 def reading(row: Row) -> Example:
     text = _varied(row, row.problem(lambda p: bool(story_of(p).given)), shuffled=True, thin=1.5)
     plan = plan_of(text.story, lacks=text.lacks)
-    said = writing.listed(plan.items, plan.x, plan.y)
-    mask = [1] * len(said)
+    solution = writing.listed(plan.items, plan.x, plan.y)
+    mask = [1] * len(solution)
     mask[3::5] = [CONDITION_WEIGHT] * len(plan.items)
-    return dataclasses.replace(row.prompted(_told(row, text), said), mask=mask)
+    return dataclasses.replace(row.prompted(_asked(row, text), solution), mask=mask)
 
 
 def shuffled(row: Row) -> Example:
@@ -230,8 +230,8 @@ def usual(row: Row) -> Example:
 def _whole(row: Row, *, shuffled: bool) -> Example:
     text = _varied(row, row.problem(), shuffled=shuffled)
     plan = plan_of(text.story, lacks=text.lacks)
-    said = writing.written(plan.formula, plan.items, plan.x, plan.y, row.rng, plan.missing)
-    return row.prompted(_told(row, text), [*said, END])
+    solution = writing.written(plan.formula, plan.items, plan.x, plan.y, row.rng, plan.missing)
+    return row.prompted(_asked(row, text), [*solution, END])
 
 
 def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) -> Text:
@@ -256,14 +256,14 @@ def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) ->
     return Text(story, lacks, codes, stop)
 
 
-def _told(row: Row, text: Text) -> str:
+def _asked(row: Row, text: Text) -> str:
     """As a prompt: with and without the Instruction line and the hint."""
     rng = row.rng
     ending = ["\n" if rng.random() < 0.85 else " "]
     if rng.random() < 0.15:
         ending.append(" " + wording.LACK_HINT)
     instruction = rng.random() < 0.88
-    return varying.told(
+    return varying.worded(
         text.story, codes=text.codes, instruction=instruction, stop=text.stop, ending=ending
     )
 
@@ -284,8 +284,8 @@ def graph(row: Row) -> Example:
         story = varying.renamed(rng, story, states=True)
     text = Text(story, problem.lacks, codes if not released else not zero, stop=True)
     plan = plan_of(story, lacks=text.lacks)
-    said = writing.written(plan.formula, plan.items, plan.x, plan.y, rng, plan.missing)
-    return row.prompted(_told(row, text), [*said, END])
+    solution = writing.written(plan.formula, plan.items, plan.x, plan.y, rng, plan.missing)
+    return row.prompted(_asked(row, text), [*solution, END])
 
 
 STREAMS: dict[str, Callable[[Row], Example]] = {

@@ -169,7 +169,9 @@ def _events(term: Term) -> tuple[frozenset, frozenset]:
     return frozenset(term.target), frozenset(term.given)
 
 
-def told(story: Story, *, codes: bool, instruction: bool, stop: bool, ending: Sequence[str]) -> str:
+def worded(
+    story: Story, *, codes: bool, instruction: bool, stop: bool, ending: Sequence[str]
+) -> str:
     """A story as a prompt: the official text and what asks for steps (a gap, the hint or "")."""
     story = dataclasses.replace(story, codes=codes)
     text = wording.problem_text(story, instruction=instruction, stop=stop)
