@@ -339,9 +339,9 @@ def _column(
                 failed[item] = str(error)
     column = [math.nan] * len(rows)
     for item in items:
-        values = [part[item] for part in parts.values() if not math.isnan(part[item])]
-        if values and item not in failed:
-            column[item] = math.fsum(values)
+        known = [part[item] for part in parts.values() if not math.isnan(part[item])]
+        if known and item not in failed:
+            column[item] = math.fsum(known)
     return column, {name: part for name, part in parts.items() if name}, failed
 
 
