@@ -12,7 +12,7 @@ from caugym_jax.devices.shapes import Call
 from caugym_jax.models.work import Work, parameters
 from caugym_jax.planning import lengths
 from caugym_jax.planning.collectives import Collective, totals
-from caugym_jax.planning.compiling import Stated, local_bytes, mesh_of, fields_of
+from caugym_jax.planning.compiling import Stated, fields_of, local_bytes, mesh_of
 from caugym_jax.planning.machine import Machine
 from caugym_jax.planning.roofline import exchange, predict
 from caugym_jax.planning.search import estimated_bytes, estimated_traffic
