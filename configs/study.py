@@ -2,7 +2,9 @@ r"""The five methods compared: equal problems, then equal compute.
 
     python -m caugym_jax.study --config=study.py
 
-starts from the model in the package. A pretrained one is cold-started first, on accelerators:
+starts from the model in the package; 53 minutes on one core, after which SFT is 7.0 +- 4.9 points
+above the start at equal problems and 15.8 +- 7.2 at equal compute, the others 1.3 to 5.8
+(docs/study.md). A pretrained model is cold-started first, on accelerators:
 
     python -m caugym_jax.study --config=study.py:smollm2-135m
     python -m caugym_jax.study --config=study.py --models=smollm2-135m    # what that would run
