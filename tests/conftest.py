@@ -23,13 +23,14 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 
-# `-m unit`: what needs no model and no second process, seconds in all.
+# `-m unit`: what needs no model and no second process, but for files that compile a decoder.
 _UNIT = ("causal", "cli", "objectives", "pages", "rewards", "test_docs.py", "test_imports.py")
+_COMPILING = ("test_logprobs.py", "test_optim.py", "test_shared_rows.py")
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0]
         apart = any(item.get_closest_marker(mark) for mark in ("slow", "torch", "dowhy", "gpu"))
-        if folder in _UNIT and not apart:
+        if folder in _UNIT and item.path.name not in _COMPILING and not apart:
             item.add_marker("unit")

@@ -88,6 +88,11 @@ class Grpo(PolicyLoss, RolloutSettings):
                 f"group_size={self.group_size}: a group needs at least 2 samples (1 is enough only "
                 "for baseline none, scale_rewards none or batch, dynamic_sampling False)"
             )
+        if self.cache_dtype is not None and self.importance_sampling_correction == "none":
+            raise UserError(
+                f"cache_dtype={self.cache_dtype!r} samples from slightly other probabilities than "
+                "are trained: set importance_sampling_correction=token"
+            )
         if self.kl_in_reward and not self.beta:
             raise UserError("kl_in_reward=True takes beta x KL off the reward: set beta")
 

@@ -31,7 +31,7 @@ from caugym_jax.devices.mesh import fetch, put, row_count, rows, sampling_mesh
 from caugym_jax.devices.programs import Program
 from caugym_jax.devices.shapes import on_shapes
 from caugym_jax.errors import UserError, require
-from caugym_jax.models.transformer import Params
+from caugym_jax.models.transformer import Params, cached
 from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.objectives.logprobs import Scores, score, score_places
@@ -62,6 +62,9 @@ class RolloutSettings:
       reward_timeout: seconds after which a reward function has failed; None: never.
       sample_batch_size: prompts sampled at a time; None: all of a step, or as many as fit by
         estimate (`runs/recipe.py`).
+      cache_dtype: of the keys and values kept while sampling: int8, which takes half of bfloat16's
+        memory, or None: the compute type. Samples then come from slightly other probabilities than
+        the updates see (`sampling/sampling_logp_difference` is how much).
       num_iterations: passes over one rollout; old log-probs stay those before the first.
       num_minibatches: optimiser steps per pass.
       microbatches: parts into which each optimiser step is cut to save memory; None: one row to
@@ -85,6 +88,7 @@ class RolloutSettings:
     on_reward_error: str = "stop"
     reward_timeout: float | None = 600.0
     sample_batch_size: int | None = None
+    cache_dtype: str | None = None
     num_iterations: int = 1
     num_minibatches: int = 1
     microbatches: int | None = 1
@@ -99,6 +103,7 @@ class RolloutSettings:
         require(self, "min_p", at_least=0, at_most=1)
         require(self, "on_reward_error", among=ON_ERROR)
         require(self, "reward_timeout", above=0)
+        require(self, "cache_dtype", among=("int8",))
         if "" in self.stop:
             raise UserError("stop: a text to stop at must not be empty")
 
@@ -470,7 +475,7 @@ class Rollouts:
         self._learner, self._tokenizer = learner, tokenizer
         self._longest = max_prompt_length, settings.max_completion_length
         self._sampler = Sampler(
-            learner.model,
+            cached(learner.model, settings.cache_dtype),
             end_ids=[*tokenizer.end_ids, *stop_ids(settings.stop, tokenizer.encode)],
             pad_id=tokenizer.pad_id,
             max_new_tokens=settings.max_completion_length,

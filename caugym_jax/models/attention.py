@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from caugym_jax.devices.mesh import activation_spec
 from caugym_jax.models.kernels import cudnn, splash
+from caugym_jax.models.rounded import Rounded
 
 
 def visible(
@@ -209,8 +210,9 @@ def attention_over_pieces(q: jax.Array, pieces) -> jax.Array:
 
     Args:
       q: [B, N, H]; query head n reads key/value head n // (N // K).
-      pieces: (k [R, K, H, S], v [R, K, S, H], mask [R, B // R, S]) each; a piece in which a row
-        sees nothing adds nothing, and every row sees something in at least one piece.
+      pieces: (k [R, K, H, S], v [R, K, S, H], mask [R, B // R, S]) each, k and v perhaps
+        `Rounded`: their scales go on scores and weights, so no whole array is made of them; a piece
+        in which a row sees nothing adds nothing, and every row sees something in at least one.
 
     Returns:
       [B, N, H] in q's dtype.
@@ -218,16 +220,20 @@ def attention_over_pieces(q: jax.Array, pieces) -> jax.Array:
     B, N, H = q.shape
     parts = []
     for k, v, mask in pieces:
+        k, k_scale = _numbers(k, q.dtype)
+        v, v_scale = _numbers(v, q.dtype)
         R, K, _, S = k.shape
         shape = (R, K, B // R, N // K)
         grouped = q.reshape(R, B // R, K, N // K, H).swapaxes(1, 2).reshape(R, K, -1, H)
-        scores = jnp.matmul(grouped, k, preferred_element_type=jnp.float32).reshape(*shape, S)
+        scores = jnp.matmul(grouped, k, preferred_element_type=jnp.float32)
+        scores = (scores if k_scale is None else scores * k_scale).reshape(*shape, S)
         scores = jnp.where(mask[:, None, :, None], scores * H**-0.5, -1e30)
         most = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - most)
-        mixed = jnp.matmul(
-            weights.astype(v.dtype).reshape(R, K, -1, S), v, preferred_element_type=jnp.float32
-        ).reshape(*shape, H)
+        shares = weights.reshape(R, K, -1, S)
+        shares = shares if v_scale is None else shares * v_scale.swapaxes(2, 3)
+        mixed = jnp.matmul(shares.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        mixed = mixed.reshape(*shape, H)
         part = most, jnp.sum(weights, axis=-1, keepdims=True), mixed
         parts.append([x.swapaxes(1, 2).reshape(B, N, -1) for x in part])
     most = functools.reduce(jnp.maximum, (m for m, _, _ in parts))
@@ -236,3 +242,10 @@ def attention_over_pieces(q: jax.Array, pieces) -> jax.Array:
     total = sum((scale * z for scale, (_, z, _) in zip(scales, parts, strict=True)), zero)
     summed = sum((scale * o for scale, (_, _, o) in zip(scales, parts, strict=True)), zero)
     return (summed / total).astype(q.dtype)
+
+
+def _numbers(x: jax.Array | Rounded, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array | None]:
+    """(an array of keys or values, what it is to be multiplied with; None: nothing)."""
+    if isinstance(x, Rounded):
+        return x.numbers.astype(dtype), x.scale
+    return x, None

@@ -38,6 +38,7 @@ from caugym_jax.models.config import LayerKind, ModelConfig
 from caugym_jax.models.kernels import LANES, NAMED
 from caugym_jax.models.layers import Decoder, Turn, logits_of, rms_norm
 from caugym_jax.models.rotary import rotary_frequencies, rotate
+from caugym_jax.models.rounded import Rounded, rounded
 
 Params = dict[str, Any]
 
@@ -74,6 +75,7 @@ class Piece(NamedTuple):
     rows, is the one that `Model.step` writes.
     """
 
+    # Arrays, or `Rounded` ones where the cache is in 8 bits.
     k: Any  # [L, R, K, H, S], or a tuple of L arrays [R, K, H, S] where layers are unstacked
     v: Any  # [L, R, K, S, H], or a tuple of L arrays [R, K, S, H]
     positions: jax.Array  # [R, S] int32
@@ -83,13 +85,31 @@ class Piece(NamedTuple):
 Cache = tuple[Piece, ...]
 
 
+def cached(model: Model, dtype: str | None) -> Model:
+    """The model with a cache of this type."""
+    return dataclasses.replace(model, cache=dtype)
+
+
+def rounded_layers(kv: Any, axis: int) -> Any:
+    """Keys or values of all layers in 8 bits."""
+    return jax.tree.map(functools.partial(rounded, axis=axis), kv)
+
+
 def _write(kv: tuple, new: tuple, slot: jax.Array, layer: jax.Array | None) -> tuple:
     """A piece's (k, v) with one token's k [B, K, H, 1] and v [B, K, 1, H] written to a slot."""
     starts: list[tuple[Any, ...]] = [(0, 0, 0, slot), (0, 0, slot, 0)]
     if layer is not None:  # one of a stack
         new, starts = tuple(y[None] for y in new), [(layer, *start) for start in starts]
+    if isinstance(kv[0], Rounded):
+        new = rounded(new[0], axis=-2), rounded(new[1], axis=-1)
     return tuple(
-        jax.lax.dynamic_update_slice(array, y.astype(array.dtype), start)
+        jax.tree.map(
+            lambda old, y, start=start: jax.lax.dynamic_update_slice(
+                old, y.astype(old.dtype), start
+            ),
+            array,
+            y,
+        )
         for array, y, start in zip(kv, new, starts, strict=True)
     )
 
@@ -203,6 +223,7 @@ class Model:
       attention: the kernel for whole rows, "plain", "splash" or "cudnn" (`models/attention.py`).
       unrolled: loop over the layers of the stack in whole rows instead of scanning it (quicker on
         a CPU; the time to compile grows with the layers).
+      cache: type of the keys and values that decoding keeps: "int8", or None: the compute type.
     """
 
     config: ModelConfig
@@ -210,6 +231,7 @@ class Model:
     remat: str = "none"
     attention: str = "plain"
     unrolled: bool = False
+    cache: str | None = None
 
     def init(self, key: jax.Array) -> Params:
         """Random float32 parameters: N(0, 1/fan_in), residual writers times 1/sqrt(2L)."""
@@ -259,12 +281,15 @@ class Model:
         return x[:, :T], kept
 
     def empty_piece(self, rows: int, width: int, *, stacked: bool) -> Piece:
-        """An unwritten piece of cache, in the compute dtype, sharded over rows and heads."""
+        """An unwritten piece of cache, sharded over rows and heads."""
         c = self.config
 
         def zeros(**axes):
-            x = jnp.zeros(tuple(axes.values()), self.dtype)
-            return constrain(x, *axes)
+            if self.cache is None:
+                return constrain(jnp.zeros(tuple(axes.values()), self.dtype), *axes)
+            numbers = jnp.zeros(tuple(axes.values()), self.cache)
+            scale = jnp.zeros(tuple((axes | {"head_dim": 1}).values()))
+            return Rounded(constrain(numbers, *axes), constrain(scale, *axes))
 
         def every_layer(**axes):
             if stacked:
@@ -283,6 +308,8 @@ class Model:
         _, kv = self.hidden(params, tokens, positions, segment_ids, keep_kv=True)
         k = jax.tree.map(lambda y: jnp.moveaxis(y, -3, -1), kv[0])  # [.., S, K, H] -> [.., K, H, S]
         v = jax.tree.map(lambda y: jnp.swapaxes(y, -3, -2), kv[1])  # [.., S, K, H] -> [.., K, S, H]
+        if self.cache is not None:
+            k, v = rounded_layers(k, axis=-2), rounded_layers(v, axis=-1)
         return Piece(k, v, positions, segment_ids)
 
     def step(

@@ -24,6 +24,7 @@ class Work(NamedTuple):
       adapters: parameters trained in place of all; None: all are.
       drawn: tokens that a sampler draws for each of rows x samples; `pieces` of cache hold them.
       itemsize: bytes of a number in the compute type.
+      kept_itemsize: bytes of a number in the cache, its scale included; None: itemsize.
     """
 
     model: ModelConfig
@@ -39,7 +40,14 @@ class Work(NamedTuple):
     samples: int = 1
     piece: int = 1
     itemsize: int = 2
+    kept_itemsize: float | None = None
     again: tuple[float, float] | None = None
+
+    @property
+    def slot_bytes(self) -> float:
+        """Of the keys and values of one KV head and token, in all layers."""
+        c, size = self.model, self.kept_itemsize or self.itemsize
+        return 2 * c.num_layers * c.head_dim * size
 
     @property
     def tokens(self) -> int:
@@ -59,8 +67,14 @@ def forward(model: Model, shape: Sequence[int], scored: int = 0, **more: Any) ->
         remat=model.remat,
         kernel=model.attention,
         itemsize=size,
+        kept_itemsize=kept_itemsize(model),
         **more,
     )
+
+
+def kept_itemsize(model: Model) -> float | None:
+    """See `Work`: a float32 scale for each head and token beside 8 bits a number."""
+    return None if model.cache is None else 1 + 4 / model.config.head_dim
 
 
 def layer_parameters(c: ModelConfig) -> int:

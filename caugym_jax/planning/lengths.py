@@ -129,8 +129,8 @@ def drawing_terms(work: Work, rows: int, slots: float, place: Place) -> tuple[fl
     arithmetic = 2 * rows / tensor / chip.flops
     arithmetic *= products / efficiency.matmul + mixing / efficiency.attention
     weights = c.num_layers * layer_parameters(c) + c.vocab_size * c.d_model
-    kept = 2 * c.num_layers * max(1, c.num_kv_heads / tensor) * c.head_dim
-    memory = work.itemsize * (weights / tensor + rows * slots * kept)
+    kept = max(1, c.num_kv_heads / tensor) * work.slot_bytes
+    memory = work.itemsize * weights / tensor + rows * slots * kept
     return arithmetic, memory / (chip.bandwidth * efficiency.memory)
 
 

@@ -167,7 +167,7 @@ def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, fl
         rows = work.rows * work.samples / (devices / tensor)
         pieces = math.ceil(work.drawn / work.piece)
         slots = work.piece * (pieces + 1) / 2 + work.width / work.samples
-        kv = 2 * c.num_layers * max(1, c.num_kv_heads / tensor) * c.head_dim * size
+        kv = max(1, c.num_kv_heads / tensor) * work.slot_bytes
         moved += work.drawn * (weights + rows * slots * kv)
     if not work.train:
         return moved, 0.0

@@ -21,8 +21,8 @@ from caugym_jax.devices.mesh import Layout, sampling_mesh
 from caugym_jax.devices.programs import memory_limit
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.lora import adapter_layout, frozen_layout
-from caugym_jax.models.transformer import Model, layout
-from caugym_jax.models.work import Work, layer_parameters
+from caugym_jax.models.transformer import Model, cached, layout
+from caugym_jax.models.work import Work, kept_itemsize, layer_parameters
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.objectives.optim import Optim
 from caugym_jax.runs.settings import PpoSettings, Settings
@@ -142,6 +142,7 @@ def prompts_at_a_time(
             drawn=own.max_completion_length,
             samples=own.group_size,
             itemsize=_itemsize(model),
+            kept_itemsize=kept_itemsize(cached(model, own.cache_dtype)),
         )
         if resident + temporaries(work, dict(places.shape)) <= HEADROOM * memory:
             return None if parts == 1 else size
@@ -206,9 +207,8 @@ def temporaries(work: Work, mesh: Mapping[str, int]) -> float:
     gathered = 2 * size * layer_parameters(c) / tensor + tables if mesh["fsdp"] > 1 else 0.0
     if work.drawn:
         rows = work.rows * work.samples / batch
-        heads = max(1, c.num_kv_heads / tensor)
         slots = rows * work.drawn + work.rows / batch * work.width
-        cache = 2 * size * c.num_layers * heads * c.head_dim * slots
+        cache = max(1, c.num_kv_heads / tensor) * work.slot_bytes * slots
         wide = work.rows / batch * work.width * (3 * c.d_ff / tensor + 8 * c.d_model) * size
         return gathered + 1.25 * cache + wide + 2 * 4 * rows * c.vocab_size / tensor
     places = work.rows * work.width / work.parts / batch / mesh["context"]

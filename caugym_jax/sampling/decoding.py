@@ -172,8 +172,8 @@ def take_piece(piece: Piece, index: jax.Array, *, samples: int = 1) -> Piece:
 
     def every_layer(kv: Any) -> Any:
         if isinstance(kv, tuple):
-            return tuple(_taken(layer, index) for layer in kv)
-        return jax.vmap(lambda layer: _taken(layer, index))(kv)
+            return jax.tree.map(lambda layer: _taken(layer, index), kv)
+        return jax.tree.map(jax.vmap(lambda layer: _taken(layer, index)), kv)
 
     k, v = every_layer(piece.k), every_layer(piece.v)
     positions, segments = (_taken(x, index) for x in (piece.positions, piece.segment_ids))
@@ -197,9 +197,8 @@ def _pinned_wave(wave: Wave) -> Wave:
 
 def _pinned_piece(piece: Piece) -> Piece:
     def every_layer(kv: Any, *axes: str) -> Any:
-        if isinstance(kv, tuple):
-            return tuple(constrain(layer, *axes) for layer in kv)
-        return constrain(kv, "layers", *axes)
+        names = axes if isinstance(kv, tuple) else ("layers", *axes)
+        return jax.tree.map(lambda x: constrain(x, *names), kv)
 
     return Piece(
         every_layer(piece.k, "batch", "kv_heads", "head_dim", "slots"),

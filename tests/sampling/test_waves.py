@@ -7,10 +7,19 @@ import pytest
 from caugym_jax.devices import programs, terminal
 from caugym_jax.devices.mesh import Sampling, make_mesh, sampling_mesh, shardings
 from caugym_jax.errors import UserError
-from caugym_jax.models.transformer import layout
+from caugym_jax.models.transformer import cached, layout
 from caugym_jax.sampling import decoding, waves
+from caugym_jax.sampling import sampler as sampler_module
 from caugym_jax.sampling.sampler import Sampler
-from tests.sampling.test_sampler import ENDS, IDS, PROMPTS, assert_same, completions, setup
+from tests.sampling.test_sampler import (
+    ENDS,
+    IDS,
+    PROMPTS,
+    assert_same,
+    completions,
+    forced,
+    setup,
+)
 
 SAMPLES = 8  # of each of 5 prompts: 40 rows
 
@@ -77,6 +86,26 @@ def test_what_ended_is_reported_within_a_call_and_changes_no_sample(monkeypatch)
     longest, short = max(got.completion_length), sum(got.completion_length <= 10)
     assert at[1] == f"sampling {short}/5, token 10/48" and len(at) == 1 + -(-longest // 10)
     assert at[-1].startswith("sampling 5/5, token ")
+
+
+def test_a_cache_in_8_bits_changes_probabilities_a_little_and_waves_not_at_all(small):
+    """In arrays of all layers (as on an accelerator) and of single ones."""
+    model, params, _ = setup(new=48)
+    small_cache = cached(model, "int8")
+    arguments = {"ids": IDS, "samples_per_prompt": SAMPLES}
+    options = {"max_prompt_length": 48, "pad_id": 7, "end_ids": ENDS, "max_new_tokens": 48}
+    halved = Sampler(small_cache, **options)(params, PROMPTS, **arguments)
+    tokens, logprobs = zip(*completions(halved), strict=True)
+    prompts = [prompt for prompt in PROMPTS for _ in range(SAMPLES)]
+    gap = np.concatenate(logprobs) - np.concatenate(forced(model, params, prompts, tokens))
+    assert 1e-5 < np.abs(gap).mean() < 0.02 and np.abs(gap).max() < 0.2
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waves, "LEAST_TOKENS", 1000)
+        whole = Sampler(small_cache, **options)(params, PROMPTS, **arguments)
+        assert_same(completions(halved), completions(whole))
+        patch.setattr(sampler_module, "_unstacked", lambda mesh: False)
+        stacked = Sampler(small_cache, **options)(params, PROMPTS, **arguments)
+        assert_same(completions(stacked), completions(whole))
 
 
 def test_no_batch_size_changes_a_sample(small):
