@@ -52,6 +52,15 @@ def test_verdicts_count_where_the_problem_can_be_read(tmp_path, capsys):
     assert "omitted_dataset: 1 of 1 items unread" in printed and "base: " not in printed
 
 
+def test_an_answer_cut_off_in_a_thought_that_the_prompt_opened_is_none(tmp_path):
+    cut = write(tmp_path / "cut.jsonl", ITEM | {"all_generated_answers": [f"So {RIGHT}, or"]})
+    assert graded(cut, tmp_path / "r")["strict"]["all"] == 1
+    grade([f"--data={cut}", f"--out={tmp_path / 't'}", "--thinking"])
+    assert json.loads((tmp_path / "t").read_text())["sets"]["cut"]["strict"]["all"] == 0
+    write(cut, ITEM | {"all_generated_answers": [f"So {RIGHT}, or"], "thinking": True})
+    assert graded(cut, tmp_path / "r")["strict"]["all"] == 0
+
+
 def test_two_files_in_one_go(tmp_path):
     row = ITEM | {"all_generated_answers": [RIGHT] * 5}
     first, second = write(tmp_path / "a.jsonl", row), write(tmp_path / "b.jsonl", row)

@@ -1,4 +1,7 @@
-"""An Inspect task: inspect eval bridges/inspect/caugym.py -T data=FILE --model MODEL"""
+"""An Inspect task: inspect eval bridges/inspect/caugym.py -T data=/PATH/FILE --model MODEL
+
+Inspect works in this file's folder: a relative FILE is one beside it.
+"""
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset, Sample

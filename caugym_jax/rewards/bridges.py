@@ -1,7 +1,7 @@
 """The rewards for other libraries: TRL, verl, verifiers. Imports no jax and none of them.
 
     TRL        GRPOTrainer(reward_funcs=[bridges.answer, bridges.form], ...)
-    verl       custom_reward_function.path=.../bridges.py custom_reward_function.name=compute_score
+    verl       reward.custom_reward_function.path=.../bridges.py (older ones without `reward.`)
     verifiers  vf_env = bridges.load_environment(tasks=("ATE", "CDE"), n=1000)
 
 Rows are those of `generate --for=rl`, or of any layout that carries the right answer
@@ -80,9 +80,15 @@ def load_environment(
 
     Args:
       options: of `generate_problem`: variant, nodes, ...
+
+    Raises:
+      UserError: verifiers is too new; its later versions have environments of another kind.
     """
     import datasets
     import verifiers
+
+    if not hasattr(verifiers, "Rubric"):
+        raise UserError("this verifiers has no Rubric: pip install 'verifiers>=0.1.9,<0.3'")
 
     def rows() -> Any:
         for index in range(n):

@@ -1,12 +1,14 @@
 """Rows of every layout as items: what is asked, what is learned, what rewards see."""
 
 import json
+import re
 
 import pytest
 
 from caugym_jax.causal.engine.generating import generate_problem
 from caugym_jax.data.files import naming
 from caugym_jax.data.items import training_items, truth
+from caugym_jax.data.preferences import judged, preference, sift
 from caugym_jax.data.prompts import item_example, prompt_tokens, sft_examples
 from caugym_jax.data.sources import desirable_items, padded, prompt_items
 from caugym_jax.data.tokenizer import load_tokenizer
@@ -201,11 +203,32 @@ def test_thoughts_and_calls_of_tools_are_what_the_template_writes(tmp_path):
     assert learned == [f"<think>Hm.</think>It is 4{END}", f"add{END}"]
 
 
-def test_what_a_template_refuses_is_named_in_its_own_words(tmp_path):
-    template = "{{ raise_exception('Only user and assistant roles are supported!') }}"
-    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "t", chat_template=template))
-    items = read(tmp_path, CHATS["messages"])
-    with pytest.raises(UserError, match=r"item 0 .*template refuses .*: Only user and assistant"):
+ALTERNATE = (
+    "{% for m in messages %}{% if loop.previtem and loop.previtem['role'] == m['role'] %}"
+    "{{ raise_exception('Roles must alternate!') }}{% endif %}{{ m['content'] }}{% endfor %}"
+)
+REFUSING = {  # a template, what its refusal says
+    "{{ raise_exception('Only user and assistant roles are supported!') }}": "Only user and assist",
+    ALTERNATE: "Roles must alternate!",
+    "{% for m in messages %}{{ m['content'] }": "unexpected '}'",
+    "a list without a default": "multiple chat templates with no default",
+}
+
+
+@pytest.mark.parametrize("template", REFUSING)
+def test_what_a_template_refuses_is_named_in_its_own_words(template, tmp_path):
+    folder, listed = tmp_path / "t", template == "a list without a default"
+    save_byte_tokenizer(folder, chat_template={"rag": CHAT} if listed else template)
+    tokenizer = load_tokenizer(folder)
+    talk = [ASKED, ASKED]
+    items = read(tmp_path, {"messages": [*talk, TOLD]})
+    words = rf"mine.jsonl, item 0 .*template refuses .*: .*{re.escape(REFUSING[template])}"
+    with pytest.raises(UserError, match=words):
         sft_examples(items, tokenizer, 200)
-    with pytest.raises(UserError, match=r"item 0 .*template refuses .*: Only user and assistant"):
+    with pytest.raises(UserError, match=words):
         prompt_items(items, tokenizer, 200, 512, 40)
+    row = {"prompt": talk, "chosen": [TOLD], "rejected": [turn("assistant", "5")]}
+    read(tmp_path, row | {"completion": [TOLD], "label": True})
+    for make in (preference, judged):
+        with pytest.raises(UserError, match=words):
+            sift(str(tmp_path / "mine.jsonl"), make, tokenizer, 200)
