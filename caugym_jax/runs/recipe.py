@@ -210,7 +210,7 @@ def temporaries(work: Work, mesh: Mapping[str, int]) -> float:
         slots = rows * work.drawn + work.rows / batch * work.width
         cache = max(1, c.num_kv_heads / tensor) * work.slot_bytes * slots
         wide = work.rows / batch * work.width * (3 * c.d_ff / tensor + 8 * c.d_model) * size
-        return gathered + 1.25 * cache + wide + 2 * 4 * rows * c.vocab_size / tensor
+        return gathered + 1.02 * cache + wide + 2 * 4 * rows * c.vocab_size / tensor
     places = work.rows * work.width / work.parts / batch / mesh["context"]
     inner = (3 * c.d_ff + (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) / tensor
     kept = float(c.d_model * (1 if work.train else 0))
