@@ -89,11 +89,13 @@ def _with(config: Settings, section: str, **values: Any) -> Settings:
 
 
 def _remat(config: Settings, model: Model, mesh: jax.sharding.Mesh, memory: float | None) -> str:
-    """The quickest policy whose update fits by estimate."""
+    """The quickest policy whose update fits by estimate. An accelerator never keeps everything:
+    elementwise work is made again at no cost beside its products."""
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
     if memory is None:
-        return "none" if mesh.devices.flat[0].platform == "cpu" else "full"
+        return "none" if on_cpu else "full"
     sizes, resident = dict(mesh.shape), resident_bytes(config, model.config, dict(mesh.shape))
-    for policy in REMAT:
+    for policy in REMAT if on_cpu else REMAT[1:]:
         work = update_work(config, model, sizes)._replace(remat=policy)
         if resident + temporaries(work, sizes) <= HEADROOM * memory:
             return policy
@@ -202,6 +204,7 @@ def temporaries(work: Work, mesh: Mapping[str, int]) -> float:
     the cache, and what the prefill works on.
     """
     c, size, tensor = work.model, work.itemsize, mesh["tensor"]
+    d_ff = c.d_ff * max(1, c.experts_per_token)  # of a token's experts together
     batch = mesh["data"] * mesh["fsdp"]
     tables = size * 2 * c.vocab_size * c.d_model / tensor
     gathered = 2 * size * layer_parameters(c) / tensor + tables if mesh["fsdp"] > 1 else 0.0
@@ -209,17 +212,17 @@ def temporaries(work: Work, mesh: Mapping[str, int]) -> float:
         rows = work.rows * work.samples / batch
         slots = rows * work.drawn + work.rows / batch * work.width
         cache = max(1, c.num_kv_heads / tensor) * work.slot_bytes * slots
-        wide = work.rows / batch * work.width * (3 * c.d_ff / tensor + 8 * c.d_model) * size
+        wide = work.rows / batch * work.width * (3 * d_ff / tensor + 8 * c.d_model) * size
         return gathered + 1.02 * cache + wide + 2 * 4 * rows * c.vocab_size / tensor
     places = work.rows * work.width / work.parts / batch / mesh["context"]
-    inner = (3 * c.d_ff + (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) / tensor
+    inner = (3 * d_ff + (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) / tensor
     kept = float(c.d_model * (1 if work.train else 0))
-    dots = ((2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim + 2 * c.d_ff) / tensor + c.d_model
+    dots = ((2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim + 2 * d_ff) / tensor + c.d_model
     kept += {"full": 0.0, "attention": c.num_heads * c.head_dim / tensor + c.d_model}.get(
         work.remat, dots
     )
     if work.remat == "none" and work.train:
-        kept += 6 * c.d_model + 2 * c.d_ff / tensor
+        kept += 6 * c.d_model + 2 * d_ff / tensor
         if work.kernel == "plain":
             kept += 2 * 4 / size * c.num_heads * work.width / tensor
     layers = places * c.num_layers * kept * size if work.train else 0
