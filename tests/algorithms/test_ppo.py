@@ -268,11 +268,15 @@ def assert_same(got, want):
 
 
 BOTH = pytest.mark.parametrize("name", ["policy", "value"])
+FEW = ("cut, in another order", "padded", "on eight devices")
 
 
 @BOTH
-def test_t04_splits_order_padding_and_devices_change_no_gradient(uneven, name):
-    """On one, two, four and eight devices; on two cut and in another order; on four padded."""
+@pytest.mark.parametrize(
+    "meshes", [FEW, pytest.param(("batch", "tensor", "context"), marks=pytest.mark.slow)]
+)
+def test_t04_splits_order_padding_and_devices_change_no_gradient(uneven, name, meshes):
+    """On two devices cut and in another order, on four padded, on eight in every way."""
     e, losses = uneven
     loss, params = losses[name]
     want = compiled(loss, 1)(params, e)
@@ -284,10 +288,15 @@ def test_t04_splits_order_padding_and_devices_change_no_gradient(uneven, name):
 
     wide = jax.tree.map(padded, e)._replace(mask=np.pad(e.mask, ((0, 0), (0, 3))))
     where = layout(CONFIG) if name == "policy" else VALUE.layout
-    for sizes, microbatches, same in (
-        ((2, 1, 1), 4, shuffled), ((1, 4, 1), 1, wide), ((2, 2, 2), 1, e), ((8,), 1, e),
-        ((1, 4, 2), 2, wide), ((1, 2, 2, 2), 1, e),
-    ):  # fmt: skip
+    cases = {
+        "cut, in another order": ((2, 1, 1), 4, shuffled),
+        "padded": ((1, 4, 1), 1, wide),
+        "on eight devices": ((2, 2, 2), 1, e),
+        "batch": ((8,), 1, e),
+        "tensor": ((1, 4, 2), 2, wide),
+        "context": ((1, 2, 2, 2), 1, e),
+    }
+    for sizes, microbatches, same in map(cases.get, meshes):
         mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
         with jax.set_mesh(mesh):
             placed = jax.device_put(params, shardings(where, mesh))

@@ -1,5 +1,6 @@
 """Several real processes train as one does (launch/local.sh), and end and resume together."""
 
+import itertools
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ import pytest
 
 from caugym_jax.devices import processes
 from caugym_jax.train import main as train
+from tests.end_to_end import tiny_config
 from tests.end_to_end.runs import arrays, command, left_behind, metrics
 from tests.end_to_end.test_resume import CACHE, compiled  # noqa: F401
 from tests.shared import ROOT
@@ -110,10 +112,19 @@ def compare(found: Path, expected: Path) -> None:
                 assert value == wanted, (one["step"], key)
 
 
+def compare_arrays(found: Path, expected: Path, step: int) -> None:
+    one, other = arrays(found, step), arrays(expected, step)
+    assert one.keys() == other.keys()
+    for path, array in other.items():
+        off = np.linalg.norm(np.ravel(one[path].astype(float) - array))
+        assert off <= 1e-4 * np.linalg.norm(np.ravel(array)) + 1e-8, path
+
+
 FEW = ("--config.steps=3", "--config.evaluation.every=3")
 
 
-@pytest.mark.parametrize("method", [pytest.param("sft", marks=pytest.mark.slow), "grpo"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "grpo"])
 def test_two_processes_train_as_one(start, alone, tmp_path, method):
     """With one device each: sums of two terms have one order, so padded rows agree to the bit;
     packed rows are equal as the test below says."""
@@ -143,14 +154,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("case", "count"),
-    [
-        pytest.param(case, count, marks=[] if (case, count) == ("grpo", 4) else pytest.mark.slow)
-        for case in CASES
-        for count in (2, 4)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("count", [2, 4])
 def test_every_method_by_several_processes(start, alone, tmp_path, case, count):
     """Four devices, of two processes or four."""
     method, more = case.partition(",")[0], [*CASES[case], *FEW]
@@ -163,34 +169,62 @@ def test_every_method_by_several_processes(start, alone, tmp_path, case, count):
     status, said = finish(process)
     assert status == 0, said
     compare(tmp_path / "several", tmp_path / "one")
-    found, expected = (arrays(tmp_path / name, 3) for name in ("several", "one"))
-    assert found.keys() == expected.keys()
-    for path, array in expected.items():
-        off = np.linalg.norm(np.ravel(found[path].astype(float) - array))
-        assert off <= 1e-4 * np.linalg.norm(np.ravel(array)) + 1e-8, path
+    compare_arrays(tmp_path / "several", tmp_path / "one", 3)
 
 
-LONGER = "--config.steps=8"
+ONE_DIES = "tests.end_to_end.test_processes:one_dies"
+AFTER = "CAUGYM_TEST_DIES_AFTER"  # PROCESS:FOLDER, set in the attempts that are to be killed
 
 
-def test_one_is_killed_the_others_end_and_all_resume(start, tmp_path):
-    """The second, then the first; two processes resume, to the bits of an undisturbed run."""
-    straight, parts = tmp_path / "straight", tmp_path / "parts"
-    assert finish(start(2, "grpo", straight, LONGER))[0] == 0
-    for who, step in ((1, 2), (0, 4)):
-        process = start(2, "grpo", parts, LONGER, CAUGYM_HEARTBEAT_TIMEOUT="15", GRACE="60")
-        wait_for(parts / f"checkpoints/{step}", process)
-        os.kill(children(process)[who], signal.SIGKILL)
-        clock = time.monotonic()
-        status, said = finish(process)
+def one_dies(completions, problems, truncated):
+    """`tiny_config.spread`; a process that is told to dies in its third step, with the checkpoint
+    of the second one whole."""
+    who, _, folder = os.environ.get(AFTER, "").partition(":")
+    if who == str(processes.index()) and next(_calls) == 2:
+        end = time.monotonic() + 600
+        while not Path(folder).exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tiny_config.spread(completions, problems, truncated)
+
+
+_calls = itertools.count()
+
+
+def until_it_ends(start, folder, more, deaths):
+    """Two processes, of which one dies in each attempt; the last attempt's words."""
+    for who, step in deaths:
+        after = {AFTER: f"{who}:{folder}/checkpoints/{step}"}
+        status, said = finish(start(2, "grpo", folder, *more, GRACE="60", **after))
         assert status == 128 + signal.SIGKILL, said
-        assert time.monotonic() - clock < 45
         assert f"process {who} ended with status 137" in said and "are killed" not in said
-        last = (parts / f"logs/process-{1 - who}.log").read_text().splitlines()[-1]
+        last = (folder / f"logs/process-{1 - who}.log").read_text().splitlines()[-1]
         assert last.startswith("error: another process ended or cannot be reached")
-    status, said = finish(start(2, "grpo", parts, LONGER))
-    assert status == 0 and "resumed from step" in said, said
-    found, expected = left_behind(parts, 8), left_behind(straight, 8)
+    status, said = finish(start(2, "grpo", folder, *more))
+    assert status == 0 and ("resumed from step" in said) == bool(deaths), said
+    return said
+
+
+LONGER = ["--config.steps=6", f"--config.grpo.reward_weights={ONE_DIES}=1"]
+
+
+def test_one_is_killed_both_end_and_train_on_as_one(start, alone, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = [*LONGER, "--config.steps=4"]
+    said = until_it_ends(start, two, more, [(1, 2)])
+    assert "on 2 cpu devices of 2 processes" in said and "Strict accuracy" in said
+    assert "ready in" not in (two / "logs/process-1.log").read_text()  # process 0 alone says it
+    alone("grpo", one, *more)
+    compare(two, one)
+    compare_arrays(two, one, 4)
+
+
+@pytest.mark.slow
+def test_each_is_killed_and_the_bits_are_those_of_an_undisturbed_run(start, tmp_path):
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    until_it_ends(start, straight, LONGER, [])
+    until_it_ends(start, parts, LONGER, [(1, 2), (0, 4)])
+    found, expected = left_behind(parts, 6), left_behind(straight, 6)
     for key in expected:
         assert found[key] == expected[key], key
 
@@ -206,7 +240,8 @@ def test_terminated_all_save_after_the_same_step_and_one_goes_on(start, alone, t
     """SIGTERM to the second process alone, or to all that the launch has started, their filters
     too, as a machine does that shuts down; then one process takes over from the two."""
     straight, parts = tmp_path / "straight", tmp_path / "parts"
-    process = start(2, "sft", parts, LONGER)
+    longer = "--config.steps=8"
+    process = start(2, "sft", parts, longer)
     wait_for(parts / "checkpoints/2", process)
     every = [process.pid, *descendants(process.pid)]
     for p in [children(process)[1]] if whom == "one" else every:
@@ -216,8 +251,8 @@ def test_terminated_all_save_after_the_same_step_and_one_goes_on(start, alone, t
     (told,) = [line for line in said.splitlines() if line.startswith("terminated after step")]
     step = int(told.split()[3].rstrip(","))
     assert max(int(p.name) for p in parts.glob("checkpoints/*") if p.name.isdigit()) == step < 8
-    alone("sft", parts, LONGER)
-    alone("sft", straight, LONGER)
+    alone("sft", parts, longer)
+    alone("sft", straight, longer)
     compare(parts, straight)
 
 

@@ -64,10 +64,11 @@ CASES = {
     ),
     "ppo, adapters and a critic from elsewhere": ("ppo", ["--config.lora.rank=4"]),
 }
+REPEATS = ("grpo", "ppo, adapters and a critic from elsewhere")
 
 
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] * c.startswith("ppo")) for c in CASES]
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c in REPEATS)) for c in CASES]
 )
 def test_t18_three_and_three_steps_are_six(tiny_model, tmp_path, request, capsys, case):  # noqa: F811
     method, more = CASES[case]
