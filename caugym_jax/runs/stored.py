@@ -41,7 +41,11 @@ def _read(array: Any) -> np.ndarray:
     for corner in itertools.product(*sides):
         ends = map(min, map(sum, zip(corner, steps, strict=True)), array.shape)
         box = tuple(map(slice, corner, ends))
-        result[box] = array[box].read().result()
+        try:
+            result[box] = array[box].read().result()
+        except (ValueError, KeyError, OSError) as error:
+            why = str(error).strip().splitlines()[0][:200]
+            raise UserError(f"a checkpoint's array is gone or cannot be read ({why})") from error
     return result
 
 
@@ -63,7 +67,8 @@ def open_tree(folder: epath.Path, abstract: Any) -> Any:
     def open_one(path, leaf) -> Stored:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         kvstore = {"driver": "ocdbt", "base": base, "path": f"{name}/"}
-        spec = {"driver": "zarr", "kvstore": kvstore}
+        # A live run may delete the checkpoint: what is missing must not be read as zeros.
+        spec = {"driver": "zarr", "kvstore": kvstore, "fill_missing_data_reads": False}
         try:
             array = tensorstore.open(spec, read=True, context=context).result()
         except ValueError as error:

@@ -421,6 +421,18 @@ def test_layers_of_a_stack_are_read_one_by_one(tmp_path):
         checkpoints.close()
 
 
+@pytest.mark.parametrize("gone", ["manifest.ocdbt", "d", "."])
+def test_what_is_deleted_while_it_is_read_is_an_error_and_not_zeros(tmp_path, gone):
+    save(tmp_path, 1)
+    with Checkpoints(tmp_path) as checkpoints:
+        abstract = {"params": abstract_state(state_of(1)).params}
+        stored = checkpoints.stored(abstract)["params"]["wide"]
+        path = tmp_path / "checkpoints" / "1" / "state" / gone
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+        with pytest.raises(UserError, match="array is gone or cannot be read"):
+            np.asarray(stored)
+
+
 def test_another_model_s_checkpoint_is_refused(tmp_path):
     save(tmp_path, 1)
     checkpoints = Checkpoints(tmp_path)
