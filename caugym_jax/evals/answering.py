@@ -149,7 +149,8 @@ def _prompts(
         try:
             yield prompt_tokens(_conversation(problem, protocol.lack_hint), tokenizer)
         except UserError as error:
-            raise UserError(f"{path}, item {place} (counting from 0): {error}") from error
+            row = problem.row if isinstance(problem, Question) else place
+            raise UserError(f"{path}, item {row} (counting from 0): {error}") from error
 
 
 def _conversation(item: Problem | Question, lack_hint: LackHint) -> Conversation:

@@ -43,7 +43,8 @@ def read_answers(path: str | Path, key: str | None = None) -> list[Answered]:
                 expected(item)  # the label must hold a number or LACK_CONDITION
             answered.append(_answered(item))
         except (ValueError, UserError) as error:
-            raise UserError(f"{path}, item {i} (counting from 0): {error}") from error
+            place = item.row if isinstance(item, Question) else i
+            raise UserError(f"{path}, item {place} (counting from 0): {error}") from error
     return answered
 
 

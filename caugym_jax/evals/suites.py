@@ -60,6 +60,7 @@ class Question:
     task: str  # what figures are given by
     suite: str  # one of NAMES
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # answers and their counts
+    row: int = dataclasses.field(default=0, compare=False)  # its place in the file
 
     @property
     def record(self) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def items_of(rows: list[Any], path: str) -> tuple[Sequence[Problem | Question], 
             left_out += 1
         else:
             given = {key: row[key] for key in _GIVEN if key in row}
-            found.append(dataclasses.replace(question, extra=given))
+            found.append(dataclasses.replace(question, extra=given, row=i))
     if not found:
         raise UserError(f"{path}: none of its {len(rows)} rows can be graded without a person")
     return found, left_out

@@ -7,11 +7,14 @@ import random
 import pytest
 
 from caugym_jax.data.released import released_files
+from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.devices.starting import cache_folder
 from caugym_jax.errors import UserError
 from caugym_jax.evals.accuracy import summarize, table
+from caugym_jax.evals.answering import Protocol, _prompts
 from caugym_jax.evals.answers import read_answers
 from caugym_jax.evals.suites import Question, answer_of, drawn, read_items, right
+from tests.data.byte_tokenizer import save_byte_tokenizer
 
 WORLD = "Imagine a world: smoking has a direct effect on tar."
 GIVEN = {"given_info": "The chance is 26%.", "question": "Will it rise?", "answer": "yes"}
@@ -90,6 +93,19 @@ def test_rows_without_an_objective_answer_are_left_out(tmp_path):
     assert (len(found[0]), found[1]) == (1, 1)
     with pytest.raises(UserError, match="none of its 1 rows can be graded"):
         read_items(write(tmp_path / "no.json", [probe | {"answer": 5}]))
+
+
+def test_messages_name_the_row_of_the_file(tmp_path):
+    """Not the place among those that are graded."""
+    rows = [ROWS["clear.json"] | {"question_type": kind} for kind in ("FA", "YN")]
+    path = write(tmp_path / "clear.json", rows)
+    with pytest.raises(UserError, match="item 1 .*no all_generated_answers"):
+        read_answers(path)
+    template = "{{ raise_exception('No questions!') }}"
+    tokenizer = load_tokenizer(save_byte_tokenizer(tmp_path / "t", chat_template=template))
+    questions, _ = read_items(path)
+    with pytest.raises(UserError, match=r"clear.json, item 1 .*template refuses .*: No questions!"):
+        list(_prompts(path, [0], questions, Protocol(), tokenizer))
 
 
 def test_answers_are_read_back_and_summed_up(tmp_path):
