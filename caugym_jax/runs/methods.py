@@ -477,10 +477,13 @@ def _preferences(run: Run) -> Method:
 
 def _read_preferences(run: Run, path: str) -> list[Preference | Judged]:
     data = _data(run, PreferenceData)
-    sifted = file_preferences(path, run.tokenizer, run.config.method == "dpo", data)
-    if report := sifted.report(path):
-        run.say(report)
-    return sifted.kept
+    kept: list[Preference | Judged] = []
+    for name in map(str.strip, path.split(",")):
+        sifted = file_preferences(name, run.tokenizer, run.config.method == "dpo", data)
+        if report := sifted.report(name):
+            run.say(report)
+        kept += sifted.kept
+    return kept
 
 
 def _ready(run: Run, rows: list[Any]) -> list[Any]:

@@ -117,7 +117,9 @@ def test_the_held_out_loss_is_that_of_the_rows_and_not_of_their_batches(run):
 def test_another_file_is_measured_and_a_wrong_figure_is_refused(run, tmp_path):
     other = tmp_path / "other.jsonl"
     other.write_text("".join(json.dumps(ROWS["dpo"](i)) + "\n" for i in range(50, 55)))
-    first = metrics(run("dpo", f"--config.evaluation.path={other}"))[0]
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps(ROWS["dpo"](60)) + "\n")
+    first = metrics(run("dpo", f"--config.evaluation.path={other},{more}"))[0]
     assert abs(first["eval/loss"] - math.log(2)) < 1e-5
     with pytest.raises(UserError, match="best=eval/strict: must be one of .*rewards/margins"):
         run("dpo", f"--config.evaluation.path={other}", "--config.checkpoint.best=eval/strict",
@@ -133,3 +135,76 @@ def test_epochs_of_two_files_with_weights(run, tmp_path, capsys):
         "--config.data.shuffle=false", "--config.evaluation.every=0")  # fmt: skip
     assert "2 epochs of 60 rows, 8 a step: 15 steps" in capsys.readouterr().err
     assert len(metrics(tmp_path / "run")) == 15
+
+
+def layouts(i, wrong=1):
+    """Row i in every layout: the same question and reply; `wrong`: what is rejected beside it."""
+    ask, tell, other = asked(i), told(i), told(i, wrong)
+    question, reply, bad = (turn["content"] for turn in (ask, tell, other))
+    return {
+        "messages": {"messages": [ask, tell]},
+        "parts": {"messages": [ask | {"content": [{"type": "text", "text": question}]}, tell]},
+        "sharegpt": {
+            "conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": reply}]
+        },
+        "prompt, completion": {"prompt": [ask], "completion": [tell]},
+        "gsm8k": {"question": question, "answer": reply},
+        "math": {"problem": question, "solution": reply, "answer": f"{i + i % 7}"},
+        "alpaca": {"instruction": question, "input": "", "output": reply},
+        "verl": {"prompt": [ask], "reward_model": {"ground_truth": "4"}, "answer": [tell]},
+        "kto": {"prompt": [ask], "completion": [tell], "label": True},
+        "dpo": {"prompt": [ask], "chosen": [tell], "rejected": [other]},
+        "h4": {"prompt": question, "chosen": [ask, tell], "rejected": [ask, other]},
+        "whole conversations": {"chosen": [ask, tell], "rejected": [ask, other]},
+        "texts": {"prompt": f"{question} ", "completion": reply},
+        "kto texts": {"prompt": f"{question} ", "completion": reply, "label": i % 2},
+        "dpo texts": {"prompt": f"{question} ", "chosen": reply, "rejected": bad},
+        "hh": {"chosen": f"{question} {reply}", "rejected": f"{question} {bad}"},
+        "text": {"text": f"{question} {reply}"},
+    }
+
+
+PAIRED = {"dpo", "h4", "whole conversations", "dpo texts", "hh"}
+FITTING = {
+    "sft": set(layouts(0)),
+    "dpo": PAIRED,
+    "kto": {"kto", "kto texts"},
+    "grpo": set(layouts(0)) - {"text"},
+    "ppo": set(layouts(0)) - {"text"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", FITTING)
+def test_forty_rows_of_each_layout_train_a_step(run, method, tmp_path, capsys):
+    """All of them in one batch. The loss of those that are conversations is that of one alone."""
+    names = [name for name in layouts(0) if name in FITTING[method]]
+    for name in names:
+        rows = "".join(json.dumps(layouts(i)[name]) + "\n" for i in range(40))
+        (tmp_path / f"{name.replace(',', '')}.jsonl").write_text(rows)
+
+    own = {"microbatches": 1}
+    if method in ("grpo", "ppo"):
+        own |= {"reward_weights": "length=1", "group_size": 2}
+    if method == "ppo":
+        own |= {"num_minibatches": 1}
+
+    def step_on(names, workdir):
+        paths = ",".join(str(tmp_path / f"{name.replace(',', '')}.jsonl") for name in names)
+        settings = {"data.path": paths, "data.batch_size": 40 * len(names), "evaluation.every": 0}
+        settings |= {f"{method}.{key}": value for key, value in own.items()}
+        size = [f"--config.{key}={value}" for key, value in settings.items()]
+        (step,) = metrics(run(method, *size, name=workdir))
+        assert "dropped" not in capsys.readouterr().err
+        assert math.isfinite(step["loss"])
+        return step
+
+    whole = step_on(names, "all")
+    if method == "sft":
+        alike = names[: names.index("texts")]
+        one, all_alike = step_on(["messages"], "one"), step_on(alike, "alike")
+        assert all_alike["loss"] == pytest.approx(one["loss"], rel=1e-5) != whole["loss"]
+    if method == "dpo":
+        assert whole["loss"] == pytest.approx(math.log(2), rel=1e-5)
+    if method in ("grpo", "ppo"):
+        assert whole["rewards/length/mean"] < 0
