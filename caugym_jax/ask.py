@@ -35,6 +35,7 @@ from caugym_jax.cli import commands
 from caugym_jax.data.solutions.checking import Step, check, failure, in_notation
 from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.data.solutions.legend import legend
+from caugym_jax.data.solutions.restating import restated
 from caugym_jax.devices import starting
 from caugym_jax.errors import UserError
 from caugym_jax.rewards.answer import Answer, expected, extract, is_right
@@ -42,6 +43,7 @@ from caugym_jax.types import TASKS, VARIANTS, Problem, Story
 
 WIDTH = 80  # columns of what is printed
 DISAGREE = 3  # exit status
+IN_NOTATION = 384  # tokens: more than any solution of the packaged models; few compile fast
 FILES = (".json", ".jsonl", ".parquet")
 
 
@@ -61,7 +63,8 @@ def main(argv: Sequence[str]) -> None:
     story = _story(args)
     solved = solve(story)
     truth = label(story.query.task, solved.value, solved.verdict)
-    problem = Problem(problem_text(story), truth, story.query.task, story=story)
+    told = story if args.model == "none" else _told(story, solved, args.model)
+    problem = Problem(problem_text(told), truth, told.query.task, story=told)
     reply = None if args.model == "none" else _reply(problem, args)
     agree = None if reply is None else is_right(reply.answer, expected(problem))
     if args.json:
@@ -121,14 +124,30 @@ def _item(name: str, item: int) -> Story:
     return problem.story
 
 
+def _told(story: Story, solved: Solved, model: str) -> Story:
+    """The question as the model is asked it: a packaged one in words that it has learned."""
+    starting.prepare()
+    from caugym_jax.models.hub import PACKAGED
+
+    return restated(story, solved) if model in PACKAGED else story
+
+
 def _reply(problem: Problem, args: argparse.Namespace) -> Reply:
     """The answer of most samples (the first such sample); greedy where there is one."""
     starting.prepare()
     import caugym_jax
+    from caugym_jax.models.hub import PACKAGED
 
+    longest = args.max_new_tokens or (IN_NOTATION if args.model in PACKAGED else None)
     temperature = args.temperature if args.temperature is not None else 0.6 * (args.samples > 1)
     model = caugym_jax.load(args.model)
-    texts = model.ask(problem, samples=args.samples, temperature=temperature, seed=args.seed)
+    texts = model.ask(
+        problem,
+        samples=args.samples,
+        temperature=temperature,
+        max_new_tokens=longest,
+        seed=args.seed,
+    )
     answers = [extract(text) for text in texts]
     votes = Counter((answer.prob, answer.verdict, answer.lack) for answer in answers)
     most, count = votes.most_common(1)[0]
@@ -212,11 +231,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--model", default="embedded", help="as of evaluate; none: the engine alone")
     add("--samples", type=int, default=1, help="answers to vote among (default 1, greedy)")
     add("--temperature", type=float, help="(default 0.6 with several samples, else 0)")
+    add("--max_new_tokens", type=int, help="(default 384 for a packaged model, else 1024)")
     add("--show", action="store_true", help="also print the question as the model reads it")
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     if bool(args.question) == args.random:
         parser.error("give a question's file, or --random")
+    if args.max_new_tokens is not None and args.max_new_tokens < 1:
+        parser.error("--max_new_tokens must be at least 1")
     if args.samples < 1:
         parser.error("--samples must be at least 1")
     if args.seed < 0:

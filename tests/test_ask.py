@@ -18,13 +18,17 @@ from tests.data.test_questions import GOOD
 RIGHT = '{"ANSWER": "Yes", "PROB": "0.125"}'
 
 
+USELESS = ["q.yaml", "--max_new_tokens=0"]
+
+
 class Answering:
     """A model that gives the texts it was made with."""
 
     def __init__(self, *texts):
         self.texts = list(texts)
 
-    def ask(self, problem, *, samples, temperature, seed):
+    def ask(self, problem, *, samples, temperature, max_new_tokens, seed):
+        assert max_new_tokens == 384
         assert isinstance(problem, Problem) and samples == len(self.texts)
         return self.texts
 
@@ -108,7 +112,7 @@ def test_what_cannot_be_read(tmp_path, argv, says):
         ask.main([*argv, "--model=none"])
 
 
-@pytest.mark.parametrize("argv", [[], ["q.yaml", "--random"], ["q.yaml", "--samples=0"]])
+@pytest.mark.parametrize("argv", [[], ["q.yaml", "--random"], ["q.yaml", "--samples=0"], USELESS])
 def test_usage(argv):
     with pytest.raises(SystemExit) as ended:
         ask.main(argv)
