@@ -152,7 +152,7 @@ class HeldOutRewards:
                 lines.append(f"    {when}:")
                 lines += [f"      {x}" for x in answers.completions[i].strip().splitlines()]
             if (right := truth(item)) is not None:
-                lines.append(f"    truth: {right.strip()}")
+                lines.append(f"    truth: {' '.join(right.split())}")
         return "\n".join(lines)
 
 

@@ -105,12 +105,14 @@ class Journal:
             notes.append(f"{not_finite} updates were skipped: they were not finite.")
         absolute = self._workdir.is_absolute()
         shown = str(self._workdir) if absolute else os.path.relpath(self._workdir)
+        written = (self._workdir / "samples.jsonl").exists()  # not by SFT, nor in a few steps
+        samples = f"    samples: {shown}/samples.jsonl" * written
         return "\n".join(
             [
                 results,
                 "",
                 *notes,
-                f"Curves: tensorboard --logdir={shown}    samples: {shown}/samples.jsonl",
+                f"Curves: tensorboard --logdir={shown}{samples}",
                 "Next:",
                 f"  python -m caugym_jax.export --workdir={shown} --out={shown}/hf",
                 f"  python -m caugym_jax.evaluate --model={shown} --data=FILE --out={shown}/eval",
