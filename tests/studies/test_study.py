@@ -17,7 +17,7 @@ from tests.studies.model import make_model
 SMALL = [
     "problems=2", "batch_size=2", "seeds=0", "tries=1", "held_out=2", "evaluations=1",
     "max_completion_length=128", "tests.variants=base", "tests.n=2", "tests.samples=2",
-    "tests.max_new_tokens=16",
+    "tests.max_new_tokens=16", "options.ppo.ppo.group_size=4",
 ]  # fmt: skip
 
 
@@ -96,6 +96,7 @@ def same(out):
     return [f"--config.{name}={stored[name]}" for name in names] + [
         "--config.tests.variants=base",
         "--config.seeds=0,",
+        "--config.options.ppo.ppo.group_size=4",
     ]
 
 
