@@ -36,6 +36,7 @@ def math_reward(text: str, item: Item, truncated: bool = False) -> float | None:
     if answer is None:
         return 0.0
     expected = stated(right) or right.strip()
+    answer, expected = answer.removesuffix("."), expected.removesuffix(".")  # of a sentence
     if answer == expected:
         return 1.0
     if max(len(answer), len(expected)) > LONGEST or _TOWER.search(answer):

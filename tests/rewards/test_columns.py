@@ -27,6 +27,7 @@ def test_mathematical_answers_are_compared_by_value():
         r"\boxed{72.0}",
         r"\boxed{\frac{144}{2}}",
         "#### 72",
+        "#### 72.",
         r"\boxed{72} but no, \boxed{71}",
         "<think>\\boxed{71}</think>#### 72 ",
         "<think>#### 72",
@@ -35,7 +36,7 @@ def test_mathematical_answers_are_compared_by_value():
         "",
         r"\boxed{9^{9^{9^9}}}",
     ]
-    assert values({"math": 1}, texts, GSM8K) == [1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0]
+    assert values({"math": 1}, texts, GSM8K) == [1, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0, 0]
     assert values({"math": 1}, [r"\boxed{72}"], GSM8K, truncated=True) == [0]
     half = Item(ASKED, columns={"answer": r"\frac{1}{2}"})
     assert values({"math": 1}, [r"\boxed{0.5}", r"\boxed{1/2}", r"\boxed{2}"], half) == [1, 1, 0]
