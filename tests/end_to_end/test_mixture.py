@@ -7,6 +7,7 @@ from caugym_jax import tokenizer
 from caugym_jax.models.hub import load_config
 from caugym_jax.train import main as train
 from tests.end_to_end.runs import left_behind
+from tests.end_to_end.test_resume import compiled, one_device  # noqa: F401
 
 MIXTURE = "320 lists=1; 640 digits=3 given=1"
 
@@ -21,6 +22,7 @@ def command(tokens, workdir, steps):
         "steps": steps,
         "evaluation.n": 2,
         "evaluation.every": 4,
+        "data.max_length": 96,  # two widths, each a program
         "evaluation.max_new_tokens": 4,
         "checkpoint.every": 2,
         "data.mixture": MIXTURE,
@@ -33,7 +35,7 @@ def command(tokens, workdir, steps):
     return ["--config=reasoner.py", f"--workdir={workdir}", *keys]
 
 
-def test_it_goes_on_as_if_it_had_not_stopped(tmp_path):
+def test_it_goes_on_as_if_it_had_not_stopped(tmp_path, one_device):  # noqa: F811
     tokens = tmp_path / "tokens"
     tokenizer.main([f"--out={tokens}"])
     train(command(tokens, tmp_path / "whole", 4))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from caugym_jax import export
 from caugym_jax.errors import UserError
 from caugym_jax.evals.held_out import HeldOut
+from caugym_jax.runs import digests as digesting
 from caugym_jax.runs import loop
 from caugym_jax.runs.checkpoints import saved_steps
 from caugym_jax.train import main as train
@@ -65,7 +67,15 @@ def test_what_does_not_change_the_result_may_change(tiny_model, tmp_path, monkey
 
 
 def test_a_signal_saves_and_ends_or_goes_on(tiny_model, tmp_path, monkeypatch, capsys):  # noqa: F811
-    """SIGUSR1 in step 1, Ctrl-C in step 5; neither is a step of the grid of saves."""
+    """SIGUSR1 in step 1, Ctrl-C in step 5; neither is a step of the grid of saves. Saves are slow,
+    so that step 4's is under way at Ctrl-C: it is finished, too."""
+    write_digests = digesting.write_digests
+
+    def slowly(folder):
+        time.sleep(0.3)
+        write_digests(folder)
+
+    monkeypatch.setattr(digesting, "write_digests", slowly)
     sent = iter([signal.SIGUSR1, 0, 0, 0, signal.SIGINT])
     real = loop._update
 

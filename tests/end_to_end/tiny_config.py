@@ -5,6 +5,8 @@ import zlib
 from caugym_jax.configs import grpo, ppo, sft
 from tests.end_to_end import tiny_preferences
 
+# Problems of like length: few widths of rows, each of which is a program to compile.
+ALIKE = dict(tasks=("ATE",), nodes=(3, 3), adjusters=(0,))
 REWARD = "tests.end_to_end.tiny_config:spread"
 
 
@@ -25,14 +27,14 @@ def get_config(arg: str | None = None):
     config.model.update(name="set by the test", init="pretrained")
     config.steps = 6
     config.optim.update(peak=1e-2, warmup=2, decay="constant")
-    config.data.batch_size = 2
-    config.evaluation.update(every=3, n=4, max_new_tokens=4)
+    config.data.update(batch_size=2, **ALIKE)
+    config.evaluation.update(every=3, n=4, max_new_tokens=4, **ALIKE)
     config.checkpoint.update(every=2)
     config.log.update(every=1, samples_every=1)
     if arg == "sft":
         config.data.batch_size = 8
     else:
-        config.data.max_prompt_length = 512
+        config.data.max_prompt_length = 64
         config[arg].update(group_size=4, max_completion_length=4, reward_weights=f"{REWARD}=1")
     if arg == "grpo":
         config.grpo.update(max_refills=0, microbatches=1)

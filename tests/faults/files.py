@@ -15,11 +15,13 @@ import subprocess
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from caugym_jax import export
 from caugym_jax.errors import UserError
+from caugym_jax.runs import loop
 from caugym_jax.train import main as train
 from tests.end_to_end.runs import command, digests, left_behind
 from tests.faults import rewards
@@ -117,6 +119,7 @@ def attempt(bench: Bench, trial: Trial) -> dict:
         "disk full": _full,
         "writing fails": _write_fails,
         "weights with NaN": _nan_weights,
+        "NaN in moments": _nan_moments,
     }[kind](bench, trial, dice)
 
 
@@ -348,3 +351,34 @@ def _nan_weights(bench, trial, dice) -> dict:
     if moved:
         raise Wrong(f"{moved} changed though all updates were skipped")
     return {"outcome": "all updates skipped and counted", "detail": name, "from": 0}
+
+
+def _nan_moments(bench, trial, dice) -> dict:
+    """A moment turns into NaN before an update: nothing of it is saved, and the run says so."""
+    workdir, at = bench.folder / f"trial-{trial.number}", 1 + int(trial.at[0] * STEPS)
+    real, struck = loop._update, []
+
+    def update(algorithm, state, experience, metrics):
+        if int(state.step) + 1 >= at and not struck:
+            leaves, tree = jax.tree.flatten(state.opt_state)
+            moments = [i for i, x in enumerate(leaves) if x.ndim and x.dtype == np.float32]
+            struck.append(dice.choice(moments))
+            array = np.array(leaves[struck[0]])
+            array.reshape(-1)[dice.randrange(array.size)] = np.nan
+            leaves[struck[0]] = jax.device_put(array, leaves[struck[0]].sharding)
+            state = state._replace(opt_state=jax.tree.unflatten(tree, leaves))
+        return real(algorithm, state, experience, metrics)
+
+    loop._update = update
+    try:
+        complaint, _ = run(trial.method, bench.model, workdir)
+    finally:
+        loop._update = real
+    if complaint is None and struck:
+        raise Wrong(f"saved with a NaN in moment {struck}")
+    if complaint is not None and "opt_state" not in complaint:
+        raise Wrong(f"does not name the array: {complaint}")
+    steps = [int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdigit()]
+    first, _ = _finish(bench, trial, workdir, max(steps, default=0))
+    outcome = "refused in one line" if complaint else "no harm"
+    return {"outcome": outcome, "detail": complaint or "no update followed", "from": first}
