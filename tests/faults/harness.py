@@ -199,7 +199,7 @@ def table(stored: dict) -> str:
     lines.append(f"| all | {len(total)} | {sum(not r['ok'] for r in total)} | | |")
     stops = [result["seconds to stop"] for result in total if "seconds to stop" in result]
     if stops:
-        lines.append(f"\nFrom SIGTERM to the end of the process: at most {max(stops)} s.")
+        lines.append(f"\nFrom a signal to the end of the process: at most {max(stops)} s.")
     return "\n".join(lines)
 
 
