@@ -243,12 +243,18 @@ def _filter(output: TextIO) -> None:
         filtering.stdin.close()
 
 
-def _unfilter() -> None:
-    """Waits until all that was said is through: a container's first process ends the others."""
+def _unfilter(last: bool = False) -> None:
+    """Waits until all that was said is through: a container's first process ends the others.
+
+    Args:
+      last: nothing more is to be said, not by jax either, which may abort at this moment.
+    """
     while _filters:
         output, behind, filtering = _filters.pop()
         with contextlib.suppress(OSError):
             output.flush()
+        if last:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), behind)
         os.dup2(behind, output.fileno())
         os.close(behind)
         with contextlib.suppress(subprocess.TimeoutExpired):  # a child of this one may hold it
@@ -280,7 +286,7 @@ def _end(error: BaseException) -> None:
             if text:
                 line(text)
             sys.stdout.flush()
-        _unfilter()
+        _unfilter(last=True)
         if is_first() and count() > 1:
             time.sleep(LINGER)  # the others would notice before they have said what they know
     finally:
