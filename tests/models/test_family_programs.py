@@ -1,5 +1,7 @@
 """What each family computes is the same token by token, on a stack or a tuple, on many devices."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,8 +58,15 @@ def test_decoding_equals_whole_rows(family, stacked):
     np.testing.assert_allclose(decode(params), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("sizes", [(1, 4, 2), (2, 2, 1, 2)])
-@pytest.mark.parametrize("family", NEW)
+MESHES = ((1, 4, 2), (2, 2, 1, 2))
+QUICK = (("qwen3-moe", MESHES[0]), ("gemma3", MESHES[1]))  # the others take two minutes in all
+PLACED = [
+    pytest.param(*pair, marks=() if pair in QUICK else pytest.mark.slow)
+    for pair in itertools.product(NEW, MESHES)
+]
+
+
+@pytest.mark.parametrize(("family", "sizes"), PLACED)
 def test_eight_devices_equal_one(family, sizes):
     """Experts are split over tensor, as heads are; rows over data and fsdp, places over context."""
     config = FAMILIES[family]
