@@ -23,14 +23,13 @@ jaxtyping.install_import_hook(
     "beartype.beartype",
 )
 
-# `-m unit`: what needs no model and no second process, but for files that compile a decoder.
-_UNIT = ("causal", "cli", "objectives", "pages", "rewards", "test_docs.py", "test_imports.py")
-_COMPILING = ("test_logprobs.py", "test_optim.py", "test_shared_rows.py")
+# `-m unit`: what needs no model, no compiler and no second process.
+_UNIT = ("causal", "cli", "pages", "rewards", "test_docs.py", "test_imports.py")
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0]
         apart = any(item.get_closest_marker(mark) for mark in ("slow", "torch", "dowhy", "gpu"))
-        if folder in _UNIT and item.path.name not in _COMPILING and not apart:
+        if folder in _UNIT and not apart:
             item.add_marker("unit")
