@@ -63,8 +63,8 @@ def main(argv: Sequence[str]) -> None:
     story = _story(args)
     solved = solve(story)
     truth = label(story.query.task, solved.value, solved.verdict)
-    told = story if args.model == "none" else _told(story, solved, args.model)
-    problem = Problem(problem_text(told), truth, told.query.task, story=told)
+    asked = story if args.model == "none" else _restated(story, solved, args.model)
+    problem = Problem(problem_text(asked), truth, asked.query.task, story=asked)
     reply = None if args.model == "none" else _reply(problem, args)
     agree = None if reply is None else is_right(reply.answer, expected(problem))
     if args.json:
@@ -124,7 +124,7 @@ def _item(name: str, item: int) -> Story:
     return problem.story
 
 
-def _told(story: Story, solved: Solved, model: str) -> Story:
+def _restated(story: Story, solved: Solved, model: str) -> Story:
     """The question as the model is asked it: a packaged one in words that it has learned."""
     starting.prepare()
     from caugym_jax.models.hub import PACKAGED

@@ -25,11 +25,12 @@ jaxtyping.install_import_hook(
 
 # `-m unit`: what needs no model, no compiler and no second process.
 _UNIT = ("causal", "cli", "pages", "rewards", "test_docs.py", "test_imports.py")
+_LONGER = ("test_hard.py", "test_hostile.py")  # seconds a test
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
         folder = item.path.relative_to(_TESTS).parts[0]
         apart = any(item.get_closest_marker(mark) for mark in ("slow", "torch", "dowhy", "gpu"))
-        if folder in _UNIT and not apart:
+        if folder in _UNIT and item.path.name not in _LONGER and not apart:
             item.add_marker("unit")

@@ -38,7 +38,7 @@ _SHAREGPT = {
 }
 
 
-class Said(NamedTuple):
+class Exchange(NamedTuple):
     """A prompt and, if there is one, its reply; two conversations or two texts."""
 
     prompt: Conversation | str
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
     rejected: Conversation | str
 
 
-def said(row: Mapping[str, Any]) -> Said:
+def exchange_of(row: Mapping[str, Any]) -> Exchange:
     """What a row asks and replies.
 
     Raises:
@@ -65,27 +65,27 @@ def said(row: Mapping[str, Any]) -> Said:
         return _split(row)
     if "chosen" in given:
         pair = pair_of(row)
-        return Said(pair.prompt, pair.chosen)
+        return Exchange(pair.prompt, pair.chosen)
     if "prompt" in given:
         key = "completion" if "completion" in given else "answer"
         reply = row.get(key)
         if key == "answer" and not isinstance(reply, str | Sequence):  # a number: a label alone
             reply = None
-        return Said(*_alike(row["prompt"], **{key: reply}))
+        return Exchange(*_alike(row["prompt"], **{key: reply}))
     for key, answers in (("question", ("answer",)), ("problem", ("solution", "answer"))):
         if key in given:
             found = next((row[name] for name in answers if name in given), None)
-            return Said(_turn("user", row[key], key), _answered(found, answers[0]))
+            return Exchange(_turn("user", row[key], key), _answered(found, answers[0]))
     if "instruction" in given:
         asked = [row["instruction"], *([row["input"]] if row.get("input") else [])]
         if not all(isinstance(part, str) for part in asked):
             raise TypeError("'instruction' and 'input' must be texts")
-        return Said(
+        return Exchange(
             _turn("user", "\n\n".join(asked), "instruction"),
             _answered(row.get("output"), "output"),
         )
     if "text" in given:
-        return Said("", _text(row["text"], "text"))
+        return Exchange("", _text(row["text"], "text"))
     raise ValueError(f"no 'problem', and no other layout is known by the row's keys: {LAYOUTS}")
 
 
@@ -178,7 +178,7 @@ def _part(part: Any, where: str) -> str:
     raise ValueError(f"{where} has a part of type {kind!r:.40}: only texts can be learned")
 
 
-def _split(row: Mapping[str, Any]) -> Said:
+def _split(row: Mapping[str, Any]) -> Exchange:
     """A whole conversation at its last turn of the assistant."""
     key = "messages" if row.get("messages") is not None else "conversations"
     messages = conversation(row[key], key)
@@ -186,10 +186,10 @@ def _split(row: Mapping[str, Any]) -> Said:
     if isinstance(system, str) and system and messages[0]["role"] != "system":
         messages = ({"role": "system", "content": system}, *messages)
     if messages[-1]["role"] != "assistant":
-        return Said(messages, None)
+        return Exchange(messages, None)
     if len(messages) == 1:
         raise ValueError(f"'{key}' begins with the assistant: nothing is asked")
-    return Said(messages[:-1], messages[-1:], every_turn=True)
+    return Exchange(messages[:-1], messages[-1:], every_turn=True)
 
 
 def _alike(prompt: Any, **replies: Any) -> list[Any]:

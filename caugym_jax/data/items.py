@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from caugym_jax.causal.text.wording import LACK_HINT, STEP_BY_STEP
-from caugym_jax.data.conversations import said
+from caugym_jax.data.conversations import exchange_of
 from caugym_jax.data.files import good, names_of, problem_record, read_items
 from caugym_jax.data.layouts import is_causal
 from caugym_jax.data.raw import read_rows
@@ -64,7 +64,7 @@ def item_of(row: Mapping[str, Any], problem: Problem | None = None) -> Item:
     """
     if problem is not None and ("problem" in row or "given_info" in row):
         return problem_item(problem)
-    prompt, reply, every_turn = said(row)
+    prompt, reply, every_turn = exchange_of(row)
     if problem is not None and not isinstance(prompt, str):
         prompt = asked(problem)
     return Item(prompt, reply, dict(row), problem, every_turn)

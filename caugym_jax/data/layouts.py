@@ -43,7 +43,7 @@ from caugym_jax.causal.text.wording import (
     LACK_HINT,
     STEP_BY_STEP,
 )
-from caugym_jax.data.conversations import conversation, desirable, said, text_of
+from caugym_jax.data.conversations import conversation, desirable, exchange_of, text_of
 from caugym_jax.errors import UserError
 from caugym_jax.types import BOUND_TASKS, TASKS, VARIANTS, Conversation, Problem, Story
 
@@ -91,7 +91,7 @@ def problem_of(row: Any, variant: str | None, fallback: str | None) -> Problem:
         text=texts["problem"],
         answer=_engine_answer(story, unread) if texts["answer"] is None else texts["answer"],
         task=task,
-        reason={step: said for step, said in reason.items() if said is not None},
+        reason={step: text for step, text in reason.items() if text is not None},
         variant=variant or declared or fallback or "base",
         prompt=texts["prompt"],
         solution=texts["solution"],
@@ -167,7 +167,7 @@ def is_causal(row: Any) -> bool:
         texts = [row["problem"]]
     else:
         try:
-            texts = _questions(said(row).prompt)
+            texts = _questions(exchange_of(row).prompt)
         except (KeyError, ValueError, TypeError):
             return False
     return any(_reads(text) for text in texts)
@@ -195,7 +195,7 @@ def _of_user(messages: Conversation) -> list[str]:
 
 def _chat_texts(row: dict[str, Any]) -> dict[str, Any]:
     """Takes the texts out of a row whose prompt holds the problem."""
-    prompt, reply, _ = said(row)
+    prompt, reply, _ = exchange_of(row)
     questions = _questions(prompt)
     if not questions:
         raise ValueError("nothing is asked: no message of the user")

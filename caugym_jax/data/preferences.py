@@ -20,7 +20,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from caugym_jax.data.conversations import desirable, pair_of, said, text_of
+from caugym_jax.data.conversations import desirable, exchange_of, pair_of, text_of
 from caugym_jax.data.prompts import prompt_tokens, reply_tokens
 from caugym_jax.data.raw import BadRow, read_rows
 from caugym_jax.data.tokenizer import Tokenizer
@@ -82,7 +82,7 @@ def judged(row: Row, tokenizer: Tokenizer) -> Judged:
       ValueError, TypeError, KeyError: it is no such row.
       Unusable: an empty completion.
     """
-    prompt, completion, _ = said({key: row[key] for key in ("prompt", "completion")})
+    prompt, completion, _ = exchange_of({key: row[key] for key in ("prompt", "completion")})
     if completion is None:
         raise Unusable("an empty completion")
     label = desirable(row["label"])
