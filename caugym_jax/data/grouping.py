@@ -8,6 +8,7 @@ shapes are compiled.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import multiprocessing
 import random
 import time
@@ -93,16 +94,17 @@ class Batches:
         if not self.workers:
             return self.make(self.following - 1)
         if self.pool is None:  # spawned: a copy of a process that runs jax could hang
-            self.pool = multiprocessing.get_context("spawn").Pool(self.workers)
+            spawned = multiprocessing.get_context("spawn")
+            self.pool = concurrent.futures.ProcessPoolExecutor(self.workers, spawned)
         while len(self.due) < 2 * self.workers:
-            self.due.append(self.pool.apply_async(self.make, (self.asked,)))
+            self.due.append(self.pool.submit(self.make, self.asked))
             self.asked += 1
-        return self.due.popleft().get()
+        return self.due.popleft().result()
 
     def close(self) -> None:
-        """Ends the workers."""
-        if self.pool is not None:
-            self.pool.terminate()
+        """Ends the workers after the groups that they are making."""
+        if self.pool is not None:  # not a multiprocessing.Pool, whose end can wait for ever
+            self.pool.shutdown(cancel_futures=True)
             self.pool = None
 
 
