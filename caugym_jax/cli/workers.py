@@ -6,6 +6,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +30,25 @@ def worker_count(asked: int | None, items: int) -> int:
     return asked
 
 
+def spawned(workers: int) -> concurrent.futures.ProcessPoolExecutor:
+    """A pool of spawned processes (a copy of a process that runs jax could hang). They leave an
+    interrupt to their parent, and end when it ends, even by `kill -9`."""
+    context = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(workers, context, initializer=_begin)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this is a worker
+    parent.join()
+    os._exit(1)
+
+
 def in_order(
     work: Callable[[Task], Result], tasks: Iterable[Task], workers: int
 ) -> Generator[Result, None, None]:
@@ -41,12 +61,7 @@ def in_order(
     if workers == 1:
         yield from map(work, tasks)
         return
-    executor = concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,  # an interrupt is for the parent to handle
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
+    executor = spawned(workers)
     waiting: deque[concurrent.futures.Future[Result]] = deque()
     try:
         for task in tasks:

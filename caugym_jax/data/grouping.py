@@ -8,8 +8,6 @@ shapes are compiled.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
-import multiprocessing
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from caugym_jax.cli.workers import spawned
 from caugym_jax.data.packing import pad
 from caugym_jax.types import Batch, Example
 
@@ -93,9 +92,8 @@ class Batches:
         self.following += 1
         if not self.workers:
             return self.make(self.following - 1)
-        if self.pool is None:  # spawned: a copy of a process that runs jax could hang
-            spawned = multiprocessing.get_context("spawn")
-            self.pool = concurrent.futures.ProcessPoolExecutor(self.workers, spawned)
+        if self.pool is None:
+            self.pool = spawned(self.workers)
         while len(self.due) < 2 * self.workers:
             self.due.append(self.pool.submit(self.make, self.asked))
             self.asked += 1
@@ -103,7 +101,7 @@ class Batches:
 
     def close(self) -> None:
         """Ends the workers after the groups that they are making."""
-        if self.pool is not None:  # not a multiprocessing.Pool, whose end can wait for ever
+        if self.pool is not None:
             self.pool.shutdown(cancel_futures=True)
             self.pool = None
 

@@ -1,5 +1,8 @@
 import itertools
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +42,31 @@ def test_an_error_of_a_worker_is_raised_here():
         list(in_order(refuse, [3], 2))
     with pytest.raises(UserError, match="a worker process ended"):
         list(in_order(die, [3], 2))
+
+
+KILLED = """
+import os, signal
+from caugym_jax.cli.workers import spawned
+from tests.cli.test_workers import square
+
+if __name__ == "__main__":
+    assert spawned(1).submit(square, 3).result() == 9
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    """They hold the parent's output, which ends when the last of them has."""
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        timeout=120,
+    )
+    assert done.returncode == -9
 
 
 def test_how_many():
