@@ -107,7 +107,7 @@ def collectives(hlo: str, unknown_trips: float = 1) -> list[Collective]:
     return found
 
 
-def totals(found: list[Collective]) -> dict[str, dict[str, float]]:
+def totals(found: Sequence[Collective]) -> dict[str, dict[str, float]]:
     """By kind: how many run in one call, and the bytes that a device receives for them."""
     out: dict[str, dict[str, float]] = {}
     for one in found:

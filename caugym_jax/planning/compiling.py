@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from caugym_jax.devices import terminal
 from caugym_jax.devices.chips import Chip
 from caugym_jax.devices.shapes import Call
 from caugym_jax.planning import lengths
-from caugym_jax.planning.collectives import collectives, totals
+from caugym_jax.planning.collectives import Collective, collectives, totals
 from caugym_jax.planning.roofline import (
     Efficiency,
     Prediction,
@@ -100,19 +101,6 @@ def examine(
         found = collectives(compiled.as_text(), unknown_trips=trips)
         found = [one._replace(drawing=one.drawing and work.drawn > 0) for one in found]
     places = [coordinates[d.id] for d in mesh.devices.flat] if coordinates else ()
-    before, drawing = (
-        exchange([one for one in found if one.drawing == state], chip, efficiency, places)
-        for state in (False, True)
-    )
-    prediction = predict(
-        work,
-        chip,
-        efficiency,
-        mesh.devices.size,
-        tensor=mesh.shape["tensor"],
-        exchanged=before,
-        drawing=drawing,
-    )
     fits = compiled is not None and (limit is None or peak is not None and peak <= limit)
     report |= {
         "memory": {**memory, "peak": peak},
@@ -120,11 +108,35 @@ def examine(
         "fits": fits,
         "drawn": work.drawn,
     }
-    report |= {"collectives": totals(found), "predicted": fields_of(prediction)}
+    place = lengths.Place(chip, efficiency, dict(mesh.shape), places)
+    return report | timing(call, found, place, stated)
+
+
+def timing(
+    call: Call, found: Sequence[Collective], place: lengths.Place, stated: Stated | None
+) -> dict[str, Any]:
+    """What a report says of a program's time.
+
+    Args:
+      found: what its devices send each other.
+    """
+    drawing = [one for one in found if one.drawing]
+    before, in_loop = (
+        exchange(sent, place.chip, place.efficiency, place.coordinates)
+        for sent in ([one for one in found if not one.drawing], drawing)
+    )
+    prediction = predict(
+        call.work,
+        place.chip,
+        place.efficiency,
+        mesh_of(call).devices.size,
+        tensor=place.mesh["tensor"],
+        exchanged=before,
+        drawing=in_loop,
+    )
+    report = {"collectives": totals(found), "predicted": fields_of(prediction)}
     if stated is not None:
-        place = lengths.Place(chip, efficiency, dict(mesh.shape), places)
-        in_loop = [one for one in found if one.drawing]
-        report["stated_seconds"] = lengths.seconds(call, prediction, in_loop, place, *stated)
+        report["stated_seconds"] = lengths.seconds(call, prediction, drawing, place, *stated)
     return report
 
 

@@ -11,10 +11,9 @@ from typing import Any
 from caugym_jax.devices.shapes import Call
 from caugym_jax.models.work import Work, parameters
 from caugym_jax.planning import lengths
-from caugym_jax.planning.collectives import Collective, totals
-from caugym_jax.planning.compiling import Stated, fields_of, local_bytes, mesh_of
+from caugym_jax.planning.collectives import Collective
+from caugym_jax.planning.compiling import Stated, local_bytes, mesh_of, timing
 from caugym_jax.planning.machine import Machine
-from caugym_jax.planning.roofline import exchange, predict
 from caugym_jax.planning.search import estimated_bytes, estimated_traffic
 
 
@@ -22,18 +21,8 @@ def estimate(
     call: Call, machine: Machine, slices: int, stated: Stated | None = None
 ) -> dict[str, Any]:
     """One program's report, as `compiling.examine` gives it, without a compiler."""
-    work, mesh = call.work, mesh_of(call)
-    before, drawing = traffic(work, dict(mesh.shape), slices)
-    chip, efficiency = machine.chip, machine.efficiency
-    prediction = predict(
-        work,
-        chip,
-        efficiency,
-        mesh.devices.size,
-        tensor=mesh.shape["tensor"],
-        exchanged=exchange(before, chip, efficiency),
-        drawing=exchange(drawing, chip, efficiency),
-    )
+    mesh = dict(mesh_of(call).shape)
+    before, drawing = traffic(call.work, mesh, slices)
     peak, beside = estimated_bytes(call), local_bytes(call.beside)
     arguments = local_bytes((call.arguments, call.program.last))
     memory = {"arguments": arguments, "temporaries": peak - arguments - beside, "beside": beside}
@@ -45,14 +34,10 @@ def estimate(
         "memory": {**memory, "peak": peak},
         "limit": machine.limit,
         "fits": machine.limit is None or peak <= machine.limit,
-        "drawn": work.drawn,
-        "collectives": totals([*before, *drawing]),
-        "predicted": fields_of(prediction),
+        "drawn": call.work.drawn,
     }
-    if stated is not None:
-        place = lengths.Place(chip, efficiency, dict(mesh.shape), ())
-        report["stated_seconds"] = lengths.seconds(call, prediction, drawing, place, *stated)
-    return report
+    place = lengths.Place(machine.chip, machine.efficiency, mesh, ())
+    return report | timing(call, [*before, *drawing], place, stated)
 
 
 def traffic(

@@ -18,6 +18,7 @@ from caugym_jax.models.hub import load_pretrained
 from tests.models.gguf_files import write_gguf
 from tests.models.tiny import FAMILIES
 from tests.parity.test_families import build, draw_weights, our_logits, their_logits, tokens_of
+from tests.parity.test_rope import LINEAR, LLAMA3, YARN
 from tests.shared import shared_path
 
 torch = pytest.importorskip("torch", reason="requirements-parity.txt is not installed")
@@ -25,12 +26,6 @@ transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.torch
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
-LLAMA3 = {
-    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}  # fmt: skip
-LINEAR = {"rope_type": "linear", "factor": 3.0}
 PLAIN = {"rope_type": "default", "rope_theta": 10_000.0}
 
 

@@ -8,22 +8,11 @@ from caugym_jax.data.questions import question_story
 from caugym_jax.data.solutions.conditions import plan_for
 from caugym_jax.data.solutions.restating import restated
 from caugym_jax.types import TASKS, Problem
-
-OWN = """
-variables: {age: [young, old], drug: [no, yes], recovery: [no, yes]}
-edges: [age -> drug, age -> recovery, drug -> recovery]
-given:
-  - P(recovery=yes | drug=yes, age=old) = 0.5
-  - P(recovery=yes | drug=no, age=old) = 0.3
-  - P(recovery=yes | drug=yes, age=young) = 0.9
-  - P(recovery=yes | drug=no, age=young) = 0.8
-  - P(age=old) = 0.25
-question: {task: ATE, x: drug=yes, y: recovery=yes}
-"""
+from tests.data.test_questions import GOOD
 
 
 def test_by_hand():
-    story = question_story(OWN)
+    story = question_story(GOOD)
     told = restated(story, solve(story))
     assert told.states == (("low", "high"),) * 3
     (term, number) = told.given[-1]
