@@ -1,9 +1,9 @@
 """What a run leaves to its machine: what the backward pass makes again, over how many devices
 heads are split for sampling, and how many prompts are sampled at a time.
 
-All three change speed and memory, and of results no more than the rounding. They follow from the model's shape, the settings,
-the mesh and a device's memory alone, so the planner chooses what a run will choose. On a CPU heads
-stay as the mesh splits them.
+All three change speed and memory, and of results no more than the rounding. They follow from the
+model's shape, the settings, the mesh and a device's memory alone, so the planner chooses what a run
+will choose. On a CPU heads stay as the mesh splits them.
 """
 
 from __future__ import annotations

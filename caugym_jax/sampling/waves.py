@@ -2,9 +2,9 @@
 
 A loop over a fixed batch computes every row until the last one ends: with lengths as models draw
 them that is mostly work on rows that ended long ago. Here the loop stops when half of the rows have
-ended, and the live ones are gathered into arrays of half the size. No token changes, as each row
-keeps its key, limit and prompt. On a mesh each shard of rows gathers its own; the fullest one
-decides.
+ended, and the live ones are gathered into arrays of half the size. Each row keeps its key, limit
+and prompt, so a sample changes only where another number of rows rounds its logits otherwise. On a
+mesh each shard of rows gathers its own; the fullest one decides.
 
 A piece of cache is allocated when it begins, for the rows that there are by then.
 """
