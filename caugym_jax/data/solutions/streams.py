@@ -40,6 +40,7 @@ class Hardness:
     renamed: the share of texts with other names, and often other states, than the generator's.
     idle: the share of texts with one to four more numbers that nothing needs.
     spread: tokens between two numbers of the lists drill, on average.
+    numbers: the share of effects whose numbers are of kinds that a drawn world seldom has.
     """
 
     large: float = 1.0
@@ -47,6 +48,7 @@ class Hardness:
     renamed: float = 0.5
     idle: float = 0.25
     spread: float = 10.0
+    numbers: float = 0.1
 
 
 class Kind(NamedTuple):
@@ -55,15 +57,18 @@ class Kind(NamedTuple):
     weight: float
     tasks: tuple[str, ...]
     options: Mapping[str, Any]
+    held: int = 0  # the fewest mediators, which CDE holds
 
 
 EFFECTS = tuple(task for task in TASKS if task not in BOUND_TASKS)
 LARGE = (
-    Kind(0.25, TASKS, {"variant": "base"}),
-    Kind(0.25, TASKS, {"variant": "deconfounding"}),
+    Kind(0.22, TASKS, {"variant": "base"}),
+    Kind(0.22, TASKS, {"variant": "deconfounding"}),
     Kind(0.06, BOUND_TASKS, {"variant": "deconfounding", "adjusters": (0,)}),
     Kind(0.24, TASKS, {"variant": "redundant"}),
-    Kind(0.10, EFFECTS, {"variant": "redundant", "zero_fraction": 1.0}),
+    Kind(0.16, EFFECTS, {"variant": "redundant", "zero_fraction": 1.0}),
+    Kind(0.04, ("CDE",), {"variant": "deconfounding"}, held=2),
+    Kind(0.04, ("CDE",), {"variant": "redundant", "zero_fraction": 0.5}, held=2),
     Kind(0.12, TASKS, {"variant": "insufficient"}),
     Kind(0.08, TASKS, {"variant": "base", "nodes": (4, 8), "codes": True}),
 )
@@ -90,7 +95,7 @@ class Row:
         for place in range(REACH * self.index, REACH * (self.index + 1)):
             (kind,) = self.rng.choices(kinds, [kind.weight for kind in kinds])
             problem = generate_problem(self.seed, place, kind.tasks, **kind.options)
-            if wanted(problem):
+            if len(story_of(problem).query.mediators) >= kind.held and wanted(problem):
                 return problem
         raise AssertionError("no problem is wanted")
 
@@ -123,7 +128,7 @@ def lists(row: Row) -> Example:
     rng = row.rng
     tokens, items = [USER, wording.HEADER, "\u010a"], []  # ByteLevel's line break
     for k in range(1, rng.randrange(3, n.MAX_ITEMS + 1)):
-        number = rng.randrange(10_000)
+        number = rng.randrange(10_000) if rng.random() < 0.95 else rng.choice((0, 10_000))
         items.append(writing.Item(n.IDLE, number))
         gap = 1 + min(24, int(rng.expovariate(1 / row.hardness.spread)))
         tokens += [". "] * (k > 1) + rng.choices(_fillers(), k=gap)
@@ -148,7 +153,10 @@ def _fillers() -> list[str]:
 
 
 def given(row: Row) -> Example:
-    plan = plan_of(story_of(row.problem(lambda p: not (p.lacks or story_of(p).query.zero))))
+    story = story_of(row.problem(lambda p: not (p.lacks or story_of(p).query.zero)))
+    if row.rng.random() < row.hardness.numbers:
+        story = varying.renumbered(row.rng, story)
+    plan = plan_of(story)
     items = row.rng.sample(plan.items, len(plan.items))
     front = [ASSISTANT, *writing.listed(items, plan.x, plan.y), n.form(plan.formula)]
     return row.example(front, [*writing.worked(plan.formula, items, plan.x, plan.y, row.rng), END])
@@ -182,6 +190,8 @@ def _quotient_drill(row: Row) -> Example:
     learned: set[int] = set()
     for i in range(8):
         place, rest = i % 4 + 1, rng.randrange(divisor)
+        if rng.random() < 0.2:
+            rest = int(divisor * (0.88 + 0.12 * rng.random()))  # a 9, or hardly an 8
         if place == 1:
             steps.say(n.quotient(0, 1))
         elif rng.random() < 0.25:
@@ -246,6 +256,8 @@ def _varied(row: Row, problem: Problem, *, shuffled: bool, thin: float = 1.0) ->
         story, lacks = (story, False) if fewer is None else (fewer, True)
     if rng.random() < row.hardness.renamed:
         story = varying.renamed(rng, story, states=codes)
+    if rng.random() < row.hardness.numbers:
+        story = varying.renumbered(rng, story)
     often = 0.6 if lacks else 2.0 if zero else 1.0
     if (story.given or zero) and rng.random() < often * row.hardness.idle:
         story = varying.with_idle(rng, story, rng.randrange(1, 5), about_y=not lacks)
