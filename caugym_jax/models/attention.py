@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from caugym_jax.devices.mesh import activation_spec
 from caugym_jax.models.kernels import cudnn, splash
+from caugym_jax.models.products import as_stored
 from caugym_jax.models.rounded import Rounded
 
 
@@ -143,13 +144,16 @@ def _plain(q, k, v, q_places, k_places, window):
     width = max(BLOCK, -(-T // MAX_BLOCKS))
     if S > LONG:
         width = -(-width // BLOCK) * BLOCK
+    # Split, not sliced: the gradient is one concatenation.
+    ends = [*range(width, T, width), T]
+    leaves, tree = jax.tree.flatten((q, q_places))
+    parts = zip(*(jnp.split(x, ends[:-1], axis=1) for x in leaves), strict=True)
+    of_block = _recomputed if S > LONG else _masked
     blocks = []
-    for start in range(0, T, width):
-        end = min(start + width, T)
+    for end, part in zip(ends, parts, strict=True):
         seen = end if T == S else S
         keys = k[:, :seen], v[:, :seen], jax.tree.map(lambda x, n=seen: x[:, :n], k_places)
-        of_block = _recomputed if S > LONG else _masked
-        some, places = jax.tree.map(lambda x, s=start, e=end: x[:, s:e], (q, q_places))
+        some, places = jax.tree.unflatten(tree, part)
         blocks.append(of_block(some, places, *keys, window))
     return blocks[0] if len(blocks) == 1 else jnp.concatenate(blocks, axis=1)
 
@@ -191,11 +195,13 @@ def _attention_of_block(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Arra
     # Plain batched matrix products with the contracted axis where a CPU wants it: twice as fast
     # there as the einsum over [B, T, K, H].
     grouped = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-    scores = jnp.matmul(grouped, k.transpose(0, 2, 3, 1), preferred_element_type=jnp.float32)
+    k, v = as_stored(k.transpose(0, 2, 3, 1)), as_stored(v.transpose(0, 2, 3, 1))
+    scores = jnp.matmul(grouped, k, preferred_element_type=jnp.float32)
     scores = scores.reshape(B, K, N // K, T, -1)
     scores = jnp.where(mask[:, None, None], scores * H**-0.5, -1e30)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    mixed = jnp.matmul(weights.reshape(B, K, N // K * T, -1), v.swapaxes(1, 2))
+    weights = weights.reshape(B, K, N // K * T, -1)
+    mixed = jnp.einsum("bkts,bkhs->bkth", weights, v)
     return mixed.reshape(B, K, N // K, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 

@@ -19,6 +19,7 @@ from caugym_jax.devices.mesh import constrain, traced_size
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.experts import mixture
 from caugym_jax.models.kernels import NAMED
+from caugym_jax.models.products import as_stored
 from caugym_jax.models.quantised import from_nf4
 
 Turn = Callable[[jax.Array], jax.Array]
@@ -53,8 +54,12 @@ def dense(x: jax.Array, weight: jax.Array, axes: int = 1) -> jax.Array:
     if traced_size("time") > 1:  # rows and places are split: one axis of both could not be
         return jnp.tensordot(x, weight.astype(x.dtype), axes)
     rows, width = x.shape[: x.ndim - axes], math.prod(weight.shape[:axes])
-    y = x.reshape(-1, width) @ weight.astype(x.dtype).reshape(width, -1)
-    return y.reshape(*rows, *weight.shape[axes:])
+    flat, shape = x.reshape(-1, width), weight.shape[axes:]
+    weight = weight.astype(x.dtype).reshape(width, -1)
+    if len(flat) > width > weight.shape[1]:
+        weight = as_stored(weight.T).T
+    y = flat @ weight
+    return y.reshape(*rows, *shape)
 
 
 # Of frozen matrices the backward pass keeps the few bits, and makes the numbers again.

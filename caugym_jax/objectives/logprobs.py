@@ -5,7 +5,9 @@ Everything at place t is about tokens[t], which the hidden state at t - 1 predic
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +97,7 @@ def score_hidden(
       wanted: above 0 where there is a target. A chunk without any costs nothing and its scores are
         0, so that one program serves any number of targets that come first in their rows.
     """
-    B, N, D = hidden.shape
+    B, N, _ = hidden.shape
     # Numbers of logits a place and device.
     share = max(
         1, B * model.config.vocab_size // (traced_size("group") * traced_size("vocab_split"))
@@ -105,25 +107,6 @@ def score_hidden(
     if wanted is not None:
         width = min(width, -(-CHUNK_TARGETS // max(1, B // traced_size("batch"))))
     chunks = -(-N // (parts * width))
-    head = model.head(params)
-    split = traced_size("vocab_split") > 1
-
-    def chunk_scores(hidden: Array, targets: Array) -> Scores:
-        # Over fsdp: all its rows by a part of the vocabulary, so that the head stays split.
-        logits = logits_of(constrain(hidden, "group", "time", "width"), head) / temperature
-        logits = constrain(logits, "group", "time", "vocab_split")
-        logprobs = jax.nn.log_softmax(logits, axis=-1)
-        if split:  # a sum that each device takes over its part
-            here = jnp.arange(logits.shape[-1]) == targets[..., None]
-            chosen = jnp.sum(jnp.where(here, logprobs, 0.0), axis=-1)
-        else:
-            chosen = jnp.take_along_axis(logprobs, targets[..., None], axis=-1)[..., 0]
-        entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, axis=-1)
-        correct = (chosen >= jnp.max(logprobs, axis=-1)).astype(jnp.float32)
-        return Scores(*(constrain(x, "batch", "time") for x in (chosen, entropy, correct)))
-
-    if chunks == 1:
-        return chunk_scores(hidden, targets)
 
     def cut(x: Array) -> Array:
         """[B, N, ...] -> [chunks, B, parts x width, ...]: of each device's places its share."""
@@ -131,22 +114,128 @@ def score_hidden(
         x = jnp.pad(x, pad).reshape(B, parts, chunks, width, *x.shape[2:])
         return jnp.moveaxis(x, 2, 0).reshape(chunks, B, parts * width, *x.shape[4:])
 
-    # Where all logits may be held, none is made again.
-    step = chunk_scores if share * N <= CHUNK_LOGITS * parts else jax.checkpoint(chunk_scores)
-
-    def if_wanted(hidden: Array, targets: Array, wanted: Array) -> Scores:
-        zero = jnp.zeros(targets.shape, jnp.float32)
-        scores: Scores = jax.lax.cond(
-            jnp.any(wanted > 0), step, lambda *_: Scores(zero, zero, zero), hidden, targets
-        )
-        return scores
-
-    parted = (cut(hidden), cut(targets)) + (() if wanted is None else (cut(wanted),))
-    one = step if wanted is None else if_wanted
-    _, scores = jax.lax.scan(lambda _, part: (None, one(*part)), None, parted)
-
     def join(x: Array) -> Array:
         x = jnp.moveaxis(x.reshape(chunks, B, parts, width), 0, 2)
         return x.reshape(B, -1)[:, :N]
 
+    filled = None if wanted is None else jnp.any(cut(wanted) > 0, axis=(1, 2))
+    # Where all logits may be held, none is made again.
+    kept = share * N <= CHUNK_LOGITS * parts
+    temperature = jnp.asarray(temperature, jnp.float32)
+    scores = _in_chunks(kept, cut(hidden), model.head(params), temperature, cut(targets), filled)
     return Scores(*map(join, scores))
+
+
+class _Kept(NamedTuple):
+    """Of the chunks, for the backward pass."""
+
+    entropy: Array  # [chunks, B, W]
+    normaliser: Array  # [chunks, B, W]: the logarithm of the sum of a place's exponentials
+    logits: Array | None  # [chunks, B, W, V]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _in_chunks(
+    kept: bool, hidden: Array, head: Array, temperature: Array, targets: Array, filled: Array | None
+) -> Scores:
+    """Scores [chunks, B, W] of targets [chunks, B, W] from hidden [chunks, B, W, D].
+
+    Args:
+      kept: keep the logits for the backward pass; else they are made again.
+      filled: [chunks] bool: which chunks hold a target; None: all.
+    """
+    return _forward(kept, hidden, head, temperature, targets, filled)[0]
+
+
+def _logits(hidden: Array, head: Array, temperature: Array) -> Array:
+    """[B, W, V]. Over fsdp: all its rows by a part of the vocabulary, so that the head stays
+    split."""
+    logits = logits_of(constrain(hidden, "group", "time", "width"), head) / temperature
+    return constrain(logits, "group", "time", "vocab_split")
+
+
+def _forward(
+    kept: bool, hidden: Array, head: Array, temperature: Array, targets: Array, filled: Array | None
+) -> tuple[Scores, Any]:
+    split = traced_size("vocab_split") > 1
+
+    def one(i: Array, done: tuple[Scores, _Kept]) -> tuple[Scores, _Kept]:
+        logits = _logits(hidden[i], head, temperature)
+        most = jnp.max(logits, axis=-1, keepdims=True)
+        exponentials = jnp.exp(logits - most)
+        total = jnp.sum(exponentials, axis=-1)
+        mean = jnp.sum(jnp.minimum(exponentials * (logits - most), 0.0), axis=-1) / total
+        if split:  # a sum that each device takes over its part
+            there = _is_target(logits, targets[i])
+            chosen = jnp.sum(jnp.where(there, logits, 0.0), axis=-1)
+        else:
+            chosen = jnp.take_along_axis(logits, targets[i][..., None], axis=-1)[..., 0]
+        most = most[..., 0]
+        normaliser = most + jnp.log(total)
+        correct = (chosen >= most).astype(jnp.float32)
+        scores = chosen - normaliser, jnp.log(total) - mean, correct
+        scores = Scores(*(constrain(x, "batch", "time") for x in scores))
+        new = scores, _Kept(scores.entropy, normaliser, logits if kept else None)
+        put: tuple[Scores, _Kept] = jax.tree.map(functools.partial(_put, i), done, new)
+        return put
+
+    zeros = jnp.zeros(targets.shape, jnp.float32)
+    logits = jax.lax.empty((*targets.shape, head.shape[-1]), jnp.float32) if kept else None
+    start = Scores(zeros, zeros, zeros), _Kept(zeros, zeros, logits)
+    scores, keep = _each(len(hidden), filled, one, start)
+    return scores, (hidden, head, temperature, targets, filled, keep)
+
+
+def _backward(kept: bool, residuals: Any, gradient: Scores) -> tuple[Array | None, ...]:
+    """With p = softmax(logits), y the target's indicator and H the entropy, for gradients a of the
+    log-probability and b of the entropy: a (y - p) - b p (log p + H) of the logits."""
+    hidden, head, temperature, targets, filled, keep = residuals
+
+    def one(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        logits, back = jax.vjp(lambda h, w: _logits(h, w, temperature), hidden[i], head)
+        if kept:
+            logits = keep.logits[i]
+        of_logprob, of_entropy, entropy, normaliser = (
+            x[i][..., None]
+            for x in (gradient.logprobs, gradient.entropy, keep.entropy, keep.normaliser)
+        )
+        logprobs = logits - normaliser
+        pulled = jnp.exp(logprobs) * (of_logprob + of_entropy * (logprobs + entropy))
+        of_hidden, of_head = back(
+            jnp.where(_is_target(logits, targets[i]), of_logprob, 0.0) - pulled
+        )
+        return _put(i, sums[0], of_hidden), sums[1] + of_head
+
+    start = jnp.zeros_like(hidden), jnp.zeros_like(head)
+    return *_each(len(hidden), filled, one, start), None, None, None
+
+
+_in_chunks.defvjp(_forward, _backward)
+
+
+def _put(i: Array, chunks: Array, one: Array) -> Array:
+    put: Array = jax.lax.dynamic_update_index_in_dim(chunks, one, i, 0)
+    return put
+
+
+def _is_target(logits: Array, targets: Array) -> Array:
+    return jnp.arange(logits.shape[-1]) == targets[..., None]
+
+
+def _each(chunks: int, filled: Array | None, one: Callable[[Array, Any], Any], start: Any) -> Any:
+    """`start` after `one` of every chunk that is filled, at least of all before the last such."""
+    if filled is None or chunks == 1:
+        return jax.lax.fori_loop(0, chunks, one, start)
+
+    def until_last(filled: Array, start: Any) -> Any:
+        # A loop, since XLA on a CPU runs a conditional's branches on one thread.
+        last = jnp.max(jnp.where(filled, jnp.arange(1, chunks + 1), 0))
+        return jax.lax.fori_loop(0, last, one, start)
+
+    def if_filled(filled: Array, start: Any) -> Any:
+        def step(i: Array, done: Any) -> Any:
+            return jax.lax.cond(filled[i], one, lambda _, done: done, i, done)
+
+        return jax.lax.fori_loop(0, chunks, step, start)
+
+    return jax.lax.platform_dependent(filled, start, cpu=until_last, default=if_filled)

@@ -145,3 +145,35 @@ def test_t14_no_array_of_all_logits_is_formed(monkeypatch):
 def test_nll_by_hand():
     total, weight = nll(jnp.array([[-1.0, -3.0], [-2.0, -50.0]]), jnp.array([[1.0, 1], [1, 0]]))
     assert (total, weight) == (6.0, 3.0)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("filled", [None, (1, 0, 1, 0)])
+def test_gradients_of_chunks_are_those_of_the_formulas(kept, filled):
+    """Of log-probability and entropy, with a temperature; nothing comes of what is not filled
+    (here the last chunk: one before a filled one may be computed)."""
+    r = np.random.default_rng(0)
+    hidden, head = r.normal(size=(4, 2, 3, 8)), r.normal(size=(8, 11))
+    targets = jnp.asarray(r.integers(0, 11, (4, 2, 3)), jnp.int32)
+    a, b = r.normal(size=(2, 4, 2, 3))
+    if filled is not None:
+        a, b = (x * np.asarray(filled)[:, None, None] for x in (a, b))
+    hidden, head, a, b = (jnp.asarray(x, jnp.float32) for x in (hidden, head, a, b))
+    chunks = None if filled is None else jnp.asarray(filled, bool)
+
+    def own(hidden, head):
+        arguments = hidden, head, jnp.float32(0.7), targets, chunks
+        scores = module._in_chunks(kept, *arguments)
+        return jnp.sum(a * scores.logprobs) + jnp.sum(b * scores.entropy)
+
+    def plain(hidden, head):
+        logprobs = jax.nn.log_softmax(hidden @ head / 0.7)
+        chosen = jnp.take_along_axis(logprobs, targets[..., None], -1)[..., 0]
+        entropy = -jnp.sum(jnp.exp(logprobs) * logprobs, -1)
+        return jnp.sum(a * chosen) + jnp.sum(b * entropy)
+
+    value, got = jax.jit(jax.value_and_grad(own, (0, 1)))(hidden, head)
+    expected, want = jax.jit(jax.value_and_grad(plain, (0, 1)))(hidden, head)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for x, y in zip(got, want, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5)
