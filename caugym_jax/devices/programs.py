@@ -6,6 +6,7 @@ reads the compiler's own memory analysis, and says in one line what to lower.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -64,6 +65,7 @@ class Program:
         self.places, self.work = places, work
         self._jitted = jax.jit(function, donate_argnums=donate, out_shardings=places)
         self._compiled: dict[Any, Any] = {}
+        self._compiling = threading.Lock()
 
     @property
     def compilations(self) -> int:
@@ -88,14 +90,18 @@ class Program:
             structure,
             tuple((x.shape, x.dtype, getattr(x, "sharding", None)) for x in leaves),
         )
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            terminal.doing(f"compiling {self.name}")
-            compiled = self._jitted.lower(*args).compile()
-            self._check(compiled)
-            processes.meet()  # who compiled fastest waits here
-            self._compiled[key] = compiled
-        return compiled(*args)
+        if key not in self._compiled:
+            with self._compiling:
+                if key not in self._compiled:
+                    self._compiled[key] = self._compile(args)
+        return self._compiled[key](*args)
+
+    def _compile(self, args: Any) -> Any:
+        terminal.doing(f"compiling {self.name}")
+        compiled = self._jitted.lower(*args).compile()
+        self._check(compiled)
+        processes.meet()  # who compiled fastest waits here
+        return compiled
 
     def _check(self, compiled: Any) -> None:
         analysis = compiled.memory_analysis()

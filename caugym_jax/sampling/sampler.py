@@ -10,6 +10,7 @@ so neither the batch's other rows, nor their order, nor the mesh change a sample
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
@@ -38,6 +39,9 @@ from caugym_jax.sampling.decoding import generate, piece_width, row_keys
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.waves import Waves
 from caugym_jax.types import Rollout
+
+# Rows of a wave that a CPU samples as two halves beside each other.
+BESIDE = 64
 
 
 class Sampler:
@@ -170,36 +174,55 @@ class Sampler:
         shards = 1 if self._mesh is None else row_count(self._mesh)
         size = -(-(self._batch_size or len(lengths)) // shards) * shards
         order = np.argsort(lengths, kind="stable")
-        draw_keys = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
-        done, total = [], len(order) * samples_per_prompt
-        with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-            for start in range(0, len(order), size):
-                chosen = order[start : start + size]
-                kept = len(chosen) * samples_per_prompt
-                report = self._reporter(start * samples_per_prompt, kept, total)
-                batch = self._batch(
-                    [token_prompts[i] for i in chosen], [ids[i] for i in chosen], size
-                )
+        waves = [order[start : start + size] for start in range(0, len(order), size)]
+        report = self._reporter(len(order) * samples_per_prompt)
+
+        def sample(part: tuple[np.ndarray, int, int]) -> Rollout:
+            chosen, rows, width = part
+            kept = len(chosen) * samples_per_prompt
+            batch = self._batch([(token_prompts[i], ids[i]) for i in chosen], rows, width)
+            with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
                 prompts, row_lengths, limits, row_ids = self._put_rows(batch)
+                draw_keys = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
                 keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
                 arguments = params, prompts, row_lengths, keys, settings, ends, pad, limits
                 # A step on shapes is planned with rows that all grow as long as they may.
                 if (self.halves(keys.shape[0]) or self._in_parts) and not on_shapes():
-                    rollout = self._waves(*arguments, report)
+                    rollout = self._waves(*arguments, functools.partial(report, chosen[0], kept))
                 else:
                     rollout = self._program(*arguments)
-                done.append(Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout))))
-        return _in_order(done, order, samples_per_prompt, self._pad_id)
+                return Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout)))
 
-    def _reporter(self, done: int, rows: int, total: int) -> Callable[[int, int], None]:
-        """What says how many samples have ended, at the place that `rows` more have reached."""
+        done, taken = [], []
+        for chosen in waves:
+            width = width_for(max(lengths[i] for i in chosen), self._longest)
+            beside = 2 if self._two_at_once(size * samples_per_prompt) else 1
+            parts = [(chosen[i::beside], -(-size // beside), width) for i in range(beside)]
+            parts = [part for part in parts if len(part[0])]
+            done += _beside_each_other(sample, parts)
+            taken += [part[0] for part in parts]
+        return _in_order(done, np.concatenate(taken), samples_per_prompt, self._pad_id)
 
-        def report(t: int, live: int) -> None:
+    def _two_at_once(self, rows: int) -> bool:
+        """Whether a wave of so many rows is sampled as two halves beside each other: on one CPU
+        device, where what stands between the products of a few rows is done by one core."""
+        mesh = self._mesh
+        alone = mesh is None or (mesh.size == 1 and mesh.devices.flat[0].platform == "cpu")
+        if mesh is None:
+            alone = jax.default_backend() == "cpu"
+        return alone and rows >= BESIDE and not on_shapes()
+
+    def _reporter(self, total: int) -> Callable[[int, int, int, int], None]:
+        """What says how many samples have ended: report(part, its rows, place, rows that go on)."""
+        ended: dict[int, int] = {}
+
+        def report(part: int, rows: int, t: int, live: int) -> None:
+            ended[part] = rows - live
             at = f", token {t}/{self._new}" if t else ""
-            terminal.doing(f"sampling {done + rows - live}/{total}{at}")
+            terminal.doing(f"sampling {sum(ended.values())}/{total}{at}")
 
         if not on_shapes():
-            report(0, rows)
+            report(0, 0, 0, 0)
         return report
 
     def _check(self, lengths: list[int]) -> None:
@@ -216,21 +239,29 @@ class Sampler:
             )
 
     def _batch(
-        self, prompts: Sequence[Sequence[int]], ids: Sequence[int], size: int
+        self, prompts: Sequence[tuple[Sequence[int], int]], rows: int, width: int
     ) -> tuple[np.ndarray, ...]:
-        """(prompts [size, P], lengths, limits, ids), filled up with rows of limit 0."""
-        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
-        width = width_for(int(lengths.max()), self._longest)
-        tokens = np.full((size, width), self._pad_id, np.int32)
-        for row, prompt in enumerate(prompts):
+        """(prompts [rows, width], lengths, limits, ids) of prompts with their ids, filled up with
+        rows of limit 0."""
+        lengths = np.array([len(prompt) for prompt, _ in prompts], np.int32)
+        tokens = np.full((rows, width), self._pad_id, np.int32)
+        for row, (prompt, _) in enumerate(prompts):
             tokens[row, width - len(prompt) :] = prompt
-        filler = (0, size - len(prompts))
+        filler = (0, rows - len(prompts))
         return (
             tokens,
             np.pad(lengths, filler),
             np.pad(np.minimum(self._new, self._positions - lengths), filler),
-            np.pad(np.asarray([int(i) & 0xFFFFFFFF for i in ids], np.uint32), filler),
+            np.pad(np.asarray([int(i) & 0xFFFFFFFF for _, i in prompts], np.uint32), filler),
         )
+
+
+def _beside_each_other(function: Callable[[Any], Rollout], parts: Sequence[Any]) -> list[Rollout]:
+    """function of each part, in threads of their own where there are several."""
+    if len(parts) == 1:
+        return [function(parts[0])]
+    with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
+        return list(pool.map(function, parts))
 
 
 def _unstacked(mesh: jax.sharding.Mesh | None) -> bool | None:

@@ -169,6 +169,18 @@ def test_t02_importance_ratios_average_to_the_mass_that_was_kept(top_p):
     assert abs(ratios.mean() - expected) < 4 * ratios.std() / np.sqrt(len(ratios))
 
 
+def test_two_halves_beside_each_other_are_one_wave(monkeypatch):
+    """Five prompts: three and two of them, of unlike lengths, padded to one width."""
+    _, params, sampler = setup()
+    arguments = {"ids": IDS, "samples_per_prompt": 2}
+    wanted = sampler(params, PROMPTS, **arguments)
+    monkeypatch.setattr("caugym_jax.sampling.sampler.BESIDE", 10)
+    got = sampler(params, PROMPTS, **arguments)
+    assert_same(completions(got), completions(wanted))
+    for name in ("tokens", "prompt_length", "completion_length", "ended"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
+
+
 def test_other_rows_their_order_and_the_batch_size_change_no_sample():
     _, params, sampler = setup()
     _, _, by_two = setup(batch_size=2)
