@@ -4,7 +4,8 @@
     python -m benchmarks.recipes --out=docs/pods --table
 
 Needs libtpu (requirements-tpu-compile.txt) and no TPU; a recipe takes some minutes of a core. A
-report is kept also of a recipe that does not fit, as what `caugym_jax.compile --json` wrote.
+report is kept also of a recipe that does not fit, as what `caugym_jax.compile --json` wrote. The
+table shows the flags with which a report was made: to renew one, remove its file first.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# What is said of a method on a slice: what the backward pass makes again, and how many prompts are
-# sampled at a time by devices arranged how.
-DOTS = ("model.remat=dots",)
-ATTENTION = ("model.remat=attention",)
+LENGTHS = "2500,400"  # medians of completions and prompts of models that think first
 SLICES = {
     "mistral-7b-instruct-v0.3": "v5p:2x2x2",
     "r1-distill-llama-8b": "v5p:2x2x2",
@@ -26,28 +24,20 @@ SLICES = {
     "r1-distill-qwen-14b": "v5p:2x2x4",
     "r1-distill-qwen-32b": "v5p:2x4x4",
 }
-HEADS = {"r1-distill-qwen-7b": 4}  # 28 of them: not to be split over 8 devices
 
 
 def recipes() -> dict[str, tuple[str, str, tuple[str, ...]]]:
-    """{name: (--config, --topology, overrides)}: the paper's models by all five methods."""
-    found = {}
+    """{name: (--config, --topology, overrides)}: the paper's models by all five methods. What runs
+    choose by themselves (`runs/recipe.py`) is not typed."""
+    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for model, topology in SLICES.items():
         for method in ("sft", "dpo", "kto", "grpo", "ppo"):
-            kept = DOTS
-            if method in ("grpo", "ppo"):
-                large = method == "ppo" or "32b" in model
-                kept = ATTENTION if large and "mistral" not in model else DOTS
-                at_a_time = 128 if method == "ppo" and "mistral" not in model else 32  # prompts
-                kept += (f"sampling.tensor={HEADS.get(model, 8)}",)
-                kept += (f"{method}.sample_batch_size={at_a_time}",)
-            found[f"{method}-{model}"] = (f"{method}.py:{model}", topology, kept)
+            found[f"{method}-{model}"] = (f"{method}.py:{model}", topology, ())
     large = "r1-distill-qwen-14b"
-    sampled = ("sampling.tensor=8", "grpo.sample_batch_size=16")
-    split = ("mesh.fsdp=32", "mesh.tensor=2", *sampled)
+    split = ("mesh.fsdp=32", "mesh.tensor=2")
     found[f"grpo-{large}-v5e"] = (f"grpo.py:{large}", "v5e:8x8", split)
     found["grpo-qwen3-30b-a3b"] = ("grpo.py:qwen3-30b-a3b", "v5p:2x4x4", ())
-    two = ("mesh.slices=2", "mesh.data=2", *DOTS, *sampled)
+    two = ("mesh.slices=2", "mesh.data=2")
     found[f"grpo-{large}-two-slices"] = (f"grpo.py:{large}", "v5p:2x2x4", two)
     return found
 
@@ -63,6 +53,8 @@ def compile_one(name: str, out: Path) -> None:
         f"--json={out / name}.json",
         *(f"--config.{override}" for override in overrides),
     ]
+    if config.startswith(("grpo", "ppo")) and "mistral" not in config:
+        command.append(f"--lengths={LENGTHS}")
     print(" ".join(command[1:]), flush=True)
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     if not (out / f"{name}.json").exists():  # it was not compiled at all
@@ -79,17 +71,26 @@ def told(program: dict) -> str:
     return f"{program['name']} {size}, {often}{p['seconds']:.3g} s{used}{verdict}"
 
 
+def kept(report: dict) -> str:
+    """What a report was made with beside its mesh: remat, and over how many devices heads are
+    split for sampling."""
+    tensor = report["sampling_mesh"]["tensor"]
+    return f"remat {report['remat']}" + (f", sampling.tensor {tensor}" if tensor > 1 else "")
+
+
 def table(out: Path) -> None:
-    print("| report | slice | flags | programs: GiB a chip, seconds | a step |")
-    print("|---|---|---|---|---|")
-    for name, (_, topology, overrides) in recipes().items():
+    print("| report | slice | flags | with | programs: GiB a chip, seconds | a step | stated |")
+    print("|---|---|---|---|---|---|---|")
+    for name, (_, topology, _) in recipes().items():
         file = out / f"{name}.json"
         if not file.exists():
             continue
         report = json.loads(file.read_text())
         programs = "; ".join(told(program) for program in report["programs"])
-        flags, step = " ".join(overrides), report["step"]
-        print(f"| {name} | {topology} | {flags} | {programs} | {step['seconds']:.3g} s |")
+        flags, step = " ".join(report["overrides"]) or "none", report["step"]
+        stated = f"{step['stated_seconds']:.3g} s" if "stated_seconds" in step else ""
+        row = name, topology, flags, kept(report), programs, f"{step['seconds']:.3g} s", stated
+        print(f"| {' | '.join(row)} |")
 
 
 def main() -> None:

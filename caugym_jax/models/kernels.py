@@ -6,12 +6,15 @@ memory: the kernels keep one tile of them at a time.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 NAMED = "attention"  # what checkpoint policies call an attention's results
 LANES = 128  # a TPU's tile: rows and head sizes are padded to multiples of it
 TILE = 512  # at most so many queries, and twice as many keys, a tile
+FUSED = 16  # a row's tiles of keys at most for a backward pass in one kernel
 
 
 def splash(
@@ -26,6 +29,9 @@ def splash(
     interpret: bool = False,
 ) -> jax.Array:
     """Splash attention (Pallas, TPU): causal over places in the row, within segments.
+
+    Of a single row (B 1, as training calls it) tiles are skipped whose queries and keys have no
+    segment in common; of several only those that the diagonal or the window leaves out.
 
     Args:
       q: [B, T, N, H], the queries of places `first` .. `first` + T - 1 of the rows, where `first`
@@ -55,28 +61,48 @@ def splash(
     def segments(x):
         return jnp.pad(x, ((0, 0), (0, padded - T)))
 
-    run = _splash(q.shape[2], padded, padded * parts, window, interpret, parts, first)
-    mixed = jax.vmap(run)(
+    run = _splash(q.shape[2], padded, padded * parts, window, interpret)
+    arguments = (
         lay_out(q * H**-0.5),
         lay_out(k),
         lay_out(v),
         kernel.SegmentIds(segments(q_segments), segments(k_segments)),
     )
+    if parts > 1:
+        run = _part(run, first // T, parts)
+    if q.shape[0] == 1:
+        one = jax.tree.map(lambda x: x[0], arguments)
+        mixed = _skipping(run, one[3])(*one)[None]
+    else:
+        mixed = jax.vmap(run)(*arguments)
     return mixed.swapaxes(1, 2)[:, :T, :, :H]
 
 
-def _splash(heads, T, S, window, interpret, parts, first):
-    """The kernel for queries `first` .. `first` + T - 1 of rows of S places: (q [N, T, H],
-    k, v [K, S, H], segments) -> [N, T, H]."""
+def tiles(T: int, S: int) -> tuple[int, int]:
+    """(queries, keys) of a tile, for T queries over S keys."""
+    return _tile(T, TILE), _tile(S, 2 * TILE)
+
+
+def is_fused(S: int, window: int | None) -> bool:
+    """Whether splash's backward pass over S keys is one kernel, with 5 products a tile; else it is
+    two with 7. Each tile of keys then leaves a gradient as large as all queries, and they are added
+    up: too much for many tiles, and mostly zeros with a window."""
+    return window is None and S // _tile(S, 2 * TILE) <= FUSED
+
+
+def _splash(heads, T, S, window, interpret):
+    """The kernel of T queries (of every part, if there are several) over rows of S places:
+    (q [N, T, H], k, v [K, S, H], segments) -> [N, T, H]."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     mask: masks.Mask
+    parts = S // T
     if window is None:
         mask = masks.CausalMask((S, S), shard_count=parts)
     else:
         mask = masks.LocalMask((S, S), (window - 1, 0), offset=0, shard_count=parts)
-    tile_q, tile_kv = _tile(T, TILE), _tile(S, 2 * TILE)
+    (tile_q, tile_kv), fused = tiles(T, S), is_fused(S, window)
     sizes = kernel.BlockSizes(
         block_q=tile_q,
         block_kv=tile_kv,
@@ -84,10 +110,11 @@ def _splash(heads, T, S, window, interpret, parts, first):
         block_q_dkv=tile_q,
         block_kv_dkv=tile_kv,
         block_kv_dkv_compute=_tile(tile_kv, TILE),
-        block_q_dq=tile_q,
-        block_kv_dq=tile_kv,
+        block_q_dq=None if fused else tile_q,
+        block_kv_dq=None if fused else tile_kv,
+        use_fused_bwd_kernel=fused,
     )
-    made = kernel.make_splash_mha(
+    return kernel.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         block_sizes=sizes,
         head_shards=1,
@@ -95,12 +122,23 @@ def _splash(heads, T, S, window, interpret, parts, first):
         interpret=interpret,
         residual_checkpoint_name=NAMED,
     )
-    if parts == 1:
-        return made
-    # What the kernel knows of the mask is laid out part by part: take the part of these queries.
-    part = first // T
 
-    def own(info):
+
+def _with_infos(run, change):
+    """A kernel with what it knows of the mask changed: (info, of keys' gradients?) -> info."""
+    infos = run.fwd_mask_info, run.dq_mask_info, run.dkv_mask_info
+    changed = [
+        info if info is None else change(info, by_keys)
+        for info, by_keys in zip(infos, (False, False, True), strict=True)
+    ]
+    return type(run)(*changed, **run.kwargs)
+
+
+def _part(run, part, parts):
+    """Of a kernel for all queries that for one part: what it knows of the mask lies part by
+    part."""
+
+    def own(info, by_keys):
         def piece(x, axis):
             if x is None:
                 return None
@@ -112,8 +150,47 @@ def _splash(heads, T, S, window, interpret, parts, first):
         }
         return info._replace(**along_queries, q_sequence=piece(info.q_sequence, 0))
 
-    infos = made.fwd_mask_info, made.dq_mask_info, made.dkv_mask_info
-    return kernel.SplashAttentionKernel(*map(own, infos), **made.kwargs)
+    return _with_infos(run, own)
+
+
+def _skipping(run, segments):
+    """A kernel for one row that leaves out the tiles in which no query has a key's segment."""
+    sizes = run.kwargs["block_sizes"]
+    near = near_tiles(segments.q, segments.kv, sizes.block_q, sizes.block_kv)
+
+    def changed(info, by_keys):
+        # `data_next` names the tile that a step of the grid reads, [1, tiles of queries, of keys]:
+        # of keys, or of queries where keys' gradients are made. Steps with nothing to do name that
+        # of the next one that has, so that nothing is read for them.
+        tile, does = info.data_next[0].astype(jnp.int32), info.block_mask[0]
+        rows, columns = jnp.indices(tile.shape)
+        does = jnp.where(near[tile, columns] if by_keys else near[rows, tile], does, 0)
+        in_order = (lambda x: x.T) if by_keys else (lambda x: x)
+        runs = in_order(does > 0).reshape(-1)
+        steps = jnp.where(runs, jnp.arange(runs.size), runs.size)
+        following = jax.lax.cummin(steps, reverse=True)
+        following = jnp.where(following < runs.size, following, jnp.min(steps))
+        tile = in_order(tile).reshape(-1)[following].reshape(in_order(does).shape)
+        tile = in_order(tile).astype(info.data_next.dtype)
+        return info._replace(data_next=tile[None], block_mask=does[None])
+
+    return _with_infos(run, changed)
+
+
+def near_tiles(q_segments: Any, k_segments: Any, tile_q: int, tile_kv: int) -> Any:
+    """[..., T / tile_q, S / tile_kv] bool: tiles whose queries and keys may have a segment in
+    common, by the ranges of their segments [..., T], [..., S] (of NumPy or jax). Padding counts as
+    the last segment."""
+
+    def ends(x, tile):
+        x = x + (x == 0) * jnp.iinfo(jnp.int32).max
+        x = x.reshape(*x.shape[:-1], -1, tile)
+        return x.min(axis=-1), x.max(axis=-1)
+
+    (q_least, q_most), (k_least, k_most) = ends(q_segments, tile_q), ends(k_segments, tile_kv)
+    before = q_most[..., :, None] < k_least[..., None, :]
+    after = q_least[..., :, None] > k_most[..., None, :]
+    return ~(before | after)
 
 
 def _tile(length: int, most: int) -> int:

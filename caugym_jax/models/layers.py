@@ -13,12 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from caugym_jax.devices.mesh import constrain, traced_size
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.experts import mixture
-from caugym_jax.models.kernels import NAMED
 from caugym_jax.models.products import as_stored
 from caugym_jax.models.quantised import from_nf4
 
@@ -190,7 +188,6 @@ class Layers(nnx.Module):
         if c.query_scale is not None:  # attention divides by sqrt(H) itself
             q = (q * (c.query_scale * c.head_dim**0.5)).astype(dtype)
         mixed, kept = attend(q, k, v)
-        mixed = checkpoint_name(mixed, NAMED)
         y = linear("o", mixed, axes=2)
         if c.o_bias:
             y = y + self.o_bias[...].astype(dtype)

@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from caugym_jax.devices.mesh import Layout, constrain, look_up, traced_size
 from caugym_jax.models.attention import attention, attention_over_pieces, visible
@@ -43,10 +44,13 @@ from caugym_jax.models.rounded import Rounded, rounded
 Params = dict[str, Any]
 
 # What the backward pass keeps of a layer instead of making it again, by a policy's name.
+_ATTENTION = jax.checkpoint_policies.save_only_these_names(NAMED)
+_DOTS = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "attention": jax.checkpoint_policies.save_only_these_names(NAMED),
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": _ATTENTION,
+    "dots": _DOTS,
+    "dots_attention": jax.checkpoint_policies.save_from_both_policies(_DOTS, _ATTENTION),
     "none": jax.checkpoint_policies.everything_saveable,
 }
 
@@ -219,7 +223,8 @@ class Model:
       dtype: compute type of activations and matrix products, "float32" or "bfloat16"; norms,
         softmax and logits are float32 in either case.
       remat: what the backward pass recomputes of each layer instead of keeping it: "none", all but
-        the results of "dots" (matrix products) or of "attention", or "full".
+        the results of "dots" (matrix products), of "attention" or of both ("dots_attention"), or
+        "full".
       attention: the kernel for whole rows, "plain", "splash" or "cudnn" (`models/attention.py`).
       unrolled: loop over the layers of the stack in whole rows instead of scanning it (quicker on
         a CPU; the time to compile grows with the layers).
@@ -273,6 +278,8 @@ class Model:
             mixed = self._kinds.by_window(
                 kind, lambda window: attention(*at, window, self.attention, trunks)
             )
+            if self.attention != "splash":  # which names what its backward pass needs
+                mixed = checkpoint_name(mixed, NAMED)
             return mixed, ((k, v) if keep_kv else None)
 
         x = self._embed(params, tokens)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.kernels import LANES, is_fused, tiles
 from caugym_jax.models.transformer import Model
 
 
@@ -75,6 +76,15 @@ def forward(model: Model, shape: Sequence[int], scored: int = 0, **more: Any) ->
 def kept_itemsize(model: Model) -> float | None:
     """See `Work`: a float32 scale for each head and token beside 8 bits a number."""
     return None if model.cache is None else 1 + 4 / model.config.head_dim
+
+
+def gradient_parts(work: Work, window: int | None) -> int:
+    """Parts of its queries' gradient that splash's backward pass in one kernel leaves to be added
+    up, each as large as the queries; 0: it is two kernels, or not splash's."""
+    places = -(-work.width // LANES) * LANES
+    if work.kernel != "splash" or not is_fused(places, window):
+        return 0
+    return places // tiles(places, places)[1]
 
 
 def layer_parameters(c: ModelConfig) -> int:

@@ -1,8 +1,8 @@
 """A step in which completions end before they must: how long it takes when lengths are stated.
 
 The report of every program counts rows as full. Here lengths are drawn, waves run as
-`sampling/waves.py` runs them and rows are packed as `algorithms/packed.py` packs them; the seconds
-are those of the same roofline.
+`sampling/waves.py` runs them, rows are packed as `algorithms/packed.py` packs them, and attention
+skips what `models/kernels.py` skips; the seconds are those of the same roofline.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from caugym_jax.data.packing import width_for
 from caugym_jax.devices.chips import Chip
 from caugym_jax.devices.shapes import Call
 from caugym_jax.errors import UserError
+from caugym_jax.models.config import ModelConfig
+from caugym_jax.models.kernels import LANES, near_tiles, tiles
 from caugym_jax.models.work import Work, layer_parameters, used_parameters
 from caugym_jax.planning.collectives import Collective
 from caugym_jax.planning.roofline import Efficiency, Prediction, exchange
@@ -91,8 +93,12 @@ def seconds(
     """
     if call.work.drawn:
         return full.seconds - full.decode + sampled(call.work, lengths, drawing, place)
-    passes = full.seconds - full.optimiser
-    return passes * filled(call, lengths, group, place) + full.optimiser
+    share, seen = filled(call, lengths, group, place)
+    peak = place.chip.flops * math.prod(place.mesh.values())
+    attention = full.flops.attention / (peak * place.efficiency.attention)
+    arithmetic = share * (full.arithmetic - attention) + seen * attention
+    terms = arithmetic, share * full.memory, share * full.exchange
+    return (max(terms) if place.efficiency.overlapped else sum(terms)) + full.optimiser
 
 
 def sampled(work: Work, lengths: Lengths, drawing: Sequence[Collective], place: Place) -> float:
@@ -134,15 +140,47 @@ def drawing_terms(work: Work, rows: int, slots: float, place: Place) -> tuple[fl
     return arithmetic, memory / (chip.bandwidth * efficiency.memory)
 
 
-def filled(call: Call, lengths: Lengths, group: int, place: Place) -> float:
-    """The share of a call's microbatches that hold something; 1 where rows are not packed."""
+def filled(call: Call, lengths: Lengths, group: int, place: Place) -> tuple[float, float]:
+    """(the share of a call's microbatches that hold something, the share of attention that is
+    done); 1 where rows are not packed."""
     leaves = jax.tree.leaves(call.arguments, is_leaf=is_packed)
     packed = next((x for x in leaves if is_packed(x)), None)
     if packed is None:
-        return 1.0
+        return 1.0, 1.0
     rows, width = packed.tokens.shape
     microbatches = len(packed.share) // place.shards
     # There is room for each completion in a row of its own.
-    drawn = lengths.draw(rows // group, group, width) + int(lengths.prompt)
-    bins = best_fit(np.minimum(drawn, width).reshape(-1).tolist(), width)
-    return math.ceil(len(bins) * microbatches / rows) / microbatches
+    drawn = lengths.draw(rows // group, group, call.work.scored) + int(lengths.prompt)
+    drawn = np.minimum(drawn, width).reshape(-1)
+    bins = best_fit(drawn.tolist(), width)
+    share = math.ceil(len(bins) * microbatches / rows) / microbatches
+    if call.work.kernel != "splash" or rows > microbatches * place.shards:
+        return share, share
+    done, causal = tiles_done([drawn[row] for row in bins], width, call.work.model, place.shards)
+    return share, done / (causal * microbatches)
+
+
+def tiles_done(
+    documents: Sequence[np.ndarray], width: int, c: ModelConfig, shards: int
+) -> tuple[int, int]:
+    """Tiles that splash does of packed rows, over all layers: (in all microbatches, which last as
+    long as that of their rows which has most; in one whose rows hold a single document).
+
+    Args:
+      documents: the lengths of each row's, which a microbatch takes `shards` at a time.
+    """
+    places = -(-width // LANES) * LANES
+    segments = np.zeros((len(documents), places), np.int32)
+    for row, lengths in zip(segments, documents, strict=True):
+        row[: lengths.sum()] = np.repeat(np.arange(len(lengths)) + 1, lengths)
+    tile_q, tile_kv = tiles(places, places)
+    near = near_tiles(segments, segments, tile_q, tile_kv)
+    queries, keys = np.arange(0, places, tile_q)[:, None], np.arange(0, places, tile_kv)
+    done = whole = 0
+    for kind in c.kinds:
+        back = places if kind.window is None else kind.window
+        causal = (keys < queries + tile_q) & (queries - keys - tile_kv + 1 < back)
+        each = (near & causal).sum(axis=(1, 2))
+        done += sum(each[i : i + shards].max() for i in range(0, len(each), shards))
+        whole += causal.sum()
+    return int(done), int(whole)

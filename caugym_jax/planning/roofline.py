@@ -17,14 +17,21 @@ attention, and nothing that is computed again.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from caugym_jax.devices.chips import Chip
 from caugym_jax.models.config import ModelConfig
-from caugym_jax.models.work import Work, layer_parameters, parameters, used_parameters
+from caugym_jax.models.work import (
+    Work,
+    gradient_parts,
+    layer_parameters,
+    parameters,
+    used_parameters,
+)
 from caugym_jax.planning.collectives import OUTSIDE, Collective
 
 
@@ -69,7 +76,14 @@ def efficiency_of(platform: str) -> Efficiency:
     return {"tpu": TPU, "gpu": GPU, "cuda": GPU}.get(platform, CPU)
 
 
-_AGAIN = {"full": (1, 1), "attention": (1, 0), "dots": (0, 1), "none": (0, 0)}
+# The part of the layers' products, and of attention, that a backward pass makes again.
+_AGAIN = {
+    "full": (1, 1),
+    "attention": (1, 0),
+    "dots": (0, 1),
+    "dots_attention": (0, 0),
+    "none": (0, 0),
+}
 
 
 class Operations(NamedTuple):
@@ -94,12 +108,10 @@ class Prediction(NamedTuple):
     tokens_per_second: float
 
 
-def keys_seen_by_layers(width: int, c: ModelConfig) -> float:
-    """`keys_seen`, on the mean over layers."""
-    windows = [kind.window for kind in c.kinds]
-    if len(set(windows)) == 1:
-        return keys_seen(width, windows[0])
-    return sum(keys_seen(width, window) for window in windows) / len(windows)
+def mean_over_layers(function: Callable[[int | None], float], c: ModelConfig) -> float:
+    """The mean over layers of a function of their windows."""
+    counts = collections.Counter(kind.window for kind in c.kinds)
+    return sum(n * function(window) for window, n in counts.items()) / counts.total()
 
 
 def keys_seen(width: int, window: int | None = None) -> int:
@@ -116,15 +128,21 @@ def operations(work: Work) -> Operations:
         attention  4 N H L rows (pairs of query and key)
 
     Backward: twice as much, of frozen matrices once as much. Done again: all of a layer under
-    remat "full"; all but attention's results under "attention"; attention alone under "dots"; the
-    head's product always (log-probabilities are taken in chunks). Attention's own backward pass
-    makes the scores again in each of its two kernels: 7 products against the forward's 2.
+    remat "full"; all but attention's results under "attention"; attention alone under "dots";
+    nothing of them under "dots_attention"; the head's product always (log-probabilities are taken
+    in chunks). Only splash's results can be kept as its backward pass needs them. That pass has 5
+    products against the forward's 2, of which the scores are made again; 7 where it is two kernels,
+    which both make them.
     """
     c = work.model
     layers = 2.0 * work.rows * work.width * c.num_layers * used_parameters(c)
     head = 2.0 * work.rows * work.scored * c.d_model * c.vocab_size
     heads = 4.0 * c.num_heads * c.head_dim * c.num_layers
-    mixing = heads * work.rows * keys_seen_by_layers(work.width, c)
+
+    def seen(window: int | None) -> float:
+        return keys_seen(work.width, window)
+
+    mixing = heads * work.rows * mean_over_layers(seen, c)
     if work.drawn:
         rows = work.rows * work.samples
         layers += 2.0 * rows * work.drawn * c.num_layers * used_parameters(c)
@@ -134,11 +152,18 @@ def operations(work: Work) -> Operations:
     if not work.train:
         return Operations(forward, layers + head, mixing)
     again = work.again or _AGAIN[work.remat]
+    if work.remat != "none" and work.kernel != "splash":
+        again = again[0], 1
     backward = 2 if work.adapters is None else 1
+
+    def done(window: int | None) -> float:
+        kernels = 2.5 if gradient_parts(work, window) else 3.5
+        return seen(window) * (1 + again[1] + kernels)
+
     return Operations(
         model=forward + backward * (layers + head) + 2 * mixing,
         matmul=layers * (1 + backward + again[0]) + head * (2 + backward),
-        attention=mixing * (1 + 3.5 + again[1]),
+        attention=heads * work.rows * mean_over_layers(done, c),
     )
 
 
@@ -149,7 +174,8 @@ def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, fl
     weights and two moments and reads the gradient, 28 bytes a parameter, split over all devices.
     Activations: 14 D + 4 (N + 2 K) H + 6 F numbers a token and layer forward, as many again for
     each further pass; the plain kernel's scores and the logits in float32, each gone through 6
-    times a pass. A sampler reads the cache's pieces begun for every token.
+    times a pass; the parts of queries' gradients (`gradient_parts`), written and read. A sampler
+    reads the cache's pieces begun for every token.
     """
     c, size = work.model, work.itemsize
     passes = 1
@@ -160,7 +186,8 @@ def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, fl
     wide = 14 * c.d_model + 4 * (c.num_heads + 2 * c.num_kv_heads) * c.head_dim + 6 * c.d_ff
     moved = passes * (work.parts * weights + tokens * c.num_layers * wide * size)
     if work.kernel == "plain":
-        pairs = c.num_heads * c.num_layers * work.rows * keys_seen_by_layers(work.width, c)
+        pairs = mean_over_layers(lambda window: keys_seen(work.width, window), c)
+        pairs *= c.num_heads * c.num_layers * work.rows
         moved += passes * 6 * 4 * pairs / devices
     moved += passes * 6 * 4 * work.rows * work.scored * c.vocab_size / devices
     if work.drawn:
@@ -171,6 +198,8 @@ def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, fl
         moved += work.drawn * (weights + rows * slots * kv)
     if not work.train:
         return moved, 0.0
+    summed = mean_over_layers(lambda window: gradient_parts(work, window), c)
+    moved += 2 * size * summed * tokens * c.num_layers * c.num_heads * c.head_dim
     trained = parameters(c) if work.adapters is None else work.adapters
     moved += 12.0 * work.parts * trained / devices  # gradients are added up in float32
     return moved, 28.0 * trained / devices

@@ -49,8 +49,9 @@ class ModelSettings:
       shape: with init=random, another shape; the name then need not hold more than a tokenizer.
       dtype: what is computed in, float32 or bfloat16; None: bfloat16 on accelerators, float32 on a
         CPU.
-      remat: what the backward pass computes again to save memory: none, dots, attention or full;
-        None: as little as fits by estimate (`runs/recipe.py`).
+      remat: what the backward pass computes again to save memory: none, all but the results of
+        dots_attention (matrix products and attention), dots or attention, or full; None: as little
+        as fits by estimate (`runs/recipe.py`).
       attention: the kernel; None: splash on a TPU, cudnn on a GPU, plain on a CPU.
       step: which checkpoint of a workdir; None: the newest.
     """

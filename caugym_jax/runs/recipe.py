@@ -22,12 +22,12 @@ from caugym_jax.devices.programs import memory_limit
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.lora import adapter_layout, frozen_layout
 from caugym_jax.models.transformer import Model, cached, layout
-from caugym_jax.models.work import Work, kept_itemsize, layer_parameters
+from caugym_jax.models.work import Work, gradient_parts, kept_itemsize, layer_parameters
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.objectives.optim import Optim
 from caugym_jax.runs.settings import PpoSettings, Settings
 
-REMAT = ("none", "dots", "attention", "full")  # the quickest first
+REMAT = ("none", "dots_attention", "dots", "attention", "full")  # the quickest first
 # Of a device's memory, filled by estimate: compilers ask for up to a tenth of a device more.
 HEADROOM = 0.88
 MOST_TENSOR = 8  # devices that share a token's arithmetic: more wait for each other
@@ -96,6 +96,8 @@ def _remat(config: Settings, model: Model, mesh: jax.sharding.Mesh, memory: floa
         return "none" if on_cpu else "full"
     sizes, resident = dict(mesh.shape), resident_bytes(config, model.config, dict(mesh.shape))
     for policy in REMAT if on_cpu else REMAT[1:]:
+        if "attention" in policy and model.attention == "cudnn":
+            continue  # its backward pass needs more than a policy can name
         work = update_work(config, model, sizes)._replace(remat=policy)
         if resident + temporaries(work, sizes) <= HEADROOM * memory:
             return policy
@@ -200,8 +202,8 @@ def temporaries(work: Work, mesh: Mapping[str, int]) -> float:
 
     Of an update: gradients, twice where they are accumulated; what the layers keep for the backward
     pass under their remat policy (the plain kernel's scores among it under "none"); two layers' and
-    the tables' weights, gathered; what one layer works on; four chunks of logits. Of the sampler:
-    the cache, and what the prefill works on.
+    the tables' weights, gathered; what one layer works on, with the parts of its queries' gradient;
+    four chunks of logits. Of the sampler: the cache, and what the prefill works on.
     """
     c, size, tensor = work.model, work.itemsize, mesh["tensor"]
     d_ff = c.d_ff * max(1, c.experts_per_token)  # of a token's experts together
@@ -218,15 +220,19 @@ def temporaries(work: Work, mesh: Mapping[str, int]) -> float:
     inner = (3 * d_ff + (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) / tensor
     kept = float(c.d_model * (1 if work.train else 0))
     dots = ((2 * c.num_heads + 2 * c.num_kv_heads) * c.head_dim + 2 * d_ff) / tensor + c.d_model
-    kept += {"full": 0.0, "attention": c.num_heads * c.head_dim / tensor + c.d_model}.get(
-        work.remat, dots
-    )
+    # Attention's result and the logarithms of its sums, for each window that layers have.
+    windows = len({kind.window for kind in c.kinds}) if work.kernel == "splash" else 1
+    mixed = windows * c.num_heads * (c.head_dim + 2) / tensor
+    kept += {"full": 0.0, "attention": mixed, "dots_attention": dots + mixed}.get(work.remat, dots)
     if work.remat == "none" and work.train:
         kept += 6 * c.d_model + 2 * d_ff / tensor
         if work.kernel == "plain":
             kept += 2 * 4 / size * c.num_heads * work.width / tensor
     layers = places * c.num_layers * kept * size if work.train else 0
     working = places * (2 * inner + 8 * c.d_model) * size
+    if work.train:
+        parts = max(gradient_parts(work, kind.window) for kind in c.kinds)
+        working += places * parts * c.num_heads * c.head_dim / tensor * size
     logits = min(CHUNK_LOGITS, places * c.vocab_size) * 4 * 4 / tensor
     gradients = 0.0
     if work.train:

@@ -1,6 +1,7 @@
 """Accelerators' attention kernels against the plain path, and what that keeps in memory."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.models.attention import LONG, attention
-from caugym_jax.models.kernels import cudnn, splash
+from caugym_jax.models.kernels import cudnn, near_tiles, splash
 from caugym_jax.models.transformer import REMAT, Model, abstract_params
 from caugym_jax.objectives.logprobs import score
 from tests.models.tiny import FAMILIES, random_params
@@ -77,6 +78,58 @@ def test_splash_of_a_part_of_the_queries():
     assert_same(value_and_grads(in_parts, q, k, v, segments), wanted)
 
 
+@pytest.fixture
+def documents(monkeypatch):
+    """A row of three documents and padding; 6 tiles of queries over 3 of keys."""
+    monkeypatch.setattr("caugym_jax.models.kernels.TILE", 128)
+    rng = np.random.default_rng(3)
+    q, (k, v) = rng.normal(size=(1, 768, 2, H)), rng.normal(size=(2, 1, 768, 1, H))
+    lengths = (200, 300, 200, 68)
+    segments = np.repeat(np.int32([1, 2, 3, 0]), lengths)[None]
+    positions = np.concatenate([np.arange(n, dtype=np.int32) for n in lengths])[None]
+    return *(x.astype(np.float32) for x in (q, k, v)), positions, segments
+
+
+@pytest.mark.parametrize(
+    ("window", "fused", "parts"),
+    [
+        (None, 16, 1),
+        pytest.param(None, 0, 2, marks=pytest.mark.slow),
+        pytest.param(300, 16, 1, marks=pytest.mark.slow),
+    ],
+)
+def test_splash_skips_other_documents(documents, window, fused, parts, monkeypatch):
+    """Of a single row, whole or in parts, with a backward pass of one kernel or of two."""
+    monkeypatch.setattr("caugym_jax.models.kernels.FUSED", fused)
+    q, k, v, positions, segments = documents
+    plain = functools.partial(attention, positions=positions, segment_ids=segments, window=window)
+    T = q.shape[1] // parts
+
+    def kernel(q, k, v):
+        own = [slice(i * T, (i + 1) * T) for i in range(parts)]
+        mixed = [
+            splash(q[:, at], k, v, segments[:, at], segments, window, at.start, interpret=True)
+            for at in own
+        ]
+        return jnp.concatenate(mixed, axis=1)
+
+    wanted = value_and_grads(plain, q, k, v, segments)
+    assert_same(value_and_grads(kernel, q, k, v, segments), wanted, 1e-5)
+
+
+def test_what_splash_skips_is_not_read(documents):
+    """The first document's values are not numbers: the last two tiles of queries, which hold the
+    third and padding, do not notice."""
+    q, k, v, _, segments = documents
+    near = near_tiles(segments[0], segments[0], 128, 256)
+    np.testing.assert_array_equal(
+        near, [[1, 0, 0], [1, 1, 0], [1, 1, 0], [1, 1, 1], [0, 1, 1], [0, 1, 1]]
+    )
+    v[:, :200] = np.nan
+    mixed = splash(q, k, v, segments, segments, None, interpret=True)
+    np.testing.assert_array_equal(np.isnan(mixed).any(axis=(0, 2, 3)), np.arange(768) < 512)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("window", [None, 50])
 def test_cudnn_is_the_plain_path(window):
@@ -134,6 +187,27 @@ def test_a_remat_policy_changes_no_gradient(policy):
         model, Model(model.config)))  # fmt: skip
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-7
+
+
+@pytest.mark.parametrize(
+    ("policy", "forward"),
+    [("full", 2), ("attention", 1), ("dots", 2), ("dots_attention", 1), ("none", 1)],
+)
+def test_splash_runs_once_where_its_result_is_kept(policy, forward):
+    """Kernels in a gradient's program for a TPU, which is not compiled: as often as the forward
+    pass is made, and one for the backward pass."""
+    config = FAMILIES["qwen2"]
+    model, params = Model(config, remat=policy, attention="splash"), abstract_params(config)
+    row = jax.ShapeDtypeStruct((1, 256), jnp.int32)
+
+    def total(params, *row):
+        return jnp.sum(model.hidden(params, *row)[0])
+
+    lowered = (
+        jax.jit(jax.grad(total)).trace(params, row, row, row).lower(lowering_platforms=("tpu",))
+    )
+    names = re.findall(r'kernel_name = "splash_mha_(\w+?)_segmented', lowered.as_text())
+    assert sorted(names) == ["dkv"] + ["fwd"] * forward
 
 
 def test_what_is_recomputed_is_not_kept():

@@ -1,5 +1,7 @@
 """Seconds of stated lengths, against counts by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.work import Work
 from caugym_jax.planning import lengths
-from caugym_jax.planning.roofline import Efficiency
+from caugym_jax.planning.roofline import Efficiency, predict
 from caugym_jax.types import Experience
 
 SHAPE = ModelConfig(
@@ -51,12 +53,40 @@ def test_a_wave_costs_what_its_rows_hold(monkeypatch):
 
 
 def test_packed_rows_are_counted_as_they_are_filled(monkeypatch):
-    """8 completions of 40 tokens after prompts of 10, rows of 100: two a row, 4 of 8
-    microbatches."""
+    """8 completions of 40 tokens after prompts of 10, rows of 100: two a row, 4 of 8 microbatches.
+    Splash skips the tiles where nothing is seen: none of these rows' single tile."""
     tokens = np.zeros((8, 100), np.int32)
     experience = Experience(*[tokens] * 6, None, None, share=np.zeros((8, 100)))
-    call = Call("update", None, (experience,), None, ())
+    work = Work(SHAPE, 8, 100, 50, train=True)
+    call = Call("update", None, (experience,), work, ())
+    stated = lengths.Lengths(40, 10)
     monkeypatch.setattr(lengths.Lengths, "draw", lambda *_: np.full((8, 1), 40))
-    assert lengths.filled(call, lengths.Lengths(40, 10), 1, PLACE) == 0.5
-    padded = Call("update", None, (experience._replace(share=None),), None, ())
-    assert lengths.filled(padded, lengths.Lengths(40, 10), 1, PLACE) == 1.0
+    assert lengths.filled(call, stated, 1, PLACE) == (0.5, 0.5)
+    splash = call._replace(work=work._replace(kernel="splash"))
+    assert lengths.filled(splash, stated, 1, PLACE) == (0.5, 0.5)
+    padded = call._replace(arguments=(experience._replace(share=None),))
+    assert lengths.filled(padded, stated, 1, PLACE) == (1.0, 1.0)
+
+
+def test_tiles_of_packed_rows_by_hand():
+    """Rows of 2048 have 4 tiles of 512 queries over 2 of 1024 keys, of which the diagonal leaves
+    2 + 4. Two documents of 1024 see 2 + 2; a microbatch lasts as long as its fullest row. A window
+    of 512 leaves 2 + 3, of which the documents see 4."""
+    whole, halves = np.array([2048]), np.array([1024, 1024])
+    assert lengths.tiles_done([whole], 2048, SHAPE, 1) == (6, 6)
+    assert lengths.tiles_done([halves], 2048, SHAPE, 1) == (4, 6)
+    assert lengths.tiles_done([whole, halves], 2048, SHAPE, 2) == (6, 6)
+    assert lengths.tiles_done([whole, halves, halves], 2048, SHAPE, 1) == (14, 6)
+    near = dataclasses.replace(SHAPE, sliding_window=512)
+    assert lengths.tiles_done([whole, halves], 2048, near, 1) == (9, 5)
+
+
+def test_attention_is_counted_as_it_is_done(monkeypatch):
+    """Half of the microbatches, in which a quarter of all tiles are done."""
+    monkeypatch.setattr(lengths, "filled", lambda *_: (0.5, 0.25))
+    work = Work(SHAPE, 8, 100, 50, train=True, kernel="splash")
+    chip = Chip(1.0, 1e30, 1e30, 1.0, 1, "made up")
+    full = predict(work, chip, EFFICIENCY, 1)
+    call, place = Call("update", None, (), work, ()), PLACE._replace(chip=chip)
+    found = lengths.seconds(call, full, [], place, lengths.Lengths(40, 10), 1)
+    assert found == pytest.approx(0.5 * full.flops.matmul + 0.25 * full.flops.attention)

@@ -12,6 +12,7 @@ from caugym_jax.planning.roofline import (
     Efficiency,
     Work,
     exchange,
+    gradient_parts,
     keys_seen,
     layer_parameters,
     memory_traffic,
@@ -51,10 +52,36 @@ def test_operations_by_hand():
     assert full.matmul == 4 * layers + 4 * head and full.attention == 5.5 * mixing
     dots = operations(work._replace(train=True, remat="dots"))
     assert dots.matmul == 3 * layers + 4 * head and dots.attention == 5.5 * mixing
-    kept = operations(work._replace(train=True, remat="attention"))
-    assert kept.matmul == 4 * layers + 4 * head and kept.attention == 4.5 * mixing
     frozen = operations(work._replace(train=True, adapters=10))
     assert frozen.model == 2 * (layers + head) + 3 * mixing
+
+
+@pytest.mark.parametrize(
+    ("remat", "products", "attention"),
+    [("full", 4, 4.5), ("attention", 4, 3.5), ("dots", 3, 4.5), ("dots_attention", 3, 3.5)],
+)
+def test_only_splash_keeps_attention(remat, products, attention):
+    """Its backward pass has 5 products in one kernel, 7 in the two of a layer with a window; what
+    else there is makes the forward pass again whatever is kept."""
+    work = Work(TOY, 3, 4, 0, train=True, remat=remat, kernel="splash")
+    assert operations(work).matmul == products * 27_648
+    assert operations(work).attention == attention * 1920
+    windows = work._replace(model=dataclasses.replace(TOY, sliding_window=4))
+    assert {kind.window for kind in windows.model.kinds} == {4}
+    assert operations(windows).attention == (attention + 1) * 1920
+    for kernel in ("plain", "cudnn"):
+        assert operations(work._replace(kernel=kernel)).attention == 5.5 * 1920
+
+
+def test_parts_of_a_gradient_are_written_and_read():
+    """Rows of 1536 have two tiles of 768 keys: two gradients of 2 heads x 4 in 2 layers, 2 bytes a
+    number."""
+    work = Work(TOY, 4, 1536, 0, train=True, kernel="splash")
+    assert gradient_parts(work, None) == 2
+    assert gradient_parts(work, 100) == gradient_parts(work._replace(kernel="plain"), None) == 0
+    assert gradient_parts(work._replace(width=100), None) == 1
+    parts = memory_traffic(work, 4)[0] - memory_traffic(work._replace(kernel="cudnn"), 4)[0]
+    assert parts == 2 * 2 * 2 * 1536 * 2 * 2 * 4
 
 
 def test_a_sampler_s_operations_by_hand():
@@ -71,7 +98,8 @@ def test_memory_by_hand():
     passes, optimiser = memory_traffic(work, 4)
     assert optimiser == 28 * 2752 / 4
     weights, tokens, wide = 2 * (1152 + 800), 4, 14 * 8 + 4 * (2 + 2) * 4 + 6 * 16
-    assert passes == 3 * (weights + tokens * 2 * wide * 2) + 12 * 2752 / 4
+    summed = 2 * 2 * tokens * 2 * 2 * 4  # queries' gradients: 2 bytes, there and back
+    assert passes == 3 * (weights + tokens * 2 * wide * 2) + summed + 12 * 2752 / 4
     more, _ = memory_traffic(work._replace(parts=2), 4)
     assert more - passes == 3 * weights + 12 * 2752 / 4
     adapters, optimiser = memory_traffic(work._replace(adapters=100), 4)
