@@ -179,7 +179,8 @@ BUT_QKV = 1 - 8192 * 128 * (64 + 2 * 8) / layer_parameters(LLAMA2_70B)
         ("TPU v5 lite", 256, 2, 2048, BUT_QKV, 0.57),
     ],
 )
-def test_within_a_fifth_of_maxtext(chip, devices, rows, width, again, published):
+def test_within_a_fifth_of_maxtext(chip, devices, rows, width, again, published, monkeypatch):
+    monkeypatch.setattr("caugym_jax.models.kernels.FUSED", 0)  # theirs goes back in two kernels
     chip = CHIPS[chip]
     work = Work(
         LLAMA2_70B, devices * rows, width, width, train=True, kernel="splash", again=(again, 1)
