@@ -62,6 +62,7 @@ def attention(
     window: int | None = None,
     kernel: str = "plain",
     trunks: jax.Array | None = None,
+    fused: bool = True,
 ) -> jax.Array:
     """Causal grouped-query attention of whole rows: softmax(q k^T / sqrt(H)) v, softmax in float32.
 
@@ -79,6 +80,7 @@ def attention(
       positions, segment_ids: [B, T] int32; segment 0 is padding, whose results carry no meaning.
       kernel: "plain" (any machine), "splash" (TPU) or "cudnn" (NVIDIA; one document a row), see
         `models/kernels.py`.
+      fused: splash goes back in one kernel, which takes more memory.
 
     Returns:
       [B, T, N, H] in q's dtype.
@@ -89,8 +91,8 @@ def attention(
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {} if mesh.empty else mesh.shape
     if not mesh.empty and (sizes["context"] > 1 or (kernel != "plain" and mesh.size > 1)):
-        return _on_each_device(q, k, v, places, window, kernel, mesh)
-    return _rows(q, k, v, places, places, window, kernel)
+        return _on_each_device(q, k, v, places, window, (kernel, fused), mesh)
+    return _rows(q, k, v, places, places, window, (kernel, fused))
 
 
 def _on_each_device(q, k, v, places, window, kernel, mesh):
@@ -129,10 +131,16 @@ def _on_each_device(q, k, v, places, window, kernel, mesh):
 
 
 def _rows(q, k, v, q_places, k_places, window, kernel, first: jax.Array | int = 0):
-    """Queries [B, T, N, H], the row's from `first` on, over all the row's keys."""
-    if kernel == "splash":
-        return splash(q, k, v, q_places.segment_ids, k_places.segment_ids, window, first)
-    if kernel == "cudnn" and q.shape[1] == k.shape[1]:
+    """Queries [B, T, N, H], the row's from `first` on, over all the row's keys.
+
+    Args:
+      kernel: its name, and whether splash goes back in one.
+    """
+    name, fused = kernel
+    if name == "splash":
+        segments = q_places.segment_ids, k_places.segment_ids
+        return splash(q, k, v, *segments, window, first, fused=fused)
+    if name == "cudnn" and q.shape[1] == k.shape[1]:
         return cudnn(q, k, v, k_places.segment_ids, window)
     return _plain(q, k, v, q_places, k_places, window)
 

@@ -26,6 +26,7 @@ def splash(
     window: int | None,
     first: jax.Array | int = 0,
     *,
+    fused: bool = True,
     interpret: bool = False,
 ) -> jax.Array:
     """Splash attention (Pallas, TPU): causal over places in the row, within segments.
@@ -39,6 +40,7 @@ def splash(
       k, v: [B, S, K, H], of whole rows.
       q_segments, k_segments: [B, T], [B, S] int32.
       window: how many places back a query sees, itself included; None: all.
+      fused: go back in one kernel where that pays (`is_fused`), which takes more memory.
       interpret: run it in Pallas's interpreter (a test on a CPU).
 
     Returns:
@@ -61,7 +63,8 @@ def splash(
     def segments(x):
         return jnp.pad(x, ((0, 0), (0, padded - T)))
 
-    run = _splash(q.shape[2], padded, padded * parts, window, interpret)
+    fused = fused and is_fused(padded * parts, window)
+    run = _splash(q.shape[2], padded, padded * parts, window, fused, interpret)
     arguments = (
         lay_out(q * H**-0.5),
         lay_out(k),
@@ -90,7 +93,7 @@ def is_fused(S: int, window: int | None) -> bool:
     return window is None and S // _tile(S, 2 * TILE) <= FUSED
 
 
-def _splash(heads, T, S, window, interpret):
+def _splash(heads, T, S, window, fused, interpret):
     """The kernel of T queries (of every part, if there are several) over rows of S places:
     (q [N, T, H], k, v [K, S, H], segments) -> [N, T, H]."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
@@ -102,7 +105,7 @@ def _splash(heads, T, S, window, interpret):
         mask = masks.CausalMask((S, S), shard_count=parts)
     else:
         mask = masks.LocalMask((S, S), (window - 1, 0), offset=0, shard_count=parts)
-    (tile_q, tile_kv), fused = tiles(T, S), is_fused(S, window)
+    tile_q, tile_kv = tiles(T, S)
     sizes = kernel.BlockSizes(
         block_q=tile_q,
         block_kv=tile_kv,

@@ -224,7 +224,7 @@ class Model:
         softmax and logits are float32 in either case.
       remat: what the backward pass recomputes of each layer instead of keeping it: "none", all but
         the results of "dots" (matrix products), of "attention" or of both ("dots_attention"), or
-        "full".
+        "full", which takes the least memory: splash then goes back in two kernels.
       attention: the kernel for whole rows, "plain", "splash" or "cudnn" (`models/attention.py`).
       unrolled: loop over the layers of the stack in whole rows instead of scanning it (quicker on
         a CPU; the time to compile grows with the layers).
@@ -274,9 +274,9 @@ class Model:
             trunks = trunks if trunks is None else grow(trunks)
 
         def attend(kind, q, k, v):
-            at = q, k, v, positions, segment_ids
+            at, least = (q, k, v, positions, segment_ids), self.remat == "full"
             mixed = self._kinds.by_window(
-                kind, lambda window: attention(*at, window, self.attention, trunks)
+                kind, lambda window: attention(*at, window, self.attention, trunks, not least)
             )
             if self.attention != "splash":  # which names what its backward pass needs
                 mixed = checkpoint_name(mixed, NAMED)

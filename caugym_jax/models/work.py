@@ -82,7 +82,7 @@ def gradient_parts(work: Work, window: int | None) -> int:
     """Parts of its queries' gradient that splash's backward pass in one kernel leaves to be added
     up, each as large as the queries; 0: it is two kernels, or not splash's."""
     places = -(-work.width // LANES) * LANES
-    if work.kernel != "splash" or not is_fused(places, window):
+    if work.kernel != "splash" or work.remat == "full" or not is_fused(places, window):
         return 0
     return places // tiles(places, places)[1]
 

@@ -131,8 +131,8 @@ def operations(work: Work) -> Operations:
     remat "full"; all but attention's results under "attention"; attention alone under "dots";
     nothing of them under "dots_attention"; the head's product always (log-probabilities are taken
     in chunks). Only splash's results can be kept as its backward pass needs them. That pass has 5
-    products against the forward's 2, of which the scores are made again; 7 where it is two kernels,
-    which both make them.
+    products against the forward's 2, of which the scores are made again; 7 where it is two kernels
+    (with a window, in long rows, under "full"), which both make them.
     """
     c = work.model
     layers = 2.0 * work.rows * work.width * c.num_layers * used_parameters(c)

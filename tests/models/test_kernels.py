@@ -195,7 +195,7 @@ def test_a_remat_policy_changes_no_gradient(policy):
 )
 def test_splash_runs_once_where_its_result_is_kept(policy, forward):
     """Kernels in a gradient's program for a TPU, which is not compiled: as often as the forward
-    pass is made, and one for the backward pass."""
+    pass is made, and one for the backward pass; two where memory is short."""
     config = FAMILIES["qwen2"]
     model, params = Model(config, remat=policy, attention="splash"), abstract_params(config)
     row = jax.ShapeDtypeStruct((1, 256), jnp.int32)
@@ -207,7 +207,8 @@ def test_splash_runs_once_where_its_result_is_kept(policy, forward):
         jax.jit(jax.grad(total)).trace(params, row, row, row).lower(lowering_platforms=("tpu",))
     )
     names = re.findall(r'kernel_name = "splash_mha_(\w+?)_segmented', lowered.as_text())
-    assert sorted(names) == ["dkv"] + ["fwd"] * forward
+    backward = ["dkv", "dq"] if policy == "full" else ["dkv"]
+    assert sorted(names) == backward + ["fwd"] * forward
 
 
 def test_what_is_recomputed_is_not_kept():
