@@ -50,6 +50,7 @@ class Update(NamedTuple):
 UPDATES = {
     "update_packed": Update(24, 1, (32, 64), 384, 0.8),
     "update_prompts_once": Update(16, 8, (64, 112), 40, 0.4),
+    "update_preferences": Update(16, 2, (64, 112), 128, 0.6),
 }
 
 

@@ -19,6 +19,7 @@ from benchmarks.cases import (
     Sampling,
     Update,
 )
+from caugym_jax.algorithms.dpo import Dpo, dpo
 from caugym_jax.algorithms.packed import shape_for
 from caugym_jax.algorithms.rollouts import Group, Placed, lay_out
 from caugym_jax.algorithms.sft import sft
@@ -36,7 +37,7 @@ from caugym_jax.sampling.decoding import generate, row_keys
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.sampling.waves import Waves
-from caugym_jax.types import Batch, Experience
+from caugym_jax.types import Batch, Experience, Preference
 
 WAVE = 16  # rows of a wave that does not halve
 
@@ -46,7 +47,8 @@ def build(name: str) -> Case:
     if name == "sft_step":
         return _sft_step(**TRAINED)
     if name in UPDATES:
-        return _update(UPDATES[name])
+        make = _update_preferences if name == "update_preferences" else _update
+        return make(UPDATES[name])
     return _sampling(name, SAMPLINGS[name])
 
 
@@ -116,7 +118,8 @@ def _update(u: Update) -> Case:
     advantages = np.random.default_rng(1).standard_normal(size).astype(np.float32)
     laid = lay_out(groups, advantages, size, u.prompt[1], u.new)
     how = {"shards": 1, "microbatches": 1, "kernel": model.attention, "platform": "cpu"}
-    packed = shape_for(size, u.samples, u.prompt[1], u.new, **how)
+    tree = u.prompt[1] + u.samples * u.new // 2
+    packed = shape_for(size, u.prompt[1] + u.new, tree, **how)
 
     def loss(params: Any, e: Experience) -> Any:
         if e.share is None:
@@ -132,20 +135,48 @@ def _update(u: Update) -> Case:
             placed.set("advantages", advantages)
             (e,) = placed.parts
             state = init_state(model.init(jax.random.key(0)), optimizer, mesh)
-            step = make_step(loss, optimizer, mesh)
-
-        def run(seed: int) -> None:
-            nonlocal state
-            with jax.set_mesh(mesh):
-                for _ in range(STEPS):
-                    state, metrics = step(state, e)
-                float(metrics["loss"])
-
-        return run
+            return _stepping(mesh, make_step(loss, optimizer, mesh), state, e)
 
     tokens = int(laid.segment_ids.sum())
     sides = {OURS: side(packed), f"padded, {tokens / laid.tokens.size:.0%} tokens": side(None)}
     return Case(STEPS * tokens, sides)
+
+
+def _update_preferences(u: Update) -> Case:
+    """A DPO update in packed rows, as it is, and in padded ones."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    longest = u.prompt[1] + u.new
+    model = model_for(_decoder(longest), mesh)
+    optimizer = make_optimizer(layout(model.config), 1000, Optim(peak=1e-5))
+    pairs = [
+        (Preference(g.prompt, *(said.tolist() for said in g.completions)), np.zeros(2, np.float32))
+        for g in completions_of(u)
+    ]
+
+    def side(packed: bool) -> tuple[Any, Any, Any]:
+        with jax.set_mesh(mesh):
+            how = Dpo(packed=packed)
+            algorithm = dpo(Learner(model, optimizer, mesh), how, max_length=longest)
+            state = algorithm.init(model.init(jax.random.key(0)))
+            e, metrics, _ = algorithm.prepare(state, lambda: pairs)
+        return _stepping(mesh, algorithm.update, state, e), e, metrics["tokens"]
+
+    (ours, _, tokens), (padded, e, _) = side(True), side(False)
+    share = tokens / e.targets.batch.tokens.size
+    return Case(STEPS * tokens, {OURS: ours, f"padded, {share:.0%} tokens": padded})
+
+
+def _stepping(mesh: Any, step: Any, state: Any, e: Any) -> Any:
+    """A side that takes STEPS training steps."""
+
+    def run(seed: int) -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            for _ in range(STEPS):
+                state, metrics = step(state, e)
+            float(metrics["loss"])
+
+    return run
 
 
 def prompts_of(s: Sampling) -> np.ndarray:

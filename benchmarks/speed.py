@@ -16,6 +16,8 @@ on an idle machine only; `per cpu-s` is per second of processor time.
   update_packed  a GRPO update on 24 completions of lognormal lengths: packed rows, and padded ones
   update_prompts_once
                  the same on 8 short completions of each of 16 prompts: a prompt is read once
+  update_preferences
+                 a DPO update on 16 pairs: packed rows, and padded ones
   start          `train --config=grpo.py`: seconds to the first step, without and with kept programs
 """
 

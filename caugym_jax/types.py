@@ -212,6 +212,20 @@ class Rollout(NamedTuple):
         return int(self.tokens.shape[1] - self.logprobs.shape[1])
 
 
+class Packed(NamedTuple):
+    """Rows that hold several completions each (`algorithms/packed.py`), and lists [R, N] of their
+    tokens: of those in the rows that a device takes at a time."""
+
+    tokens: Any  # [B, T] int32
+    positions: Any  # [B, T] int32: place within the document
+    segment_ids: Any  # [B, T] int32: 0 = padding
+    trunks: Any  # [B, T] int32: the segment of a token's prompt; None: its own
+    places: Any  # [R, N] int32: what predicts a token, in its list's rows one after another
+    targets: Any  # [R, N] int32: the tokens
+    sequences: Any  # [R, N] int32: which of the list's completions, 1..; 0: none
+    lengths: Any = None  # [R, M, E] float32: tokens of sequence 1 + m E + e
+
+
 class Experience(NamedTuple):
     """What a policy update needs, aligned with the completion part of the rollout's rows.
 
@@ -229,11 +243,11 @@ class Experience(NamedTuple):
     ref_logprobs: Any  # [B, C] float32; None where there is no KL term
     values: Any = None  # [B, C] float32, PPO: the critic's, before the update
     returns: Any = None  # [B, C] float32, PPO: what they should have been
-    # None but where packed:
-    trunks: Any = None  # [B, T] int32: the segment of a token's prompt; None: its own
-    places: Any = None  # [R, N] int32: what predicts a token, in its list's rows one after another
-    targets: Any = None  # [R, N] int32: the tokens
-    sequences: Any = None  # [R, N] int32: which of the list's completions, 1..; 0: none
+    # None but where packed; see `Packed`:
+    trunks: Any = None
+    places: Any = None
+    targets: Any = None
+    sequences: Any = None
     share: Any = None  # [R, N] float32: 1 / its completion's counted tokens, 0: not counted
 
     @property

@@ -10,8 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.preference import lay_out, reference_scorer, score_sequences
-from caugym_jax.algorithms.sft import REMEDY, Targets, target_work
+from caugym_jax.algorithms.preference import (
+    placing,
+    reference_scorer,
+    score_sequences,
+    sequence_work,
+)
+from caugym_jax.algorithms.sft import REMEDY, Targets
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
@@ -22,17 +27,18 @@ from caugym_jax.algorithms.step import (
     make_step,
     measuring,
 )
-from caugym_jax.devices.mesh import put, row_count, rows
+from caugym_jax.devices.mesh import row_count
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.transformer import Params
 from caugym_jax.objectives import dpo as objective
-from caugym_jax.types import Preference, TrainState
+from caugym_jax.types import Packed, Preference, TrainState
 
 
 class Pairs(NamedTuple):
-    """What an update needs; the second axis is (chosen, rejected)."""
+    """What an update needs; the axis of 2 is (chosen, rejected). Packed, what is [B] here is [R, M]
+    of lists, with entries that are no pair."""
 
-    targets: Targets  # leaves [B, 2, ...]
+    targets: Targets | Packed  # padded: leaves [B, 2, ...]
     ref_logps: Any  # [B, 2] float32, summed over tokens
     pairs_per_token: Any  # [B] float32, equal: pairs over chosen tokens of the global batch
 
@@ -50,6 +56,9 @@ class Dpo:
         expect, below 0.5.
       microbatches: parts into which a batch is cut to save memory; None: one pair to each device at
         a time. Changes no result.
+      packed: put several pairs into a row, a prompt once for both of its completions; False: a row
+        for each completion. None: packed, unless the attention kernel is cudnn, which takes one
+        document a row. Changes no result.
     """
 
     beta: float = 0.1
@@ -57,6 +66,7 @@ class Dpo:
     loss_weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
     microbatches: int | None = 1
+    packed: bool | None = None
 
     def __post_init__(self) -> None:
         require(self, "beta", above=0)
@@ -95,25 +105,27 @@ def dpo(
     Adding "sft" to the losses holds them up.
 
     Args:
-      max_length: what rows are padded to at most.
+      max_length: of a prompt with a completion, in tokens.
     """
     model, optimizer, mesh, adapter, reference = learner
     microbatches = settings.microbatches
 
     def loss(params: Params, e: Pairs) -> Losses:
-        s = score_sequences(model, params, e.targets)
+        scored = score_sequences(model, params, e.targets)
+        s = jax.tree.map(lambda x: x.reshape(-1, 2), scored)
+        ref_logps = e.ref_logps.reshape(-1, 2)
         total, pairs = objective.dpo(
             s.logps,
-            e.ref_logps,
+            ref_logps,
             s.lengths,
             settings.loss_type,
             loss_weights=settings.loss_weights,
             beta=settings.beta,
             label_smoothing=settings.label_smoothing,
-            pairs_per_token=e.pairs_per_token,
+            pairs_per_token=e.pairs_per_token.reshape(-1),
         )
         counted = jnp.all(s.lengths > 0, axis=-1)
-        rewards = settings.beta * (s.logps - e.ref_logps)
+        rewards = settings.beta * (s.logps - ref_logps)
         chosen, rejected = rewards.T
 
         def mean(x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -138,9 +150,10 @@ def dpo(
         adapter,
         microbatches=microbatches,
         remedy=REMEDY,
-        work=lambda e: target_work(model, e.targets),
+        work=lambda e: sequence_work(model, e.targets),
     )
-    score = None if reference is None else reference_scorer(learner, microbatches, REMEDY)
+    score = None if reference is None else reference_scorer(learner, microbatches)
+    place = placing(learner, settings, max_length, pad_id)
 
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
@@ -148,16 +161,15 @@ def dpo(
     def prepare(state: TrainState, draw: Callable[[], list[tuple[Preference, Any]]]) -> Prepared:
         pairs, known = zip(*draw(), strict=True)
         check_rows(len(pairs), microbatches, row_count(mesh), "data.batch_size")
-        laid_out = lay_out([(p.prompt, p.chosen, p.rejected) for p in pairs], max_length, pad_id)
-        metrics = {"tokens": int(np.sum(laid_out.batch.segment_ids > 0))}
-        share = len(pairs) / laid_out.mask[:, 0].sum()
-        targets = put(laid_out, rows(mesh))
+        placed = place([(p.prompt, (p.chosen, p.rejected)) for p in pairs])
+        counted = placed.lengths[np.all(placed.lengths > 0, axis=1)]
+        share = len(counted) / max(1, counted[:, 0].sum())
         if known[0] is None:
             assert score is not None  # items without a reference need the learner's
-            ref_logps = score(targets)
+            ref_logps = score(placed.targets)
         else:
-            ref_logps = put(np.stack(known), rows(mesh))
-        shares = put(np.full(len(pairs), share, np.float32), rows(mesh))
-        return Pairs(targets, ref_logps, shares), metrics, []
+            ref_logps = placed.put(np.stack(known))
+        shares = placed.put(np.full(len(pairs), share, np.float32))
+        return Pairs(placed.targets, ref_logps, shares), {"tokens": placed.tokens}, []
 
     return Algorithm(init, prepare, step, measuring(loss, microbatches, REMEDY))

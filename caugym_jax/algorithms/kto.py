@@ -10,8 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.preference import lay_out, reference_scorer, score_sequences
-from caugym_jax.algorithms.sft import REMEDY, Targets, target_work
+from caugym_jax.algorithms.preference import (
+    longest,
+    placing,
+    reference_scorer,
+    score_sequences,
+    sequence_work,
+)
+from caugym_jax.algorithms.sft import REMEDY, Targets
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
@@ -26,21 +32,22 @@ from caugym_jax.algorithms.step import (
     measuring,
     microbatch_count,
 )
-from caugym_jax.devices.mesh import put, row_count, rows
+from caugym_jax.devices.mesh import row_count, rows
 from caugym_jax.devices.programs import Program
 from caugym_jax.devices.shapes import computed
 from caugym_jax.errors import UserError, require
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.models.work import Work
 from caugym_jax.objectives import kto as objective
-from caugym_jax.types import Judged, TrainState
+from caugym_jax.types import Judged, Packed, TrainState
 
 
 class Completions(NamedTuple):
-    """What an update needs."""
+    """What an update needs. Packed, what is [B] here is [R, M] of lists, with entries that are no
+    completion."""
 
-    targets: Targets  # leaves [B, ...]
-    ref_logps: Any  # [B] float32, summed over tokens
+    targets: Targets | Packed  # padded: leaves [B, 1, ...]
+    ref_logps: Any  # [B, 1] float32, summed over tokens
     labels: Any  # [B] bool: desirable
     baseline: Any  # [B] float32, equal: the reference point z0 of the global batch
 
@@ -57,6 +64,8 @@ class Kto:
       undesirable_weight: of undesirable completions.
       microbatches: parts into which a batch is cut to save memory; None: one row to each device at
         a time. Changes no result.
+      packed: put several prompts with their completions into a row; False: one. None: packed,
+        unless the attention kernel is cudnn, which takes one document a row. Changes no result.
     """
 
     beta: float = 0.1
@@ -64,6 +73,7 @@ class Kto:
     desirable_weight: float = 1.0
     undesirable_weight: float = 1.0
     microbatches: int | None = 1
+    packed: bool | None = None
 
     def __post_init__(self) -> None:
         require(self, "beta", above=0)
@@ -89,7 +99,7 @@ def kto(
     reference is needed unless items bring theirs.
 
     Args:
-      max_length: what rows are padded to at most.
+      max_length: of a prompt with a completion, in tokens.
     """
     model, optimizer, mesh, adapter, reference = learner
     microbatches, loss = settings.microbatches, _loss(model, settings)
@@ -100,10 +110,11 @@ def kto(
         adapter,
         microbatches=microbatches,
         remedy=REMEDY,
-        work=lambda e: target_work(model, e.targets),
+        work=lambda e: sequence_work(model, e.targets),
     )
-    score = None if reference is None else reference_scorer(learner, microbatches, REMEDY)
+    score = None if reference is None else reference_scorer(learner, microbatches)
     compare = _reference_point(learner, settings)
+    place = placing(learner, settings, max_length, pad_id)
 
     def init(params: Any) -> TrainState:
         return init_state(params, optimizer, mesh)
@@ -111,17 +122,17 @@ def kto(
     def prepare(state: TrainState, draw: Callable[[], list[tuple[Judged, Any]]]) -> Prepared:
         items, known = zip(*draw(), strict=True)
         check_rows(len(items), microbatches, row_count(mesh), "data.batch_size")
-        laid_out = lay_out([(x.prompt, x.completion, x.other) for x in items], max_length, pad_id)
-        tokens = np.sum(laid_out.batch.segment_ids > 0, axis=(0, 2))
-        metrics = {"tokens": int(tokens.sum()), "tokens_updated": int(tokens[0])}
-        targets = put(laid_out, rows(mesh))
+        both = [[(x.prompt, (getattr(x, key),)) for x in items] for key in ("completion", "other")]
+        own, other = (place(batch, max(map(longest, both))) for batch in both)
+        metrics = {"tokens": own.tokens + other.tokens, "tokens_updated": own.tokens}
         if known[0] is None:
             assert score is not None  # items without a reference need the learner's
-            ref_logps = score(targets)
+            ref_logps, of_other = score(own.targets), score(other.targets)
         else:
-            ref_logps = put(np.stack(known), rows(mesh))
-        labels = put(np.array([x.label for x in items]), rows(mesh))
-        return compare(state.params, targets, ref_logps, labels), metrics, []
+            ref_logps, of_other = own.put(np.stack(known)[:, :1]), other.put(np.stack(known)[:, 1:])
+        labels = own.put(np.array([x.label for x in items]))
+        z0 = compare(state.params, other.targets, of_other)
+        return Completions(own.targets, ref_logps, labels, z0), metrics, []
 
     def update(state: TrainState, batch: Completions) -> Updated:
         state, metrics = step(state, batch)
@@ -134,51 +145,54 @@ def _loss(model: Model, settings: Kto) -> Loss:
     beta = settings.beta
 
     def loss(params: Params, e: Completions) -> Losses:
-        s = score_sequences(model, params, e.targets)
-        ratios = s.logps - e.ref_logps
+        scored = score_sequences(model, params, e.targets)
+        s, ref_logps, labels, baseline = jax.tree.map(
+            jnp.ravel, (scored, e.ref_logps, e.labels, e.baseline)
+        )
+        ratios = s.logps - ref_logps
         total, weight = objective.kto(
             ratios,
-            e.labels,
+            labels,
             s.lengths,
-            e.baseline,
+            baseline,
             beta=beta,
             desirable_weight=settings.desirable_weight,
             undesirable_weight=settings.undesirable_weight,
         )
         sums = {
-            "kl": (e.baseline.sum(), jnp.float32(len(e.baseline))),
+            "kl": (baseline.sum(), jnp.float32(len(baseline))),
             "entropy": (s.entropy.sum(), s.lengths.sum()),
         }
-        for name, of_class in (("chosen", e.labels), ("rejected", ~e.labels)):
+        for name, of_class in (("chosen", labels), ("rejected", ~labels)):
             of_class = of_class & (s.lengths > 0)
             count = of_class.sum().astype(jnp.float32)
             sums[f"rewards/{name}"] = (jnp.sum(beta * ratios * of_class), count)
             sums[f"logps/{name}"] = (jnp.sum(s.logps * of_class), count)
-            sums[f"count/{name}"] = (count, jnp.float32(len(e.labels)))
+            sums[f"count/{name}"] = (count, jnp.float32(len(labels)))
         return (total, weight), sums
 
     return loss
 
 
 def _reference_point(learner: Learner, settings: Kto) -> Program:
-    """The program that takes z0 and leaves the mismatched completions behind."""
+    """The program (trained, mismatched completions, their reference) -> z0 at each entry."""
     model, adapter, microbatches = learner.model, learner.adapter, settings.microbatches
 
     def compare(
-        params: Any, targets: Targets, ref_logps: jax.Array, labels: jax.Array, frozen: Any
-    ) -> Completions:
-        own, other = (jax.tree.map(lambda x, i=i: x[:, i], targets) for i in (0, 1))
+        params: Any, targets: Targets | Packed, ref_logps: jax.Array, frozen: Any
+    ) -> jax.Array:
+        z0 = jnp.float32(0)
         if settings.loss_type == "kto":
             weights = adapter.apply(params, frozen)
-            s = in_parts(lambda part: score_sequences(model, weights, part), other, 1, microbatches)
-            z0 = objective.reference_point(s.logps - ref_logps[:, 1], s.lengths)
-        else:
-            z0 = jnp.float32(0)
-        return Completions(own, ref_logps[:, 0], labels, jnp.broadcast_to(z0, labels.shape))
+            s = in_parts(
+                lambda part: score_sequences(model, weights, part), targets, 1, microbatches
+            )
+            z0 = objective.reference_point((s.logps - ref_logps).ravel(), s.lengths.ravel())
+        return jnp.broadcast_to(z0, ref_logps.shape[:-1])
 
-    def work(_: Any, targets: Targets, *rest: Any) -> Work:
-        both = target_work(model, targets)
-        return both._replace(rows=both.rows // 2, parts=microbatch_count(targets, microbatches))
+    def work(_: Any, targets: Targets | Packed, *rest: Any) -> Work:
+        parts = microbatch_count(targets, microbatches)
+        return sequence_work(model, targets)._replace(parts=parts)
 
     return Program(
         "reference point",

@@ -18,7 +18,6 @@ from caugym_jax.algorithms import packed
 from caugym_jax.algorithms.step import (
     Learner,
     check_rows,
-    in_filled_parts,
     in_parts,
     is_packed,
     microbatch_count,
@@ -539,8 +538,6 @@ class Rollouts:
 
         def run(weights: Params, e: Experience, *frozen: Any) -> Any:
             weights = weights if apply is None else apply(weights, *frozen)
-            if is_packed(e):
-                return in_filled_parts(lambda part: function(weights, part), e)
             return in_parts(lambda part: function(weights, part), e, updates, microbatches)
 
         def working(_: Params, e: Experience) -> Work:
@@ -671,10 +668,11 @@ class Rollouts:
         s, learner, shape = self.settings, self._learner, None
         kernel = learner.model.attention
         if s.packed or (s.packed is None and kernel != "cudnn" and not s.shuffled):
+            prompt, new = self._longest
             shape = packed.shape_for(
                 len(laid.tokens) // s.num_minibatches,
-                s.group_size,
-                *self._longest,
+                prompt + new,
+                prompt + s.group_size * new // 2,
                 shards=row_count(learner.mesh),
                 microbatches=s.microbatches,
                 kernel=kernel,

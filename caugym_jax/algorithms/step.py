@@ -25,7 +25,7 @@ from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.models.work import Work
 from caugym_jax.objectives.optim import Optimizer
-from caugym_jax.types import Experience, TrainState
+from caugym_jax.types import Experience, Packed, TrainState
 
 # A reported quantity as (sum, weight): adds exactly, and is divided once.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
@@ -166,8 +166,9 @@ def merge_rows(parts: Any) -> Any:
 def microbatch_count(batch: Any, microbatches: int | None) -> int:
     """`microbatches`, or, where it is None, as many as leave one row to each device; of packed
     rows, as many as they were made for."""
-    if is_packed(batch):
-        return len(batch.share) // traced_row_count()
+    packed = packed_in(batch)
+    if packed is not None:
+        return len(packed.places) // traced_row_count()
     if microbatches is not None:
         return microbatches
     count: int = jax.tree.leaves(batch)[0].shape[0]
@@ -175,28 +176,36 @@ def microbatch_count(batch: Any, microbatches: int | None) -> int:
 
 
 def is_packed(batch: Any) -> bool:
-    """Whether it is an Experience whose rows hold several completions."""
-    return isinstance(batch, Experience) and batch.share is not None
+    """Whether these are rows that hold several completions."""
+    return isinstance(batch, Packed) or (isinstance(batch, Experience) and batch.share is not None)
 
 
-def filled_parts(parts: Experience) -> jax.Array:
+def packed_in(batch: Any) -> Packed | Experience | None:
+    """The packed rows of a batch; None where it has none."""
+    return next(filter(is_packed, jax.tree.leaves(batch, is_leaf=is_packed)), None)
+
+
+def filled_parts(parts: Any) -> jax.Array:
     """How many microbatches of packed rows hold a document, [] int32: those come first.
 
     Args:
       parts: what `split_rows` returns.
     """
-    return jnp.sum(jnp.any(parts.segment_ids > 0, axis=(1, 2)), dtype=jnp.int32)
+    packed = packed_in(parts)
+    assert packed is not None
+    return jnp.sum(jnp.any(packed.segment_ids > 0, axis=(1, 2)), dtype=jnp.int32)
 
 
-def in_filled_parts(function: Callable[[Any], Any], batch: Experience) -> Any:
+def in_filled_parts(function: Callable[[Any], Any], batch: Any) -> Any:
     """function(rows) of packed rows, a microbatch at a time; zeros for those without a document."""
     microbatches = microbatch_count(batch, None)
     parts = split_rows(batch, microbatches)
     first = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
-    start = jnp.zeros((microbatches, *first.shape), first.dtype)
+    start = jax.tree.map(lambda x: jnp.zeros((microbatches, *x.shape), x.dtype), first)
 
-    def one(i: jax.Array, done: jax.Array) -> jax.Array:
-        return done.at[i].set(function(jax.tree.map(lambda x: x[i], parts)))
+    def one(i: jax.Array, done: Any) -> Any:
+        found = function(jax.tree.map(lambda x: x[i], parts))
+        return jax.tree.map(lambda x, new: x.at[i].set(new), done, found)
 
     return merge_rows(jax.lax.fori_loop(0, filled_parts(parts), one, start))
 
@@ -205,7 +214,9 @@ def in_parts(
     function: Callable[[Any], Any], batch: Any, updates: int, microbatches: int | None
 ) -> Any:
     """function(rows) of all rows of a batch, taken as that many updates in microbatches will take
-    them: the same rows together, in arrays of the same shapes."""
+    them: the same rows together, in arrays of the same shapes. Packed rows are of one update."""
+    if packed_in(batch) is not None:
+        return in_filled_parts(function, batch)
     parts = split_rows(batch, updates)
     cut = microbatch_count(jax.tree.map(lambda x: x[0], parts), microbatches)
     parts = jax.tree.map(jax.vmap(lambda x: split_rows(x, cut)), parts)
@@ -221,6 +232,27 @@ def mean_report(reports: Sequence[dict[str, jax.Array]]) -> dict[str, jax.Array]
 
     means: dict[str, jax.Array] = computed(mean, reports)
     return means | {"learning_rate": reports[-1]["learning_rate"]}
+
+
+def summed(function: Callable[[Any], Any], batch: Any, microbatches: int) -> Any:
+    """The sum of function(rows) over microbatches, but for those of packed rows without a
+    document."""
+    if microbatches == 1:
+        return function(batch)
+    parts = split_rows(batch, microbatches)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], parts))
+    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(carry: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, function(part)), None
+
+    def add_one(i: jax.Array, carry: Any) -> Any:
+        return add(carry, jax.tree.map(lambda x: x[i], parts))[0]
+
+    if packed_in(batch) is not None:
+        return jax.lax.fori_loop(0, filled_parts(parts), add_one, start)
+    done, _ = jax.lax.scan(add, start, parts)
+    return done
 
 
 def gradients(
@@ -241,26 +273,9 @@ def gradients(
         return total, (weight, sums)
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
-    microbatches = microbatch_count(batch, microbatches)
-    if microbatches == 1:
-        (total, (weight, sums)), gradient = differentiate(params, batch)
-    else:
-        parts = split_rows(batch, microbatches)
-        first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(differentiate, params, first)
-        start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-        def add(carry: Any, part: Any) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, carry, differentiate(params, part)), None
-
-        def add_one(i: jax.Array, carry: Any) -> Any:
-            return add(carry, jax.tree.map(lambda x: x[i], parts))[0]
-
-        if is_packed(batch):
-            done = jax.lax.fori_loop(0, filled_parts(parts), add_one, start)
-        else:
-            done, _ = jax.lax.scan(add, start, parts)
-        (total, (weight, sums)), gradient = done
+    (total, (weight, sums)), gradient = summed(
+        lambda part: differentiate(params, part), batch, microbatch_count(batch, microbatches)
+    )
     scale = 1.0 / jnp.where(weight > 0, weight, 1.0)
     return jax.tree.map(lambda g: g * scale, gradient), total * scale, sums
 
@@ -335,10 +350,9 @@ def measuring(loss: Loss, microbatches: int | None, remedy: str) -> Program:
     """The program (weights, batch) -> (loss, sums) of a batch, nothing being learned from it."""
 
     def measure(params: Params, batch: Any) -> Losses:
-        parts = split_rows(batch, microbatch_count(batch, microbatches))
-        found: Losses = jax.lax.map(lambda part: loss(params, part), parts)
-        sums: Losses = jax.tree.map(lambda x: x.sum(axis=0), found)
-        return sums
+        count = microbatch_count(batch, microbatches)
+        found: Losses = summed(lambda part: loss(params, part), batch, count)
+        return found
 
     return Program("held-out loss", measure, f"{remedy}, or raise microbatches")
 

@@ -17,7 +17,7 @@ from caugym_jax.devices.mesh import constrain, traced_size
 from caugym_jax.models.layers import logits_of
 from caugym_jax.models.transformer import Model, Params
 from caugym_jax.objectives.arrays import Array
-from caugym_jax.types import Experience
+from caugym_jax.types import Experience, Packed
 
 # Logits of one chunk are held at a time: at most this many float32 numbers a device (128 MiB).
 CHUNK_LOGITS = 2**25
@@ -70,7 +70,7 @@ def score(
 def score_places(
     model: Model,
     params: Params,
-    e: Experience,
+    e: Packed | Experience,
     temperature: float | Float[Array, ""] = 1.0,
 ) -> Scores:
     """Teacher-forced scores of the targets of packed rows, in their lists [R, N]; 0 at chunks of

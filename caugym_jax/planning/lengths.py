@@ -11,11 +11,10 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from caugym_jax.algorithms.packed import best_fit
-from caugym_jax.algorithms.step import is_packed
+from caugym_jax.algorithms.step import packed_in
 from caugym_jax.data.packing import width_for
 from caugym_jax.devices.chips import Chip
 from caugym_jax.devices.shapes import Call
@@ -143,12 +142,11 @@ def drawing_terms(work: Work, rows: int, slots: float, place: Place) -> tuple[fl
 def filled(call: Call, lengths: Lengths, group: int, place: Place) -> tuple[float, float]:
     """(the share of a call's microbatches that hold something, the share of attention that is
     done); 1 where rows are not packed."""
-    leaves = jax.tree.leaves(call.arguments, is_leaf=is_packed)
-    packed = next((x for x in leaves if is_packed(x)), None)
+    packed = packed_in(call.arguments)
     if packed is None:
         return 1.0, 1.0
     rows, width = packed.tokens.shape
-    microbatches = len(packed.share) // place.shards
+    microbatches = len(packed.places) // place.shards
     # There is room for each completion in a row of its own.
     drawn = lengths.draw(rows // group, group, call.work.scored) + int(lengths.prompt)
     drawn = np.minimum(drawn, width).reshape(-1)

@@ -17,7 +17,13 @@ from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.grpo import grpo
 from caugym_jax.algorithms.kto import kto
 from caugym_jax.algorithms.ppo import Critic, ppo
-from caugym_jax.algorithms.preference import cached_reference, reference_scorer, weights_digest
+from caugym_jax.algorithms.preference import (
+    cached_reference,
+    placing,
+    reference_scorer,
+    triple_scorer,
+    weights_digest,
+)
 from caugym_jax.algorithms.rollouts import Prompt, Rollouts, RolloutSettings
 from caugym_jax.algorithms.sft import sft
 from caugym_jax.algorithms.step import (
@@ -502,16 +508,15 @@ def _with_references(
 ) -> list[tuple[Any, np.ndarray]]:
     """Rows of a file with the first model's log-probabilities of their two completions."""
     assert run.workdir is not None and run.params is not None  # needs_reference
-    data = _data(run, PreferenceData)
+    data, own, learner = _data(run, PreferenceData), run.config.own, _learner(run)
+    place = placing(learner, own, data.max_length, run.tokenizer.pad_id)
+    score = reference_scorer(learner, own.microbatches)
     known = cached_reference(
         run.workdir / name,
         [(row.prompt, *(getattr(row, key) for key in _replies(row))) for row in rows],
-        reference_scorer(_learner(run), run.config.own.microbatches, "data.batch_size"),
-        f"{weights_digest(run.params)} {run.model.dtype}",
-        run.mesh,
-        batch_size=data.batch_size,
-        max_length=data.max_length,
-        pad_id=run.tokenizer.pad_id,
+        triple_scorer(place, score, run.config.method == "dpo"),
+        f"{weights_digest(run.params)} {run.model.dtype} {data.batch_size} {data.max_length}",
+        data.batch_size,
     )
     return list(zip(rows, known, strict=True))
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from caugym_jax.algorithms.packed import Shape, pack_rows, shape_for
+from caugym_jax.algorithms.packed import Shape, pack_rows, pack_together, shape_for
 from caugym_jax.algorithms.rollouts import Group, Placed, lay_out
 from caugym_jax.algorithms.step import gradients, in_filled_parts, split_rows
 from caugym_jax.devices.mesh import make_mesh, put, rows
@@ -135,7 +135,7 @@ def test_trees_in_microbatches_give_the_same_gradient(padded):
 def test_documents_on_two_devices_give_the_same_gradient(padded):
     mesh, e = make_mesh(2, devices=jax.devices()[:2]), experience()
     how = {"shards": 2, "microbatches": 5, "kernel": "splash", "platform": "cpu"}
-    shape = shape_for(len(e.tokens), G, P, C, **how)
+    shape = shape_for(len(e.tokens), P + C, P + G * C // 2, **how)
     assert shape == Shape(P + C, 2, 5, 2, False)
     assert_same(found(placed(e, shape, mesh).experience[0], mesh), padded)
 
@@ -143,9 +143,9 @@ def test_documents_on_two_devices_give_the_same_gradient(padded):
 def test_shapes_by_hand():
     """Rows of trees hold a prompt and half of the longest group; documents' rows the longest."""
     how = {"shards": 1, "microbatches": 1, "platform": "cpu"}
-    assert shape_for(128, 8, 192, 40, kernel="plain", **how) == Shape(384, 2, 64, 1, True)
+    assert shape_for(128, 232, 352, kernel="plain", **how) == Shape(384, 2, 64, 1, True)
     big = {"shards": 16, "microbatches": None, "kernel": "splash", "platform": "tpu"}
-    assert shape_for(1024, 8, 2048, 8192, **big) == Shape(10240, 1, 64, 16, False)
+    assert shape_for(1024, 10240, 34816, **big) == Shape(10240, 1, 64, 16, False)
 
 
 def test_a_packing_holds_every_token_once():
@@ -178,3 +178,74 @@ def test_minibatches_hold_the_completions_of_padded_ones():
     np.testing.assert_array_equal(out.fetch("ref_logprobs"), e.ref_logprobs * real)
     second = out.experience[1]
     np.testing.assert_allclose(jnp.sum(second.mask), e.mask[1::2].sum())
+
+
+def pairs(count, prompt, reply):
+    """Pairs with prompts and completions of these lengths, from and to."""
+    r = np.random.default_rng(4)
+    tokens = iter(range(1, 10**6))
+
+    def text(lengths):
+        return [next(tokens) for _ in range(r.integers(lengths[0], lengths[1] + 1))]
+
+    return [(text(prompt), (text(reply), text(reply))) for _ in range(count)]
+
+
+WIDE, DOCUMENTS, NARROW = (
+    Shape(64, 4, 4, 2, True),
+    Shape(32, 8, 2, 2, False),
+    Shape(32, 2, 8, 2, True),
+)
+
+
+@pytest.mark.parametrize(
+    ("items", "shape"),
+    [
+        (pairs(16, (2, 6), (1, 9)), WIDE),
+        (pairs(16, (2, 6), (1, 9)), DOCUMENTS),
+        (pairs(16, (1, 1), (1, 1)), NARROW),  # more than a list has entries
+        (pairs(16, (8, 8), (24, 24)), NARROW),  # each in two rows
+        (pairs(16, (0, 2), (0, 30)), NARROW),
+    ],
+)
+def test_pairs_lie_whole_in_one_list(items, shape):
+    """Every token once, behind the one that it follows in its prompt or completion."""
+    e, members = pack_together(items, shape)
+    counted = [sum(max(0, len(said) - (not p)) for said in both) for p, both in items]
+    np.testing.assert_array_equal(np.sort(members[members >= 0]), np.flatnonzero(counted))
+    assert e.lengths.sum() == (e.sequences > 0).sum() == sum(counted)
+    rows = split_rows(e, shape.microbatches)
+    slots, each = members.shape[1], 2
+    for listed, (places, targets, sequences) in enumerate(
+        zip(e.places, e.targets, e.sequences, strict=True)
+    ):
+        device, part = divmod(listed, shape.microbatches)
+        mine = slice(device * shape.rows, (device + 1) * shape.rows)
+        seen = [rows.tokens[part][mine].ravel(), rows.positions[part][mine].ravel()]
+        segments = rows.segment_ids[part][mine].ravel()
+        for number in range(slots * each):
+            slot, which = divmod(number, each)
+            at = sequences == 1 + number
+            assert at.sum() == e.lengths[listed, slot, which]
+            if members[listed, slot] < 0:
+                assert not at.any()
+                continue
+            prompt, replies = items[members[listed, slot]]
+            said = [*prompt, *replies[which]]
+            first = max(1, len(prompt))
+            assert targets[at].tolist() == said[first:]
+            assert seen[0][places[at]].tolist() == said[first - 1 : -1]
+            assert seen[1][places[at]].tolist() == list(range(first - 1, len(said) - 1))
+            assert segments[places[at]].all()
+    filled = np.any(rows.segment_ids > 0, axis=(1, 2))
+    assert not np.any(np.diff(filled.astype(int)) > 0)
+
+
+def test_shapes_of_pairs_by_hand():
+    """Short rows hold two completions of a prompt; else there are two rows for them."""
+    how = {"shards": 1, "platform": "cpu", "together": 2}
+    plain = {"microbatches": 1, "kernel": "plain"}
+    assert shape_for(64, 256, 512, **plain, **how) == Shape(384, 2, 32, 1, True)
+    assert shape_for(64, 2048, 4096, **plain, **how) == Shape(2048, 2, 32, 1, True)
+    one = {"microbatches": None, "kernel": "splash"}
+    assert shape_for(64, 256, 512, **one, **how) == Shape(256, 2, 32, 1, False)

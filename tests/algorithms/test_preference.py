@@ -10,14 +10,15 @@ import pytest
 from caugym_jax.algorithms import dpo as dpo_module
 from caugym_jax.algorithms import kto as kto_module
 from caugym_jax.algorithms.preference import (
+    Placing,
     cached_reference,
-    lay_out,
     reference_scorer,
     score_sequences,
+    triple_scorer,
     weights_digest,
 )
 from caugym_jax.algorithms.sft import Targets
-from caugym_jax.algorithms.step import Learner, gradients
+from caugym_jax.algorithms.step import Learner, gradients, in_parts
 from caugym_jax.devices.mesh import make_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.config import ModelConfig
@@ -75,19 +76,45 @@ def sums(which):
     )  # fmt: skip
 
 
-scored = functools.partial(jax.jit(functools.partial(score_sequences, MODEL)), PARAMS)
+@jax.jit
+def scored(targets):
+    return in_parts(lambda part: score_sequences(MODEL, PARAMS, part), targets, 1, 1)
 
 
-def test_sequences_are_the_sums_of_rows_alone():
-    s = scored(lay_out(triples(), 32, 0))
+def items():
+    return [(prompt, both) for prompt, *both in triples()]
+
+
+def place(packed):
+    return Placing(ONE, "plain", packed, 1, 32, 0)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sequences_are_the_sums_of_rows_alone(packed):
+    placed = place(packed)(items())
+    s = jax.tree.map(placed.fetch, scored(placed.targets))
     np.testing.assert_allclose(s.logps, sums("own"), rtol=1e-5)
     np.testing.assert_array_equal(s.lengths, [[len(a), len(b)] for _, a, b in triples()])
     assert np.all(s.entropy > 0) and np.all((s.correct >= 0) & (s.correct <= s.lengths))
+    np.testing.assert_array_equal(placed.lengths, s.lengths)
+    assert placed.tokens == sum(2 * len(p) + len(a) + len(b) for p, a, b in triples())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_without_a_prompt_a_completion_s_first_token_is_not_counted(packed):
+    (_, a, b), *others = triples()
+    placed = place(packed)([([], (a, b)), ([], ([5], [7, 8])), *items()[2:]])
+    s = jax.tree.map(placed.fetch, scored(placed.targets))
+    np.testing.assert_array_equal(s.lengths[:2], [[len(a) - 1, len(b) - 1], [0, 1]])
+    wanted = [[sum_of(PARAMS, x[:1], x[1:]) for x in (a, b)], [0, sum_of(PARAMS, [7], [8])]]
+    np.testing.assert_allclose(s.logps[:2], wanted, rtol=1e-5)
+    np.testing.assert_allclose(s.logps[2:], sums("own")[2:], rtol=1e-5)
+    np.testing.assert_array_equal(placed.lengths, s.lengths)
 
 
 @pytest.mark.parametrize("left,right", [(7, 0), (0, 7), (4, 3)])
 def test_t08_padding_on_either_side_changes_nothing(left, right):
-    plain = lay_out(triples(), 32, 0)
+    plain = jax.device_get(place(False)(items()).targets)
     widths = [(0, 0), (0, 0), (left, right)]
     batch = Batch(*(np.pad(x, widths) for x in plain.batch))
     moved = Targets(batch, plain.places + left, plain.mask)
@@ -178,19 +205,22 @@ class Wired:
 
 @functools.cache
 def whole(method):
-    return Wired(method).gradients()
+    return Wired(method, packed=False).gradients()
 
 
-WAYS = {  # mesh sizes, microbatches, whether items bring their reference, order of the rows
-    "8 microbatches": ((1, 1, 1), 8, True, range(8)),
-    "2 devices, a row each, other order": ((2, 1, 1), None, False, [*range(7, -1, -1)]),
-    "4 devices, 2 microbatches": ((1, 4, 1), 2, True, range(8)),
-    "8 devices": ((2, 2, 2), 1, True, range(8)),
-    "8 devices, data alone": ((8, 1, 1), 1, True, range(8)),
-    "8 devices, 2 microbatches": ((1, 4, 2), 2, True, range(8)),
-    "8 devices, places split": ((1, 2, 2, 2), 4, False, range(8)),
+WAYS = {  # mesh sizes, microbatches, whether items bring their reference, order, packed
+    "8 microbatches": ((1, 1, 1), 8, True, range(8), False),
+    "packed": ((1, 1, 1), 8, True, range(8), True),
+    "2 devices, a row each, other order": ((2, 1, 1), None, False, [*range(7, -1, -1)], True),
+    "4 devices, 2 microbatches": ((1, 4, 1), 2, True, range(8), True),
+    "8 devices": ((2, 2, 2), 1, True, range(8), True),
+    "8 devices, data alone": ((8, 1, 1), 1, True, range(8), True),
+    "8 devices, data alone, padded": ((8, 1, 1), 1, True, range(8), False),
+    "8 devices, 2 microbatches": ((1, 4, 2), 2, True, range(8), True),
+    "8 devices, places split": ((1, 2, 2, 2), 4, False, range(8), True),
+    "8 devices, places split, padded": ((1, 2, 2, 2), 4, False, range(8), False),
 }  # fmt: skip
-FAST = ("8 microbatches", "2 devices, a row each, other order", "8 devices, places split")
+FAST = ("packed", "2 devices, a row each, other order", "8 devices, places split, padded")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -199,9 +229,10 @@ FAST = ("8 microbatches", "2 devices, a row each, other order", "8 devices, plac
 )
 def test_t04_any_split_mesh_and_order_give_the_same(method, way):
     """Loss, gradient and metrics; the first model's log-probabilities given or computed."""
-    sizes, microbatches, known, order = WAYS[way]
+    sizes, microbatches, known, order, packed = WAYS[way]
     mesh = make_mesh(*sizes, devices=jax.devices()[: np.prod(sizes)])
-    got, want = Wired(method, mesh, known, microbatches).gradients(order), whole(method)
+    got = Wired(method, mesh, known, microbatches, packed=packed).gradients(order)
+    want = whole(method)
     np.testing.assert_allclose(got[1], want[1], rtol=1e-6)
     difference = jax.tree.map(lambda a, b: np.sum((a - b) ** 2), got[0], want[0])
     size = sum(np.sum(w**2) for w in jax.tree.leaves(want[0]))
@@ -247,21 +278,17 @@ class Counting:
     """A scorer that counts its batches."""
 
     def __init__(self, params=REFERENCE):
-        self.score, self.calls = (
-            reference_scorer(Learner(MODEL, None, ONE, reference=params), 2, "it"),
-            0,
-        )
+        program = reference_scorer(Learner(MODEL, None, ONE, reference=params), 2)
+        self.score, self.calls = triple_scorer(place(True), program, True), 0
 
-    def __call__(self, targets):
+    def __call__(self, triples):
         self.calls += 1
-        return self.score(targets)
+        return self.score(triples)
 
 
 def kept(path, scorer, data=None, digest="weights"):
     with jax.set_mesh(ONE):
-        return cached_reference(
-            path, data or triples()[:7], scorer, digest, ONE, batch_size=4, max_length=32, pad_id=0
-        )
+        return cached_reference(path, data or triples()[:7], scorer, digest, batch_size=4)
 
 
 def test_the_reference_of_a_file_is_computed_once(tmp_path, capsys):
@@ -324,7 +351,7 @@ def test_t11_the_reference_point_is_that_of_the_global_batch_and_of_the_present_
     wired.begin(jax.tree.map(lambda x: 0.5 * x, PARAMS))
     for _ in range(2):
         baseline = wired.prepare().baseline
-        assert want(wired) > 0 and baseline.shape == (8,)
+        assert want(wired) > 0
         np.testing.assert_allclose(baseline, want(wired), rtol=1e-4)
         wired.step()
     assert not np.any(Wired("kto", loss_type="apo_zero_unpaired").prepare().baseline)
