@@ -150,9 +150,9 @@ def dpo(
         adapter,
         microbatches=microbatches,
         remedy=REMEDY,
-        work=lambda e: sequence_work(model, e.targets),
+        work=lambda e: sequence_work(model, e.targets, max_length),
     )
-    score = None if reference is None else reference_scorer(learner, microbatches)
+    score = None if reference is None else reference_scorer(learner, microbatches, max_length)
     place = placing(learner, settings, max_length, pad_id)
 
     def init(params: Any) -> TrainState:

@@ -110,10 +110,10 @@ def kto(
         adapter,
         microbatches=microbatches,
         remedy=REMEDY,
-        work=lambda e: sequence_work(model, e.targets),
+        work=lambda e: sequence_work(model, e.targets, max_length),
     )
-    score = None if reference is None else reference_scorer(learner, microbatches)
-    compare = _reference_point(learner, settings)
+    score = None if reference is None else reference_scorer(learner, microbatches, max_length)
+    compare = _reference_point(learner, settings, max_length)
     place = placing(learner, settings, max_length, pad_id)
 
     def init(params: Any) -> TrainState:
@@ -174,7 +174,7 @@ def _loss(model: Model, settings: Kto) -> Loss:
     return loss
 
 
-def _reference_point(learner: Learner, settings: Kto) -> Program:
+def _reference_point(learner: Learner, settings: Kto, max_length: int) -> Program:
     """The program (trained, mismatched completions, their reference) -> z0 at each entry."""
     model, adapter, microbatches = learner.model, learner.adapter, settings.microbatches
 
@@ -192,7 +192,7 @@ def _reference_point(learner: Learner, settings: Kto) -> Program:
 
     def work(_: Any, targets: Targets | Packed, *rest: Any) -> Work:
         parts = microbatch_count(targets, microbatches)
-        return sequence_work(model, targets)._replace(parts=parts)
+        return sequence_work(model, targets, max_length)._replace(parts=parts)
 
     return Program(
         "reference point",

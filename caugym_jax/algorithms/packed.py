@@ -89,9 +89,12 @@ def shape_for(
     padded = completions // (shards * (microbatches or completions // (shards * together)))
     places = PLACES.get(platform, MOST_PLACES)
     rows = max(1, min(places, padded * longest) // width)
-    if rows < together:  # there is a row for each, at least
-        width, rows = longest, together
-    microbatches = math.ceil(completions / (shards * (rows - rows % together)))
+    held = rows - rows % together  # completions of a list, at least
+    if trees and rows < together:
+        width, rows, held = longest, together, together
+    if not trees and rows <= together:  # of a row alone, splash skips what is not seen
+        width, rows, held = together * longest, 1, together
+    microbatches = math.ceil(completions / (shards * held))
     return Shape(width, rows, microbatches, shards, trees)
 
 
@@ -222,7 +225,8 @@ def _place_together(
 ) -> tuple[list[list[_Tree]], np.ndarray]:
     """(trees by row, items by list): the longest items first, each into the first list whose rows
     hold its pieces, each of these into the fullest row that does. Lists of a microbatch are
-    neighbours. There is room for all: a list that holds fewer than rows // E items has E free rows.
+    neighbours. There is room for all: a list that holds fewer than rows // E items has E free rows,
+    or one that holds any item (`shape_for`).
     """
     lists, together = shape.microbatches * shape.shards, shape.shards * shape.rows
     room = max(shape.rows, shape.rows * shape.width // LEAST)

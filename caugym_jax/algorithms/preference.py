@@ -144,14 +144,17 @@ def score_sequences(model: Model, params: Params, targets: Targets | Packed) -> 
     return Sequences(*(x.reshape(lead) for x in sums))
 
 
-def sequence_work(model: Model, targets: Targets | Packed) -> Work:
-    """Of `score_sequences`; of packed rows every place may be a target."""
-    if isinstance(targets, Packed):
-        return forward(model, targets.tokens.shape, targets.tokens.shape[-1])
-    return target_work(model, targets)
+def sequence_work(model: Model, targets: Targets | Packed, max_length: int) -> Work:
+    """Of `score_sequences`, if all documents are as long as may be: splash attends within them. Of
+    packed rows every place may be a target."""
+    if not isinstance(targets, Packed):
+        return target_work(model, targets)
+    rows, width = targets.tokens.shape
+    each = width // max_length if model.attention == "splash" else 1
+    return forward(model, (rows * each, width // each), width // each)
 
 
-def reference_scorer(learner: Learner, microbatches: int | None) -> Program:
+def reference_scorer(learner: Learner, microbatches: int | None, max_length: int) -> Program:
     """A program from targets to the first model's log-probabilities of their completions: as many
     rows at a time as the update takes, so that both are equal where the weights are."""
     model = learner.model
@@ -165,7 +168,7 @@ def reference_scorer(learner: Learner, microbatches: int | None) -> Program:
 
     def work(targets: Targets | Packed) -> Work:
         parts = microbatch_count(targets, microbatches)
-        return sequence_work(model, targets)._replace(parts=parts)
+        return sequence_work(model, targets, max_length)._replace(parts=parts)
 
     return Program(
         "reference",

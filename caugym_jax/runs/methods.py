@@ -510,7 +510,7 @@ def _with_references(
     assert run.workdir is not None and run.params is not None  # needs_reference
     data, own, learner = _data(run, PreferenceData), run.config.own, _learner(run)
     place = placing(learner, own, data.max_length, run.tokenizer.pad_id)
-    score = reference_scorer(learner, own.microbatches)
+    score = reference_scorer(learner, own.microbatches, data.max_length)
     known = cached_reference(
         run.workdir / name,
         [(row.prompt, *(getattr(row, key) for key in _replies(row))) for row in rows],

@@ -196,6 +196,7 @@ WIDE, DOCUMENTS, NARROW = (
     Shape(32, 8, 2, 2, False),
     Shape(32, 2, 8, 2, True),
 )
+ONE_ROW = Shape(64, 1, 8, 2, False)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +206,7 @@ WIDE, DOCUMENTS, NARROW = (
         (pairs(16, (2, 6), (1, 9)), DOCUMENTS),
         (pairs(16, (1, 1), (1, 1)), NARROW),  # more than a list has entries
         (pairs(16, (8, 8), (24, 24)), NARROW),  # each in two rows
+        (pairs(16, (8, 8), (24, 24)), ONE_ROW),
         (pairs(16, (0, 2), (0, 30)), NARROW),
     ],
 )
@@ -242,10 +244,11 @@ def test_pairs_lie_whole_in_one_list(items, shape):
 
 
 def test_shapes_of_pairs_by_hand():
-    """Short rows hold two completions of a prompt; else there are two rows for them."""
+    """Short rows hold two completions of a prompt; else there are two rows for them, or one of
+    splash's that holds both."""
     how = {"shards": 1, "platform": "cpu", "together": 2}
     plain = {"microbatches": 1, "kernel": "plain"}
     assert shape_for(64, 256, 512, **plain, **how) == Shape(384, 2, 32, 1, True)
     assert shape_for(64, 2048, 4096, **plain, **how) == Shape(2048, 2, 32, 1, True)
     one = {"microbatches": None, "kernel": "splash"}
-    assert shape_for(64, 256, 512, **one, **how) == Shape(256, 2, 32, 1, False)
+    assert shape_for(64, 256, 512, **one, **how) == Shape(512, 1, 32, 1, False)

@@ -278,7 +278,7 @@ class Counting:
     """A scorer that counts its batches."""
 
     def __init__(self, params=REFERENCE):
-        program = reference_scorer(Learner(MODEL, None, ONE, reference=params), 2)
+        program = reference_scorer(Learner(MODEL, None, ONE, reference=params), 2, 32)
         self.score, self.calls = triple_scorer(place(True), program, True), 0
 
     def __call__(self, triples):
