@@ -56,7 +56,7 @@ def test_packed_rows_are_counted_as_they_are_filled(monkeypatch):
     """8 completions of 40 tokens after prompts of 10, rows of 100: two a row, 4 of 8 microbatches.
     Splash skips the tiles where nothing is seen: none of these rows' single tile."""
     tokens = np.zeros((8, 100), np.int32)
-    experience = Experience(*[tokens] * 6, None, None, share=np.zeros((8, 100)))
+    experience = Experience(*[tokens] * 6, None, None, places=tokens, share=tokens)
     work = Work(SHAPE, 8, 100, 50, train=True)
     call = Call("update", None, (experience,), work, ())
     stated = lengths.Lengths(40, 10)
