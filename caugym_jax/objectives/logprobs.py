@@ -190,9 +190,18 @@ def _backward(kept: bool, residuals: Any, gradient: Scores) -> tuple[Array | Non
     """With p = softmax(logits), y the target's indicator and H the entropy, for gradients a of the
     log-probability and b of the entropy: a (y - p) - b p (log p + H) of the logits."""
     hidden, head, temperature, targets, filled, keep = residuals
+    # Devices with other rows add up their head's gradient by themselves, and exchange it once.
+    apart = traced_size("group")
+    apart = apart if hidden.shape[1] % apart == 0 else 1
+    heads = constrain(jnp.broadcast_to(head, (apart, *head.shape)), "group", "width", "vocab_split")
+
+    def product(hidden: Array, heads: Array) -> Array:
+        rows = constrain(hidden, "group", "time", "width").reshape(apart, -1, *hidden.shape[1:])
+        logits = jax.vmap(logits_of)(rows, heads).reshape(*hidden.shape[:-1], -1)
+        return constrain(logits / temperature, "group", "time", "vocab_split")
 
     def one(i: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
-        logits, back = jax.vjp(lambda h, w: _logits(h, w, temperature), hidden[i], head)
+        logits, back = jax.vjp(product, hidden[i], heads)
         if kept:
             logits = keep.logits[i]
         of_logprob, of_entropy, entropy, normaliser = (
@@ -201,13 +210,14 @@ def _backward(kept: bool, residuals: Any, gradient: Scores) -> tuple[Array | Non
         )
         logprobs = logits - normaliser
         pulled = jnp.exp(logprobs) * (of_logprob + of_entropy * (logprobs + entropy))
-        of_hidden, of_head = back(
+        of_hidden, of_heads = back(
             jnp.where(_is_target(logits, targets[i]), of_logprob, 0.0) - pulled
         )
-        return _put(i, sums[0], of_hidden), sums[1] + of_head
+        return _put(i, sums[0], of_hidden), sums[1] + of_heads
 
-    start = jnp.zeros_like(hidden), jnp.zeros_like(head)
-    return *_each(len(hidden), filled, one, start), None, None, None
+    start = jnp.zeros_like(hidden), jnp.zeros_like(heads)
+    of_hidden, of_heads = _each(len(hidden), filled, one, start)
+    return of_hidden, of_heads.sum(axis=0), None, None, None
 
 
 _in_chunks.defvjp(_forward, _backward)
