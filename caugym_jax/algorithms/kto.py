@@ -168,7 +168,7 @@ def _loss(model: Model, settings: Kto) -> Loss:
             count = of_class.sum().astype(jnp.float32)
             sums[f"rewards/{name}"] = (jnp.sum(beta * ratios * of_class), count)
             sums[f"logps/{name}"] = (jnp.sum(s.logps * of_class), count)
-            sums[f"count/{name}"] = (count, jnp.float32(len(labels)))
+            sums[f"count/{name}"] = (count, weight)
         return (total, weight), sums
 
     return loss
