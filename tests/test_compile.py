@@ -100,8 +100,9 @@ def test_what_the_compiler_says_of_a_program_that_is_too_large(tiny_model):  # n
     """libtpu refuses by itself; its words as of libtpu 0.0.42."""
     import jax
 
+    from caugym_jax.devices.shapes import local_bytes
     from caugym_jax.planning.abstract import plan
-    from caugym_jax.planning.compiling import _refused, local_bytes
+    from caugym_jax.planning.compiling import _refused
     from caugym_jax.runs.settings import load
 
     config = load(f"{TINY}:sft", [f"model.name={tiny_model}"])

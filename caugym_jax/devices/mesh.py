@@ -297,6 +297,11 @@ def activation_spec(axes: Sequence[str | None], shape: Sequence[int], mesh: Any)
     return PartitionSpec(*spec)
 
 
+def activation_sharding(axes: Sequence[str], shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """The sharding that `constrain` gives an activation of this shape."""
+    return NamedSharding(mesh, activation_spec(axes, shape, mesh))
+
+
 def constrain(x: jax.Array, *axes: str) -> jax.Array:
     """Pins an activation to its logical axes inside a jitted function.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 
@@ -116,28 +116,40 @@ class Program:
 
 
 def check_room(name: str, needed: int, devices: int, remedy: str) -> None:
-    """Refuses what needs more memory than is free.
+    """Refuses what needs more memory than is free; see `free_room` and `refuse`."""
+    free = free_room(needed, devices)
+    if free is not None and needed > free:
+        refuse(name, needed, free, devices, remedy)
+
+
+def free_room(needed: float, devices: int) -> float | None:
+    """Bytes that are free on each device; None: unknown. On a CPU the devices share one memory, to
+    which goes back what this process keeps of it, unless much more is free than is needed.
 
     Args:
       needed: bytes on each device.
-      devices: this process's, which on a CPU share one memory.
-
-    Raises:
-      UserError: it does not fit.
+      devices: of this process.
     """
     device = jax.local_devices()[0]
     limit = memory_limit(device)
-    if limit is None:
-        return
+    if limit is None or device.platform != "cpu":
+        return limit
+    if ROOM * needed * devices > limit:
+        release_heap()
+        limit = memory_limit(device) or limit
+    return limit / devices
+
+
+def refuse(name: str, needed: float, free: float, devices: int, remedy: str) -> NoReturn:
+    """Refuses a program for its memory; see `free_room`.
+
+    Raises:
+      UserError: always.
+    """
     where = "per device"
-    if device.platform == "cpu":
-        needed *= devices
-        where = "on this machine"
-        if ROOM * needed > limit:
-            release_heap()
-            limit = memory_limit(device) or limit
-    if needed > limit:
-        raise UserError(
-            f"the {name} program needs {needed / 2**30:.2f} GiB of memory {where}, "
-            f"{limit / 2**30:.2f} GiB are available: lower {remedy}"
-        )
+    if jax.local_devices()[0].platform == "cpu":
+        needed, free, where = needed * devices, free * devices, "on this machine"
+    raise UserError(
+        f"the {name} program needs {needed / 2**30:.2f} GiB of memory {where}, "
+        f"{free / 2**30:.2f} GiB are available: lower {remedy}"
+    )

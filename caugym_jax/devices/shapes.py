@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import contextvars
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,20 +36,41 @@ class Recorder:
       resident: pytree of what lies on the devices for the whole step (training state, reference).
       results: shapes of programs' results by program and arguments, which are looked up before a
         program is traced; they depend on no mesh, so recorders of several may share them.
+      memory: bytes of a device; None: unknown.
     """
 
-    def __init__(self, resident: Any = (), results: dict[Any, Any] | None = None):
+    def __init__(
+        self,
+        resident: Any = (),
+        results: dict[Any, Any] | None = None,
+        memory: float | None = None,
+    ):
         unique = {id(leaf): leaf for leaf in jax.tree.leaves(resident)}
         self._resident = tuple(unique.values())
         self._results = {} if results is None else results
         self._calls: dict[Any, Call] = {}
+        self._memory = memory
+
+    def free(self, arguments: Any) -> float | None:
+        """Bytes of a device beside what stays there and these arguments; None: unknown."""
+        if self._memory is None:
+            return None
+        described = collections.Counter(map(_described, jax.tree.leaves(arguments)))
+        return self._memory - local_bytes((arguments, self._beside(described)))
 
     @property
     def calls(self) -> tuple[Call, ...]:
         return tuple(self._calls.values())
 
-    def record(self, program: Any, arguments: tuple[Any, ...]) -> Any:
-        """Records a call with these arguments; returns the shapes of its results."""
+    def record(
+        self, program: Any, arguments: tuple[Any, ...], work: Any = None, beside: Any = ()
+    ) -> Any:
+        """Records a call with these arguments; returns the shapes of its results.
+
+        Args:
+          work: what it computes; None: what the program says.
+          beside: what lies on the devices only meanwhile, beside what stays there.
+        """
         leaves, structure = jax.tree.flatten((arguments, program.last))
         described = tuple(map(_described, leaves))
         key = program, structure, described
@@ -56,8 +78,9 @@ class Recorder:
             call = self._calls[key]
             self._calls[key] = call._replace(times=call.times + 1)
         else:
-            work = None if program.work is None else program.work(*arguments)
-            beside = self._beside(collections.Counter(described))
+            if work is None and program.work is not None:
+                work = program.work(*arguments)
+            beside = (*self._beside(collections.Counter(described)), *beside)
             self._calls[key] = Call(program.name, program, arguments, work, beside)
         key = program.name, structure, tuple(described[:2] for described in described)
         if key not in self._results:
@@ -100,6 +123,14 @@ def recorder() -> Recorder | None:
 def on_shapes() -> bool:
     """Whether the code runs inside `recording`."""
     return _recorder.get() is not None
+
+
+def local_bytes(tree: Any) -> int:
+    """Of a tree of jax.ShapeDtypeStructs, what lies on one device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
 
 
 def computed(function: Callable[..., Any], *arguments: Any, places: Any = None) -> Any:

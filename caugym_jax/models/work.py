@@ -24,6 +24,8 @@ class Work(NamedTuple):
         what `remat` says.
       adapters: parameters trained in place of all; None: all are.
       drawn: tokens that a sampler draws for each of rows x samples; `pieces` of cache hold them.
+      room: slots of cache for which a shard of rows has room, where some rows wait for others
+        (`sampling/parking.py`); the prompts' cache is there already. None: no row waits.
       itemsize: bytes of a number in the compute type.
       kept_itemsize: bytes of a number in the cache, its scale included; None: itemsize.
     """
@@ -40,6 +42,7 @@ class Work(NamedTuple):
     drawn: int = 0
     samples: int = 1
     piece: int = 1
+    room: float | None = None
     itemsize: int = 2
     kept_itemsize: float | None = None
     again: tuple[float, float] | None = None
@@ -51,9 +54,14 @@ class Work(NamedTuple):
         return 2 * c.num_layers * c.head_dim * size
 
     @property
+    def read(self) -> int:
+        """Rows whose tokens go through the layers before any is drawn."""
+        return self.rows if self.room is None else 0
+
+    @property
     def tokens(self) -> int:
         """Tokens that the call reads or draws."""
-        return self.rows * (self.width + self.samples * self.drawn)
+        return self.read * self.width + self.rows * self.samples * self.drawn
 
 
 def forward(model: Model, shape: Sequence[int], scored: int = 0, **more: Any) -> Work:

@@ -87,7 +87,7 @@ def plan(
         with recording():
             algorithm = methods.build(run)
         state = state_shapes(algorithm.init, run.trained, mesh)
-        step = Recorder((state, run.params, run.adapter.frozen), results)
+        step = Recorder((state, run.params, run.adapter.frozen), results, memory)
         with recording(step):
             experience, _, _ = algorithm.prepare(state, lambda: _items(run.config, run.model))
             algorithm.update(state, experience)

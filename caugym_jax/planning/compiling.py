@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ import jax
 
 from caugym_jax.devices import terminal
 from caugym_jax.devices.chips import Chip
-from caugym_jax.devices.shapes import Call
+from caugym_jax.devices.shapes import Call, local_bytes
 from caugym_jax.planning import lengths
 from caugym_jax.planning.collectives import Collective, collectives, totals
 from caugym_jax.planning.roofline import (
@@ -32,14 +31,6 @@ _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 def mesh_of(call: Call) -> jax.sharding.Mesh:
     """The mesh on which a program's arguments lie."""
     return next(leaf.sharding.mesh for leaf in jax.tree.leaves(call.arguments))
-
-
-def local_bytes(tree: Any) -> int:
-    """Of a tree of jax.ShapeDtypeStructs, what lies on one device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
 
 
 def compile_call(call: Call) -> tuple[Any, float, str]:
@@ -97,7 +88,10 @@ def examine(
         signs = {"aliased": -1}
         peak = sum(signs.get(name, 1) * size for name, size in memory.items())
         # Loops of unknown length: a sampler draws tokens, packed rows come in microbatches.
-        trips = work.piece if work.drawn else work.parts
+        # Of a wave whose rows wait one loop is compiled that stands for all.
+        trips = work.parts
+        if work.drawn:
+            trips = work.piece if work.room is None else work.drawn
         found = collectives(compiled.as_text(), unknown_trips=trips)
         found = [one._replace(drawing=one.drawing and work.drawn > 0) for one in found]
     places = [coordinates[d.id] for d in mesh.devices.flat] if coordinates else ()
@@ -134,6 +128,8 @@ def timing(
         exchanged=before,
         drawing=in_loop,
     )
+    if call.work.room is not None:
+        prediction = lengths.all_full(call, prediction, drawing, place)
     report = {"collectives": totals(found), "predicted": fields_of(prediction)}
     if stated is not None:
         report["stated_seconds"] = lengths.seconds(call, prediction, drawing, place, *stated)
@@ -192,7 +188,8 @@ def lines(report: dict[str, Any]) -> list[str]:
         out.append(f"  {kind}: {row['count']:,.0f}, {row['bytes'] / 2**30:,.2f} GiB received")
     if drawn := report["drawn"]:
         prefill, decode = p["seconds"] - p["decode"], 1e3 * p["decode"] / drawn
-        out.append(f"  prefill {prefill:.3g} s, then {drawn:,} tokens in {decode:.3g} ms each")
+        before = f"prefill {prefill:.3g} s, then " if prefill else ""
+        out.append(f"  {before}{drawn:,} tokens in {decode:.3g} ms each")
     out.append(
         f"  predicted {p['seconds']:.3g} s ({times * p['seconds']:.3g} s a step): arithmetic "
         f"{p['arithmetic']:.3g}, memory {p['memory']:.3g}, exchange {p['exchange']:.3g}, "

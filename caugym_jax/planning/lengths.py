@@ -24,7 +24,8 @@ from caugym_jax.models.kernels import LANES, near_tiles, tiles
 from caugym_jax.models.work import Work, layer_parameters, used_parameters
 from caugym_jax.planning.collectives import Collective
 from caugym_jax.planning.roofline import Efficiency, Prediction, exchange
-from caugym_jax.sampling.waves import sizes
+from caugym_jax.planning.stretches import stretches
+from caugym_jax.sampling.parking import Room
 
 SIGMA = 0.8  # of the logarithm of completions' lengths; half of the variance lies within a group
 
@@ -90,8 +91,10 @@ def seconds(
       drawing: the collectives of the loop that draws tokens.
       group: samples of each prompt.
     """
-    if call.work.drawn:
-        return full.seconds - full.decode + sampled(call.work, lengths, drawing, place)
+    work = call.work
+    if work.drawn or call.name == "prefill":
+        prefill = (full.seconds - full.decode) * padded(work, lengths) / work.width
+        return prefill + (sampled(work, lengths, drawing, place) if work.drawn else 0.0)
     share, seen = filled(call, lengths, group, place)
     peak = place.chip.flops * math.prod(place.mesh.values())
     attention = full.flops.attention / (peak * place.efficiency.attention)
@@ -102,26 +105,64 @@ def seconds(
 
 def sampled(work: Work, lengths: Lengths, drawing: Sequence[Collective], place: Place) -> float:
     """Seconds of one wave's tokens, without its prefill."""
-    prompts = min(work.width, width_for(int(2 * lengths.prompt)))  # padded to the longest
-    drawn = lengths.draw(work.rows, work.samples, work.drawn).reshape(place.shards, -1)
-    drawn.sort(axis=1)
-    ladder = sizes(drawn.size, place.shards, work.drawn)
-    total, start = 0.0, 0
-    for size, smaller in zip(ladder, [*ladder[1:], 0], strict=True):
-        # It goes on until no shard has more than `smaller` rows left.
-        end = int(drawn[:, drawn.shape[1] - smaller - 1].max())
-        sent = size / drawn.shape[1]
-        scaled = [one._replace(bytes=one.bytes * sent) for one in drawing]
+    drawn = lengths.draw(work.rows, work.samples, work.drawn)
+    return decoding(work, padded(work, lengths), drawn, drawing, place).seconds
+
+
+def padded(work: Work, lengths: Lengths) -> int:
+    """The width of prompts, which the longest of them decides: taken as twice the median."""
+    return min(work.width, width_for(int(2 * lengths.prompt)))
+
+
+def all_full(
+    call: Call, prediction: Prediction, drawing: Sequence[Collective], place: Place
+) -> Prediction:
+    """The prediction of a wave of which rows wait for others, with completions that are all as long
+    as they may be; no formula of `roofline` counts it."""
+    work = call.work
+    drawn = np.full((work.rows, work.samples), work.drawn)
+    spent = decoding(work, work.width, drawn, drawing, place)
+    slower = spent.seconds / prediction.seconds
+    return prediction._replace(
+        seconds=spent.seconds,
+        arithmetic=spent.arithmetic,
+        memory=spent.memory,
+        exchange=spent.exchange,
+        decode=spent.seconds,
+        mfu=prediction.mfu / slower,
+        tokens_per_second=prediction.tokens_per_second / slower,
+    )
+
+
+class Spent(NamedTuple):
+    """Seconds of a wave's tokens, and what they would be by each of their terms alone."""
+
+    seconds: float
+    arithmetic: float
+    memory: float
+    exchange: float
+
+
+def decoding(
+    work: Work, prompts: int, drawn: np.ndarray, drawing: Sequence[Collective], place: Place
+) -> Spent:
+    """What a wave's tokens take.
+
+    Args:
+      prompts: their width.
+      drawn: [prompts, samples]: lengths of completions.
+    """
+    shape, total = (work.rows, prompts), math.inf if work.room is None else work.room
+    room = Room.of(total, shape, work.samples, place.shards, work.drawn, work.piece)
+    found, rows = np.zeros(4), room.ladder[0]
+    for one in stretches(room, drawn.reshape(place.shards, -1)):
+        scaled = [c._replace(bytes=c.bytes * one.rows / rows) for c in drawing]
         waiting = exchange(scaled, place.chip, place.efficiency, place.coordinates) / work.drawn
-        while start < end:
-            begun = min(work.drawn, (start // work.piece + 1) * work.piece)
-            stop = min(end, begun)
-            slots = begun + prompts / (work.samples if size == ladder[0] else 1)
-            terms = *drawing_terms(work, size, slots, place), waiting
-            one = max(terms) if place.efficiency.overlapped else sum(terms)
-            total += (stop - start) * one
-            start = stop
-    return total
+        slots = one.slots + (prompts if one.own else room.shared / rows)
+        terms = np.array([*drawing_terms(work, one.rows, slots, place), waiting])
+        longest = terms.max() if place.efficiency.overlapped else terms.sum()
+        found += (one.stop - one.start) * np.array([longest, *terms])
+    return Spent(*found.tolist())
 
 
 def drawing_terms(work: Work, rows: int, slots: float, place: Place) -> tuple[float, float]:

@@ -135,14 +135,14 @@ def operations(work: Work) -> Operations:
     (with a window, in long rows, under "full"), which both make them.
     """
     c = work.model
-    layers = 2.0 * work.rows * work.width * c.num_layers * used_parameters(c)
+    layers = 2.0 * work.read * work.width * c.num_layers * used_parameters(c)
     head = 2.0 * work.rows * work.scored * c.d_model * c.vocab_size
     heads = 4.0 * c.num_heads * c.head_dim * c.num_layers
 
     def seen(window: int | None) -> float:
         return keys_seen(work.width, window)
 
-    mixing = heads * work.rows * mean_over_layers(seen, c)
+    mixing = heads * work.read * mean_over_layers(seen, c)
     if work.drawn:
         rows = work.rows * work.samples
         layers += 2.0 * rows * work.drawn * c.num_layers * used_parameters(c)
@@ -178,7 +178,7 @@ def memory_traffic(work: Work, devices: int, tensor: int = 1) -> tuple[float, fl
     reads the cache's pieces begun for every token.
     """
     c, size = work.model, work.itemsize
-    passes = 1
+    passes = 1 if work.read else 0
     if work.train:
         passes = 3 + (work.remat in ("full", "attention"))
     weights = size * (c.num_layers * layer_parameters(c) + c.vocab_size * c.d_model) / tensor

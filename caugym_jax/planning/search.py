@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from caugym_jax.devices.mesh import MeshShape
-from caugym_jax.devices.shapes import Call
+from caugym_jax.devices.shapes import Call, local_bytes
 from caugym_jax.errors import UserError
 from caugym_jax.models.work import Work, parameters
 from caugym_jax.planning.abstract import Planned, plan
 from caugym_jax.planning.collectives import OUTSIDE, Collective
-from caugym_jax.planning.compiling import local_bytes, mesh_of
+from caugym_jax.planning.compiling import mesh_of
 from caugym_jax.planning.machine import Machine, machine_of
 from caugym_jax.planning.roofline import (
     exchange,

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from caugym_jax.devices.shapes import Call
+from caugym_jax.devices.shapes import Call, local_bytes
 from caugym_jax.models.work import Work, parameters
 from caugym_jax.planning import lengths
 from caugym_jax.planning.collectives import Collective
-from caugym_jax.planning.compiling import Stated, local_bytes, mesh_of, timing
+from caugym_jax.planning.compiling import Stated, mesh_of, timing
 from caugym_jax.planning.machine import Machine
 from caugym_jax.planning.search import estimated_bytes, estimated_traffic
 
@@ -65,6 +65,6 @@ def traffic(
     ]
     stream = size * rows * work.samples * c.d_model
     drawing = [Collective("all-reduce", 2 * layers * work.drawn, stream, groups["tensor"], True)]
-    return [one for one in before if len(one.group) > 1], [
+    return [one for one in before if len(one.group) > 1 and work.read], [
         one for one in drawing if len(one.group) > 1 and work.drawn
     ]

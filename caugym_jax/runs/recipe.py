@@ -26,6 +26,8 @@ from caugym_jax.models.work import Work, gradient_parts, kept_itemsize, layer_pa
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.objectives.optim import Optim
 from caugym_jax.runs.settings import PpoSettings, Settings
+from caugym_jax.sampling.decoding import piece_width
+from caugym_jax.sampling.parking import Memory, Room
 
 REMAT = ("none", "dots_attention", "dots", "attention", "full")  # the quickest first
 # Of a device's memory, filled by estimate: compilers ask for up to a tenth of a device more.
@@ -128,7 +130,8 @@ def prompts_at_a_time(
     config: Settings, model: Model, mesh: jax.sharding.Mesh, memory: float
 ) -> int | None:
     """How many prompts are sampled at a time: all of a step (None), or the largest equal parts
-    whose cache fits by estimate if every completion grows as long as it may."""
+    that fit by estimate. Rows that may halve have to fit while they fill their first piece of
+    cache (`Room.starts_well`); others if every completion grows as long as it may."""
     own, batch = config.own, vars(config)["data"].batch_size
     places = sampling_mesh(mesh, config.sampling)
     tensor = places.shape["tensor"]
@@ -145,12 +148,28 @@ def prompts_at_a_time(
             scored=0,
             drawn=own.max_completion_length,
             samples=own.group_size,
+            piece=piece_width(own.max_completion_length),
             itemsize=_itemsize(model),
             kept_itemsize=kept_itemsize(cached(model, own.cache_dtype)),
         )
-        if resident + temporaries(work, dict(places.shape)) <= HEADROOM * memory:
+        if _has_room(work, dict(places.shape), memory, resident):
             return None if parts == 1 else size
     return 1
+
+
+def _has_room(work: Work, mesh: Mapping[str, int], memory: float, resident: float) -> bool:
+    """Whether a wave fits by estimate beside what lies on a device."""
+    tensor = mesh["tensor"]
+    shards, prompts = mesh["data"] * mesh["fsdp"], (work.rows, work.width)
+    room = Room.of(math.inf, prompts, work.samples, shards, work.drawn, work.piece)
+    filled = HEADROOM * memory
+    if len(room.ladder) == 1:
+        return resident + temporaries(work, mesh) <= filled
+    slot = max(1, work.model.num_kv_heads / tensor) * work.slot_bytes
+    beside = Memory(slot, room.ladder[0], work.model.vocab_size / tensor, work.drawn)
+    prefill = temporaries(work._replace(drawn=1), mesh)
+    fits = room._replace(total=beside.slots(memory - resident)).starts_well()
+    return fits and resident + prefill <= filled
 
 
 def resident_bytes(config: Settings, shape: ModelConfig, mesh: Mapping[str, int]) -> float:
@@ -213,8 +232,10 @@ def temporaries(work: Work, mesh: Mapping[str, int]) -> float:
     if work.drawn:
         rows = work.rows * work.samples / batch
         slots = rows * work.drawn + work.rows / batch * work.width
+        if work.room is not None:  # the cache is among its arguments
+            slots = 0.0
         cache = max(1, c.num_kv_heads / tensor) * work.slot_bytes * slots
-        wide = work.rows / batch * work.width * (3 * d_ff / tensor + 8 * c.d_model) * size
+        wide = work.read / batch * work.width * (3 * d_ff / tensor + 8 * c.d_model) * size
         return gathered + 1.02 * cache + wide + 2 * 4 * rows * c.vocab_size / tensor
     places = work.rows * work.width / work.parts / batch / mesh["context"]
     inner = (3 * d_ff + (c.num_heads + 2 * c.num_kv_heads) * c.head_dim) / tensor

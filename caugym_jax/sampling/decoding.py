@@ -1,7 +1,7 @@
 """The device's part of sampling: prefill once per prompt, then a loop over tokens.
 
-`generate` does both in one program. `begin`, `advance` and `take` are its steps for a host that
-drops the rows that have ended (`sampling/waves.py`).
+`generate` does both in one program. `begin` and `advance` are its steps for a host that takes the
+live rows to smaller arrays (`sampling/waves.py`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Format, Layout
 
-from caugym_jax.devices.mesh import constrain, traced_size
+from caugym_jax.devices.mesh import activation_sharding, constrain, row_count, traced_size
+from caugym_jax.models.rounded import Rounded
 from caugym_jax.models.transformer import Model, Params, Piece, cast, unstack
 from caugym_jax.sampling.picking import Settings, pick
 from caugym_jax.types import Rollout
 
 _PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C
 _PIECES = 4  # but compile time grows with their number
+# The logical axes of a piece's arrays; of one layer's keys and values, which may be stacked.
+_FIELDS = {
+    "k": ("batch", "kv_heads", "head_dim", "slots"),
+    "v": ("batch", "kv_heads", "slots", "head_dim"),
+    "positions": ("batch", "slots"),
+    "segment_ids": ("batch", "slots"),
+}
 
 
 def piece_width(max_new_tokens: int) -> int:
@@ -166,18 +175,19 @@ def take_rows(wave: Wave, index: jax.Array, real: jax.Array) -> Wave:
     return _pinned_wave(taken._replace(ended=taken.ended | ~real))
 
 
-def take_piece(piece: Piece, index: jax.Array, *, samples: int = 1) -> Piece:
-    """The same rows of a piece of cache; `samples`: rows that share one of the piece's."""
+def take_fields(fields: dict[str, Any], index: jax.Array, *, samples: int = 1) -> dict[str, Any]:
+    """The same rows of some fields of a piece of cache, by name; `samples`: rows that share one of
+    the piece's."""
     index = index // samples
 
-    def every_layer(kv: Any) -> Any:
-        if isinstance(kv, tuple):
-            return jax.tree.map(lambda layer: _taken(layer, index), kv)
-        return jax.tree.map(jax.vmap(lambda layer: _taken(layer, index)), kv)
+    def taken(x: jax.Array) -> jax.Array:
+        return _taken(x, index)
 
-    k, v = every_layer(piece.k), every_layer(piece.v)
-    positions, segments = (_taken(x, index) for x in (piece.positions, piece.segment_ids))
-    return _pinned_piece(Piece(k, v, positions, segments))
+    def one(name: str, x: Any) -> Any:
+        stacked = field_axes(name, x)[0] == "layers"
+        return _pinned_field(name, jax.tree.map(jax.vmap(taken) if stacked else taken, x))
+
+    return {name: one(name, x) for name, x in fields.items()}
 
 
 def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -195,17 +205,41 @@ def _pinned_wave(wave: Wave) -> Wave:
     return wave._replace(**{name: constrain(x, *axes[: x.ndim]) for name, x in pinned.items()})
 
 
-def _pinned_piece(piece: Piece) -> Piece:
-    def every_layer(kv: Any, *axes: str) -> Any:
-        names = axes if isinstance(kv, tuple) else ("layers", *axes)
-        return jax.tree.map(lambda x: constrain(x, *names), kv)
+def field_axes(name: str, x: Any) -> tuple[str, ...]:
+    """The logical axes of each array of a field of a piece."""
+    stacked = name in ("k", "v") and not isinstance(x, tuple)
+    return ("layers", *_FIELDS[name]) if stacked else _FIELDS[name]
 
-    return Piece(
-        every_layer(piece.k, "batch", "kv_heads", "head_dim", "slots"),
-        every_layer(piece.v, "batch", "kv_heads", "slots", "head_dim"),
-        constrain(piece.positions, "batch", "slots"),
-        constrain(piece.segment_ids, "batch", "slots"),
-    )
+
+def laid_out(piece: Piece, mesh: jax.sharding.Mesh, *, written: bool) -> Piece:
+    """Where the arrays of a piece lie on a mesh's TPUs: shardings, with the order in memory of keys
+    and values that a loop writes. With another order it would work on a copy of them, as the
+    compiler chooses the order inside of loops by itself; these are what it chose for v5p (compiled,
+    not seen on a chip). Caches in 8 bits have the usual order.
+    """
+    by_rows = (0, 2, 4, 3, 1), (0, 2, 4, 1, 3)  # axes, from the outermost to the innermost
+    orders = {"k": by_rows, "v": ((0, 2, 3, 1, 4),) * 2}
+
+    def field(name: str, x: Any) -> Any:
+        def one(y: Any) -> Any:
+            split = activation_sharding(field_axes(name, x), y.shape, mesh)
+            if name not in orders or isinstance(x, (Rounded, tuple)):
+                return split
+            order = orders[name][y.shape[1] // row_count(mesh) < 128]
+            return Format(Layout(order if written else tuple(range(y.ndim))), split)
+
+        return jax.tree.map(one, x)
+
+    return Piece(*map(field, Piece._fields, piece))
+
+
+def _pinned_field(name: str, x: Any) -> Any:
+    axes = field_axes(name, x)
+    return jax.tree.map(lambda y: constrain(y, *axes), x)
+
+
+def _pinned_piece(piece: Piece) -> Piece:
+    return Piece(*map(_pinned_field, Piece._fields, piece))
 
 
 def _prepared(model: Model, params: Params, unstacked: bool | None) -> tuple[Params, bool]:

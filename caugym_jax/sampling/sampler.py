@@ -177,6 +177,8 @@ class Sampler:
         waves = [order[start : start + size] for start in range(0, len(order), size)]
         report = self._reporter(len(order) * samples_per_prompt)
 
+        beside = 2 if self._two_at_once(size * samples_per_prompt) else 1
+
         def sample(part: tuple[np.ndarray, int, int]) -> Rollout:
             chosen, rows, width = part
             kept = len(chosen) * samples_per_prompt
@@ -186,9 +188,15 @@ class Sampler:
                 draw_keys = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
                 keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
                 arguments = params, prompts, row_lengths, keys, settings, ends, pad, limits
-                # A step on shapes is planned with rows that all grow as long as they may.
-                if (self.halves(keys.shape[0]) or self._in_parts) and not on_shapes():
-                    rollout = self._waves(*arguments, functools.partial(report, chosen[0], kept))
+                if on_shapes():
+                    # Planned are rows that all grow as long as they may.
+                    if self._waves.record(*arguments):
+                        rollout = self._program.results(*arguments)
+                    else:
+                        rollout = self._program(*arguments)
+                elif self.halves(keys.shape[0]) or self._in_parts:
+                    own_report = functools.partial(report, chosen[0], kept)
+                    rollout = self._waves(*arguments, own_report, beside=beside)
                 else:
                     rollout = self._program(*arguments)
                 return Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout)))
@@ -196,7 +204,6 @@ class Sampler:
         done, taken = [], []
         for chosen in waves:
             width = width_for(max(lengths[i] for i in chosen), self._longest)
-            beside = 2 if self._two_at_once(size * samples_per_prompt) else 1
             parts = [(chosen[i::beside], -(-size // beside), width) for i in range(beside)]
             parts = [part for part in parts if len(part[0])]
             done += _beside_each_other(sample, parts)

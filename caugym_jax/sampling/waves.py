@@ -6,39 +6,95 @@ ended, and the live ones are gathered into arrays of half the size. Each row kee
 and prompt, so a sample changes only where another number of rows rounds its logits otherwise. On a
 mesh each shard of rows gathers its own; the fullest one decides.
 
-A piece of cache is allocated when it begins, for the rows that there are by then.
+A piece of cache is allocated when it begins, for the rows that there are by then. Where it might
+not fit to the end, some rows wait (`sampling/parking.py`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from caugym_jax.devices import processes, shapes
 from caugym_jax.devices.mesh import fetch, put, replicated, row_count, rows
-from caugym_jax.devices.programs import Program, check_room
+from caugym_jax.devices.programs import Program, free_room, refuse
 from caugym_jax.models.transformer import Model, Params, Piece
+from caugym_jax.models.work import Work, forward
 from caugym_jax.sampling import decoding
 from caugym_jax.sampling.decoding import Pause, Wave
+from caugym_jax.sampling.parking import Memory, Parked, Room, sizes
 from caugym_jax.sampling.picking import Settings
+from caugym_jax.sampling.planned import fullest
 from caugym_jax.types import Rollout
 
-# Fewer rows, or shorter completions, do not pay for the programs of other sizes.
-LEAST_ROWS, LEAST_TOKENS = 16, 64
+# What of a piece is gathered at a time, so that little is there twice.
+_AT_A_TIME = ("k",), ("v", "positions", "segment_ids")
 
 
-def sizes(rows: int, shards: int, max_new_tokens: int) -> list[int]:
-    """Rows of a shard that a wave goes through: halved while more than LEAST_ROWS are left in all.
+def lays_out(mesh: jax.sharding.Mesh) -> bool:
+    """Whether the compiler orders what a loop writes in another way than arguments."""
+    return bool(mesh.devices.flat[0].platform == "tpu")
 
-    By hand: 50 rows of 64 new tokens, 1 shard: 50, 25, 13; of 63: 50.
+
+class Sized(NamedTuple):
+    """What serves rows of one size."""
+
+    open: Any  # (rows, slots) -> an unwritten piece
+    advance: Program
+    written: Piece | None  # where the piece lies that is written; None: as any
+
+
+@dataclasses.dataclass
+class Part:
+    """Rows of a wave that are decoded, or wait, together.
+
+    Attributes:
+      cache: the prompts' piece and the completions'.
+      wave: what is drawn, and what draws it.
+      owners: [shards, size]: whose row of the rollout each of them is; -1: nobody's.
+      live: [shards, size] bool: which of them go on.
+      t: the place of their next token.
+      slots: of the completions' pieces.
+      samples: rows that share a row of the prompts' piece.
+      waited: they were parked.
+      places: [shards, size]: where they have yet to take their own rows of the prompts' piece,
+        which rows of the whole wave they were; None: the piece is as they need it.
     """
-    each = [rows // shards]
-    while max_new_tokens >= LEAST_TOKENS and each[-1] * shards > LEAST_ROWS and each[-1] > 1:
-        each.append(-(-each[-1] // 2))
-    return each
+
+    cache: list[Any]
+    wave: Wave
+    owners: np.ndarray
+    live: np.ndarray
+    t: int = 0
+    slots: int = 0
+    samples: int = 1
+    waited: bool = False
+    places: np.ndarray | None = None
+
+    @property
+    def begun(self) -> int:
+        """Pieces of completions."""
+        return len(self.cache) - 1
+
+    @property
+    def own(self) -> bool:
+        """Each row has its own row of the prompts' piece."""
+        return self.samples == 1 and self.places is None
+
+    @property
+    def most(self) -> int:
+        """Live rows of the fullest shard."""
+        return int(self.live.sum(axis=1).max())
+
+    @property
+    def parked(self) -> Parked:
+        return Parked(self.live.shape[1], self.begun, self.own)
 
 
 class Waves:
@@ -67,18 +123,34 @@ class Waves:
         begin = functools.partial(
             decoding.begin, model, max_new_tokens=max_new_tokens, unstacked=unstacked
         )
-        advance = functools.partial(decoding.advance, model, unstacked=unstacked)
-        self._begin = Program("prefill", begin, remedy)
-        self._advance = Program("sample", advance, remedy, donate=(2, 3))
+        self._begin = Program("prefill", begin, remedy, work=self._prefill)
+        self._step = functools.partial(decoding.advance, model, unstacked=unstacked)
         self._empty = functools.partial(decoding.empty_piece, model, stacked=not unstacked)
-        self._open = jax.jit(self._empty, static_argnums=(0, 1))
         self._take_rows = jax.jit(decoding.take_rows)
-        self._take_piece = jax.jit(decoding.take_piece, static_argnames="samples")
+        self._take_fields = jax.jit(decoding.take_fields, static_argnames="samples")
+        self._sizes = {0: self._sized(None)}
+
+    def _sized(self, written: Piece | None) -> Sized:
+        begun = jax.jit(self._empty, static_argnums=(0, 1), out_shardings=written)
+        places = written and (None, written, None)
+        advance = Program("sample", self._step, self._remedy, donate=(2, 3), places=places)
+        return Sized(begun, advance, written)
+
+    def _of(self, size: int) -> Sized:
+        """The programs for so many rows of a shard; mostly they serve all sizes."""
+        if self._mesh is None or not lays_out(self._mesh):
+            return self._sizes[0]
+        if size not in self._sizes:
+            piece = jax.eval_shape(lambda: self._empty(size * self._shards, 1))
+            written = decoding.laid_out(piece, self._mesh, written=True)
+            self._sizes[size] = self._sized(written)
+        return self._sizes[size]
 
     @property
     def compilations(self) -> int:
         """How many programs have been compiled to prefill and to decode."""
-        return self._begin.compilations + self._advance.compilations
+        decoding = sum(one.advance.compilations for one in self._sizes.values())
+        return self._begin.compilations + decoding
 
     def halve(self, rows: int) -> bool:
         """Whether a wave of so many rows would."""
@@ -95,75 +167,211 @@ class Waves:
         pad_id: jax.Array,
         limits: jax.Array,
         report: Callable[[int, int], None] = lambda t, live: None,
+        beside: int = 1,
     ) -> Rollout:
         """See `decoding.generate`.
 
         Args:
           report: called now and then with the place that is reached and how many rows go on.
+          beside: waves that run at the same time and share the memory, this one among them.
         """
-        B, samples, width = len(keys), len(keys) // len(prompts), decoding.piece_width(self._new)
-        self._check(B)
+        B, samples = len(keys), len(keys) // len(prompts)
+        room = self._room(prompts.shape, samples, beside)
+        prompt, wave = self._begin(params, prompts, lengths, keys, pad_id, limits)
+        owners, drawn = np.arange(B).reshape(self._shards, -1), Drawn(B, self._new)
+        waiting = [Part([prompt], wave, owners, np.ones_like(owners, bool), samples=samples)]
+        del prompt, wave  # here and below: so that what is gathered is freed
+        decode = functools.partial(self._decode, params, settings, end_ids, pad_id)
+
+        def step(part: Part) -> None:
+            decode(part, room.smaller(part.live.shape[1]))
+            report(part.t, int(sum(one.live.sum() for one in (part, *waiting))))
+
+        while waiting:
+            self._until_ended(waiting.pop(), waiting, room, drawn, step)
         first = [np.repeat(x, samples, axis=0) for x in fetch((prompts, lengths))]
-        *cache, wave = self._begin(params, prompts, lengths, keys, pad_id, limits)
-        ladder, drawn = sizes(B, self._shards, self._new), Drawn(B, self._new)
-        owners, begun, t = np.arange(B), 0, 0  # whose row each of the wave's is; -1: nobody's
-        while True:
-            if t == begun:
-                slots = min(width, self._new - begun)
-                cache.append(self._open(len(owners), slots))
-                begun += slots
-            least, until = ladder[1] if len(ladder) > 1 else 0, t + self._report_every
-            pause = self._put(Pause(np.int32(least), np.int32(until)))
-            wave, *last, live = self._advance(
-                params, tuple(cache[:-1]), cache.pop(), wave, settings, end_ids, pad_id, pause
-            )
-            cache += last
-            del last  # so that `_shrink` frees a piece where it replaces it
-            t, live = fetch((wave.t, live))
-            live = live.reshape(self._shards, -1)
-            report(int(t), int(live.sum()))
-            most = live.sum(axis=1).max()
-            fitting = [i for i, size in enumerate(ladder) if i and size >= most]
-            if not most:
-                break
-            if fitting:
-                drawn.write(owners, wave)
-                ladder = ladder[fitting[-1] :]
-                wave, owners = self._shrink(cache, wave, owners, live, ladder[0], samples)
-                samples = 1
-        drawn.write(owners, wave)
         tokens = np.concatenate([first[0], drawn.tokens], axis=1)
         return Rollout(tokens, first[1], drawn.count, drawn.ended, drawn.logprobs)
 
-    def _shrink(
+    def _until_ended(
         self,
-        cache: list[Piece],
-        wave: Wave,
-        owners: np.ndarray,
-        live: np.ndarray,
-        size: int,
-        samples: int,
-    ) -> tuple[Wave, np.ndarray]:
-        """The wave's live rows, `size` a shard, and their owners; the cache's in place."""
-        index, real = chosen(live, size)
-        places = self._put_rows(index)
-        for i in range(len(cache)):  # one at a time, so that few are there twice
-            cache[i] = self._take_piece(cache[i], places, samples=1 if i else samples)
-        wave = self._take_rows(wave, places, self._put_rows(real))
-        owners = np.take_along_axis(owners.reshape(live.shape), index, axis=1).reshape(-1)
-        return wave, np.where(real, owners, -1)
+        part: Part,
+        waiting: list[Part],
+        room: Room,
+        drawn: Drawn,
+        step: Callable[[Part], None],
+    ) -> None:
+        """Decodes rows until all of them have ended or wait."""
+        while part.most:
+            if part.t == part.slots:
+                part = self._opened(part, waiting, room, drawn)
+            step(part)
+            size = room.tight(part.most)
+            if part.most and size < part.live.shape[1]:
+                [part] = self._gathered(part, [(part.live, size)], drawn)
+        drawn.write(part)
 
-    def _check(self, rows: int) -> None:
-        """Refuses a wave whose cache would not fit if all its rows were to reach the end."""
-        cache = jax.eval_shape(lambda: self._empty(rows, self._new))
-        needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
-        split = self._shards
-        if self._mesh is not None and not self._model.config.num_kv_heads % (
-            tensor := self._mesh.shape["tensor"]
-        ):
-            split *= tensor
-        devices = 1 if self._mesh is None else len(self._mesh.local_devices)
-        check_room("sample", needed // split, devices, self._remedy)
+    def _opened(self, part: Part, waiting: list[Part], room: Room, drawn: Drawn) -> Part:
+        """Those of the rows that go on, with a new piece of cache; the others wait."""
+        parked, most = [one.parked for one in waiting], part.most
+        size = room.going(most, part.begun, part.own, parked, part.waited)
+        if size < most or part.waited:
+            rank = part.live.cumsum(axis=1)
+            chosen = [(part.live & (rank <= size), size)]
+            if size < most:
+                chosen.append((part.live & (rank > size), room.padded(most - size)))
+            part, *rest = self._gathered(part, chosen, drawn)
+            waiting += rest
+        elif part.begun:
+            self._order_last(part, None)
+        slots = room.pieces[part.begun]
+        part.cache.append(self._of(size).open(part.live.size, slots))
+        part.slots += slots
+        return part
+
+    def _decode(
+        self,
+        params: Params,
+        settings: Settings,
+        end_ids: jax.Array,
+        pad_id: jax.Array,
+        part: Part,
+        least: int,
+    ) -> None:
+        """Decodes until a shard has no more than `least` live rows, or the last piece is full."""
+        pause = self._put(Pause(np.int32(least), np.int32(part.t + self._report_every)))
+        piece = part.cache.pop()
+        part.wave, piece, live = self._of(part.live.shape[1]).advance(
+            params, tuple(part.cache), piece, part.wave, settings, end_ids, pad_id, pause
+        )
+        part.cache.append(piece)
+        t, live = fetch((part.wave.t, live))
+        part.t, part.live = int(t), live.reshape(self._shards, -1)
+
+    def _gathered(
+        self, part: Part, chosen: Sequence[tuple[np.ndarray, int]], drawn: Drawn
+    ) -> list[Part]:
+        """Parts of the rows, in place of all: the first one is to go on, the others wait.
+
+        Args:
+          chosen: for each part its rows [shards, size], bool, and how many a shard it holds.
+        """
+        drawn.write(part)
+        parts, indices = [], [filled(rows, size) for rows, size in chosen]
+        on_device = [self._put_rows(index) for index, _ in indices]
+        for (index, real), there in zip(indices, on_device, strict=True):
+            owners, t = np.take_along_axis(part.owners, index, axis=1), self._put(np.int32(part.t))
+            wave = self._take_rows(part.wave, there, self._put_rows(real.reshape(-1)))
+            owners = np.where(real, owners, -1)
+            parts.append(Part([], wave._replace(t=t), owners, real, part.t, part.slots))
+        self._order_last(part, None)
+        taken = [self._taken(part.cache, i, on_device) for i in range(1, len(part.cache))]
+        if part.own:
+            taken.insert(0, self._taken(part.cache, 0, on_device))
+        for i, one in enumerate(parts):
+            one.cache, one.waited = [pieces[i] for pieces in taken], i > 0
+            if not part.own:
+                self._share(part, one, indices[i][0])
+        if part.t < part.slots:
+            self._order_last(parts[0], self._of(parts[0].live.shape[1]).written)
+        return parts
+
+    def _order_last(self, part: Part, written: Piece | None) -> None:
+        """Orders the last piece as one that is written, or (None) that is full."""
+        own = self._of(part.live.shape[1]).written
+        if own is None or not part.begun:
+            return
+        assert self._mesh is not None  # it says how pieces are ordered
+        piece = part.cache.pop()._asdict()
+        to = written or decoding.laid_out(Piece(**piece), self._mesh, written=False)
+        for name in Piece._fields:  # one after the other, so that little is there twice
+            piece[name] = jax.device_put(piece[name], getattr(to, name))
+        part.cache.append(Piece(**piece))
+
+    def _share(self, part: Part, one: Part, index: np.ndarray) -> None:
+        """Gives rows of a part what they need of the prompts' piece that samples share: those that
+        go on their own rows of it, those that wait all of it."""
+        width = part.live.shape[1]
+        places = np.broadcast_to(np.arange(width, dtype=np.int32), part.live.shape)
+        places = places if part.places is None else part.places
+        places = np.take_along_axis(places, index, axis=1)
+        if one.waited:
+            one.cache.insert(0, part.cache[0])
+            one.places, one.samples = places, part.samples
+            return
+        shared, there = [part.cache[0]], [self._put_rows(places)]
+        one.cache.insert(0, self._taken(shared, 0, there, part.samples)[0])
+
+    def _taken(
+        self, cache: list[Any], i: int, places: Sequence[jax.Array], samples: int = 1
+    ) -> list[Piece]:
+        """The rows of a piece at each of the places; it leaves the cache bit by bit."""
+        taken: list[dict[str, Any]] = [{} for _ in places]
+        piece = cache[i]._asdict()
+        cache[i] = None
+        for names in _AT_A_TIME:
+            fields = {name: piece.pop(name) for name in names}
+            for into, there in zip(taken, places, strict=True):
+                into |= self._take_fields(fields, there, samples=samples)
+            del fields
+        return [Piece(**fields) for fields in taken]
+
+    def _room(self, prompts: Sequence[int], samples: int, beside: int) -> Room:
+        """The room of a wave.
+
+        Raises:
+          UserError: not even a few of its rows would fit.
+        """
+        room, memory = self._shape(prompts, samples)
+        devices = beside * (1 if self._mesh is None else len(self._mesh.local_devices))
+        free = free_room(memory.bytes(room.to_the_end()), devices)
+        known = [size for size in processes.share(free) if size is not None]
+        if not known:
+            return room
+        if (needed := memory.bytes(room.least())) > min(known):
+            refuse("sample", needed, min(known), devices, self._remedy)
+        return room._replace(total=memory.slots(min(known)))
+
+    def _shape(self, prompts: Sequence[int], samples: int) -> tuple[Room, Memory]:
+        """(a wave with room for everything, what it takes beside its cache)."""
+        config, piece = self._model.config, decoding.piece_width(self._new)
+        room = Room.of(math.inf, prompts, samples, self._shards, self._new, piece)
+        tensor = 1 if self._mesh is None else self._mesh.shape["tensor"]
+        cache = jax.eval_shape(lambda: self._empty(self._shards, 1))
+        slot = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / self._shards
+        heads = tensor if config.num_kv_heads % tensor == 0 else 1
+        logits = config.vocab_size / tensor
+        return room, Memory(slot / heads, room.ladder[0], logits, self._new)
+
+    def record(self, params: Params, prompts: Any, lengths: Any, keys: Any, *more: Any) -> bool:
+        """On shapes: records the programs of a wave of which rows might have to wait, as a call
+        with these arguments would run them (see `planned.fullest`).
+
+        Returns:
+          whether it did: not where all rows fit, or not even a few.
+        """
+        recorder, samples = shapes.recorder(), keys.shape[0] // prompts.shape[0]
+        if recorder is None or self._mesh is None or (free := recorder.free(params)) is None:
+            return False
+        room, memory = self._shape(prompts.shape, samples)
+        room = room._replace(total=memory.slots(free))
+        if not room.least() <= room.total < room.to_the_end():
+            return False
+        settings, end_ids, pad_id, limits = more
+        begin = params, prompts, lengths, keys, pad_id, limits
+        self._begin(*begin)
+        _, wave = self._begin.results(*begin)
+        work = self._prefill(params, prompts)._replace(drawn=self._new, samples=samples)
+        work = work._replace(piece=room.pieces[0], room=room.total)
+        wave, *cache, others = fullest(wave, self._empty, self._mesh, room, memory.slot)
+        pause = self._put(Pause(np.int32(0), np.int32(0)))
+        arguments = params, tuple(cache[:-1]), cache[-1], wave, settings, end_ids, pad_id, pause
+        recorder.record(self._of(room.together()[0]).advance, arguments, work, (others,))
+        return True
+
+    def _prefill(self, params: Params, prompts: Any, *_: Any) -> Work:
+        """What the prompts alone take."""
+        return forward(self._model, prompts.shape)
 
     def _put(self, x: Any) -> Any:
         return jax.device_put(x) if self._mesh is None else put(x, replicated(self._mesh))
@@ -181,20 +389,21 @@ class Drawn:
         self.count = np.zeros(rows, np.int32)
         self.ended = np.zeros(rows, bool)
 
-    def write(self, owners: np.ndarray, wave: Wave) -> None:
-        """Takes over what the wave's rows hold by now."""
+    def write(self, part: Part) -> None:
+        """Takes over what the rows hold by now."""
+        owners = part.owners.reshape(-1)
         real = owners >= 0
         names = "tokens", "logprobs", "count", "ended"
-        for name, there in zip(names, fetch([getattr(wave, n) for n in names]), strict=True):
+        for name, there in zip(names, fetch([getattr(part.wave, n) for n in names]), strict=True):
             getattr(self, name)[owners[real]] = there[real]
 
 
-def chosen(live: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The live rows of each shard, filled up: (index [shards, size] int32, real [shards * size]).
+def filled(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the rows of each shard are, filled up: (index [shards, size] int32, real, bool).
 
-    By hand: live (0, 1, 1, 0), (0, 0, 0, 1) and size 2: (1, 2), (3, 0); the last is not real.
+    By hand: rows (0, 1, 1, 0), (0, 0, 0, 1) and size 2: (1, 2), (3, 0); the last is not real.
     """
-    index = np.zeros((len(live), size), np.int32)
-    real = np.arange(size) < live.sum(axis=1, keepdims=True)
-    index[real] = np.nonzero(live)[1]
-    return index, real.reshape(-1)
+    index = np.zeros((len(rows), size), np.int32)
+    real = np.arange(size) < rows.sum(axis=1, keepdims=True)
+    index[real] = np.nonzero(rows)[1]
+    return index, real

@@ -9,9 +9,9 @@ import pytest
 from caugym_jax.algorithms.rollouts import Prompt
 from caugym_jax.data.items import problem_item
 from caugym_jax.devices.programs import Program
+from caugym_jax.devices.shapes import local_bytes
 from caugym_jax.errors import UserError
 from caugym_jax.planning import abstract
-from caugym_jax.planning.compiling import local_bytes
 from caugym_jax.planning.roofline import operations
 from caugym_jax.runs.methods import open_method, open_run
 from caugym_jax.runs.settings import load

@@ -52,6 +52,23 @@ def test_a_wave_costs_what_its_rows_hold(monkeypatch):
     assert found == pytest.approx(first + second)
 
 
+def test_rows_that_wait_are_counted_one_part_after_the_other():
+    """As above, all of 512 tokens, with room for 32 rows to 256 and for 16 of them to 512 beside
+    16 that wait: 16 x 272 + 16 x (528 + 128 twice) slots."""
+    work = Work(SHAPE, 32, 16, 0, drawn=512, piece=256, room=14_848)
+    call = Call("sample", None, (), work, ())
+    whole = predict(work, PLACE.chip, EFFICIENCY, 1)
+    found = lengths.all_full(call, whole, [], PLACE)
+    first = 256 * (2 * 144 + 32 * (256 + 16) * 16)
+    second = 256 * (2 * 144 + 16 * (512 + 16) * 16)
+    assert found.seconds == found.decode == pytest.approx(first + 2 * second)
+    assert found.memory == pytest.approx(found.seconds) and found.exchange == 0
+    assert found.tokens_per_second == pytest.approx(32 * 512 / found.seconds)
+    roomy = lengths.all_full(call._replace(work=work._replace(room=1e9)), whole, [], PLACE)
+    longer = 256 * (2 * 144 + 32 * (512 + 16) * 16)
+    assert roomy.seconds == pytest.approx(first + longer)
+
+
 def test_packed_rows_are_counted_as_they_are_filled(monkeypatch):
     """8 completions of 40 tokens after prompts of 10, rows of 100: two a row, 4 of 8 microbatches.
     Splash skips the tiles where nothing is seen: none of these rows' single tile."""

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from caugym_jax.devices.chips import CHIPS
+from caugym_jax.devices.shapes import local_bytes
 from caugym_jax.errors import UserError
 from caugym_jax.planning import machine, search
 from caugym_jax.planning.abstract import plan
@@ -88,7 +89,7 @@ def test_the_estimate_is_near_what_the_compiler_says(tiny_model):  # noqa: F811
     (update,) = planned.calls
     compiled, _, _ = compile_call(update)
     sizes = compiled.memory_analysis()
-    fixed = search.local_bytes((update.arguments, update.program.last))
+    fixed = local_bytes((update.arguments, update.program.last))
     assert fixed == pytest.approx(sizes.argument_size_in_bytes, rel=0.01)
     work = update.work
     assert (work.rows, work.train, work.remat) == (8, True, "full")

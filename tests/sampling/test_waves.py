@@ -1,6 +1,7 @@
 """Waves that halve draw what one program over all rows draws."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -8,13 +9,15 @@ from caugym_jax.devices import programs, terminal
 from caugym_jax.devices.mesh import Sampling, make_mesh, sampling_mesh, shardings
 from caugym_jax.errors import UserError
 from caugym_jax.models.transformer import cached, layout
-from caugym_jax.sampling import decoding, waves
+from caugym_jax.planning.stretches import stretches
+from caugym_jax.sampling import decoding, parking, waves
 from caugym_jax.sampling import sampler as sampler_module
 from caugym_jax.sampling.sampler import Sampler
 from tests.sampling.test_sampler import (
     ENDS,
     IDS,
     PROMPTS,
+    VOCAB,
     assert_same,
     completions,
     forced,
@@ -27,8 +30,8 @@ SAMPLES = 8  # of each of 5 prompts: 40 rows
 @pytest.fixture
 def small(monkeypatch):
     """Waves and pieces as of larger runs, in small."""
-    monkeypatch.setattr(waves, "LEAST_TOKENS", 1)
-    monkeypatch.setattr(waves, "LEAST_ROWS", 4)
+    monkeypatch.setattr(parking, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(parking, "LEAST_ROWS", 4)
     monkeypatch.setattr(decoding, "_PIECE", 13)  # 48 = 13 + 13 + 13 + 9
 
 
@@ -38,19 +41,11 @@ def make(family="qwen3-tied", **options):
     return params, Sampler(model, end_ids=ENDS, max_new_tokens=48, **options)
 
 
-def test_sizes_by_hand():
-    assert waves.sizes(50, 1, 64) == [50, 25, 13]
-    assert waves.sizes(64, 4, 64) == [16, 8, 4]  # of each of 4 shards
-    assert waves.sizes(50, 1, 63) == [50]
-    assert waves.sizes(16, 1, 4096) == [16]
-    assert waves.sizes(32, 32, 4096) == [1]
-
-
-def test_chosen_rows_by_hand():
+def test_rows_are_filled_up_by_hand():
     live = np.asarray([[0, 1, 1, 0], [0, 0, 0, 1]], bool)
-    index, real = waves.chosen(live, 2)
+    index, real = waves.filled(live, 2)
     assert index.tolist() == [[1, 2], [3, 0]]
-    assert real.tolist() == [True, True, True, False]
+    assert real.tolist() == [[True, True], [True, False]]
 
 
 @pytest.mark.parametrize("family", ["qwen3-tied", "mistral-window"])
@@ -62,7 +57,7 @@ def test_no_sample_changes(small, family):
     for how in ({}, {"temperature": 0.0}, {"top_p": 0.8, "top_k": 50, "min_p": 0.01}):
         arguments = {"ids": IDS, "samples_per_prompt": SAMPLES, "seed": 5, "step": 9} | how
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(waves, "LEAST_TOKENS", 1000)
+            patch.setattr(parking, "LEAST_TOKENS", 1000)
             patch.setattr(decoding, "_PIECE", 512)
             wanted = whole(params, PROMPTS, **arguments)
         got = sampler(params, PROMPTS, **arguments)
@@ -100,7 +95,7 @@ def test_a_cache_in_8_bits_changes_probabilities_a_little_and_waves_not_at_all(s
     gap = np.concatenate(logprobs) - np.concatenate(forced(model, params, prompts, tokens))
     assert 1e-5 < np.abs(gap).mean() < 0.02 and np.abs(gap).max() < 0.2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waves, "LEAST_TOKENS", 1000)
+        patch.setattr(parking, "LEAST_TOKENS", 1000)
         whole = Sampler(small_cache, **options)(params, PROMPTS, **arguments)
         assert_same(completions(halved), completions(whole))
         patch.setattr(sampler_module, "_unstacked", lambda mesh: False)
@@ -115,7 +110,7 @@ def test_no_batch_size_changes_a_sample(small):
     arguments = {"ids": IDS, "samples_per_prompt": SAMPLES}
     got = sampler(params, PROMPTS, **arguments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waves, "LEAST_TOKENS", 1000)
+        patch.setattr(parking, "LEAST_TOKENS", 1000)
         patch.setattr(decoding, "_PIECE", 512)
         assert_same(completions(got), completions(whole(params, PROMPTS, **arguments)))
 
@@ -129,17 +124,100 @@ def test_a_mesh_changes_no_sample(small, sizes, tensor):
     arguments = {"ids": IDS, "samples_per_prompt": SAMPLES}
     got = over_mesh(spread, PROMPTS, **arguments)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waves, "LEAST_TOKENS", 1000)
+        patch.setattr(parking, "LEAST_TOKENS", 1000)
         patch.setattr(decoding, "_PIECE", 512)
         assert_same(completions(got), completions(whole(params, PROMPTS, **arguments)))
 
 
-def test_a_cache_that_could_not_fit_is_refused_before_the_first_token(small, monkeypatch):
-    """40 rows x 48 slots: keys and values of 2 layers of 2 heads of 16 in float32, 983,040 bytes;
-    positions and segments, 15,360."""
+def held():
+    """Bytes of all arrays."""
+    return sum(
+        x.nbytes for x in jax.live_arrays() if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    )
+
+
+def short(patch, free):
+    """Says how many bytes are free. Returns a list that fills with how many rows each call decodes,
+    how many slots of their own they have and what is held by then; and what is held before."""
+    patch.setattr(programs, "release_heap", lambda: None)
+    patch.setattr(programs, "memory_limit", lambda device: free)
+    calls, decode = [], waves.Waves._decode
+
+    def counted(self, *arguments):
+        part = arguments[-2]
+        calls.append((part.live.shape[1], part.slots, held()))
+        decode(self, *arguments)
+
+    patch.setattr(waves.Waves, "_decode", counted)
+    return calls, held()
+
+
+def test_what_is_written_may_lie_in_another_order(small, monkeypatch):
+    """As on a TPU: over 4 shards of rows, keys and values of all layers in one array."""
+    model, params, whole = setup(new=48)
+    mesh = make_mesh(4, 1, 1, 2)
+    spread = jax.device_put(params, shardings(layout(model.config), mesh))
+    monkeypatch.setattr(waves, "lays_out", lambda mesh: True)
+    monkeypatch.setattr(sampler_module, "_unstacked", lambda mesh: False)
+    _, over_mesh = make(mesh=mesh)
+    orders, decode = set(), waves.Waves._decode
+
+    def seen(self, *arguments):
+        cache = arguments[-2].cache[1:]
+        orders.update((i + 1 == len(cache), x.k.format.layout) for i, x in enumerate(cache))
+        decode(self, *arguments)
+
+    monkeypatch.setattr(waves.Waves, "_decode", seen)
+    arguments = {"ids": IDS, "samples_per_prompt": SAMPLES}
+    got = over_mesh(spread, PROMPTS, **arguments)
+    assert {(last, x.major_to_minor) for last, x in orders} == {
+        (True, (0, 2, 4, 1, 3)),
+        (False, (0, 1, 2, 3, 4)),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parking, "LEAST_TOKENS", 1000)
+        patch.setattr(decoding, "_PIECE", 512)
+        assert_same(completions(got), completions(whole(params, PROMPTS, **arguments)))
+
+
+# A slot: keys and values of 2 layers of 2 heads of 16 in float32, a position and a segment.
+SLOT = 2 * 2 * 2 * 16 * 4 + 8
+
+
+@pytest.mark.slow
+def test_where_memory_is_short_rows_wait_and_no_sample_changes(monkeypatch):
+    """40 rows in sizes of 40, 20 and 10, pieces of 24 + 24; 5 prompts of 48 tokens are 240 slots
+    while they are shared. Rows wait as `stretches` counts it."""
+    monkeypatch.setattr(parking, "LEAST_TOKENS", 1)
+    monkeypatch.setattr(decoding, "_PIECE", 24)
     params, sampler = make()
+    for samples, totals in ((8, (1900, 1200)), (1, (3000,))):
+        prompts = PROMPTS * (8 // samples)
+        arguments = {"ids": range(len(prompts)), "samples_per_prompt": samples, "seed": 5}
+        wanted = sampler(params, prompts, **arguments)
+        order = np.argsort([len(prompt) for prompt in prompts], kind="stable")
+        ends = wanted.completion_length.reshape(-1, samples)[order].reshape(1, -1)
+        for total in totals:
+            with pytest.MonkeyPatch.context() as patch:
+                memory = parking.Memory(SLOT, 40, VOCAB, 48)
+                calls, before = short(patch, memory.bytes(total))
+                got = sampler(params, prompts, **arguments)
+            assert_same(completions(got), completions(wanted))
+            for name in ("tokens", "prompt_length", "completion_length", "ended"):
+                np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
+            room = parking.Room.of(total, (len(prompts), 48), samples, 1, 48, 24)
+            planned = list(stretches(room, ends))
+            assert [call[:2] for call in calls] == [(one.rows, one.slots) for one in planned]
+            assert sum(len(one.waiting) for one in planned) > 0
+            assert max(size for *_, size in calls) - before <= total * SLOT + memory.working
+
+
+def test_a_wave_that_cannot_start_is_refused_before_the_first_token(small, monkeypatch):
+    """5 prompts of 48 slots, and 3 rows with theirs to the end of 48, half a prompt twice."""
+    params, sampler = make()
+    needed = parking.Memory(SLOT, 40, VOCAB, 48).bytes(5 * 48 + 3 * (96 + 24))
     monkeypatch.setattr(programs, "release_heap", lambda: None)
-    monkeypatch.setattr(programs, "memory_limit", lambda device: 998_399)
+    monkeypatch.setattr(programs, "memory_limit", lambda device: needed - 1)
     with pytest.raises(UserError, match="the sample program needs 0.00 GiB"):
         sampler(params, PROMPTS, ids=IDS, samples_per_prompt=SAMPLES)
     assert sampler.compilations == 0
