@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from typing import Any
 
 import jax
@@ -58,8 +59,9 @@ def open_tree(folder: epath.Path, abstract: Any) -> Any:
     Raises:
       UserError: it holds no such array, or one of another shape (named).
     """
-    where = f"{folder}/"
-    base = where if "://" in where else {"driver": "file", "path": where}
+    remote = "://" in str(folder)
+    # tensorstore takes no ".." in a path.
+    base = f"{folder}/" if remote else {"driver": "file", "path": f"{os.path.abspath(folder)}/"}
     # What is read is decoded one chunk at a time: more threads would each keep memory.
     alone = {"data_copy_concurrency": {"limit": 1}, "file_io_concurrency": {"limit": 1}}
     context = tensorstore.Context(alone)

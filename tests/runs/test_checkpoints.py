@@ -553,3 +553,13 @@ def test_an_error_does_not_lose_the_save_under_way(tmp_path, monkeypatch, capfd)
     assert "No space left on device" in capfd.readouterr().err
     monkeypatch.undo()
     assert Checkpoints(tmp_path).steps == [1]
+
+
+def test_stored_arrays_are_found_through_a_parent_folder(tmp_path):
+    save(tmp_path / "run", 3)
+    (tmp_path / "beside").mkdir()
+    params = state_of(3).params
+    abstract = {"params": {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in params.items()}}
+    run = Checkpoints(tmp_path / "beside" / ".." / "run", CheckpointSettings(), read_only=True)
+    found = run.stored(abstract)["params"]
+    np.testing.assert_array_equal(found["stack"][1], params["stack"][1])
