@@ -12,9 +12,9 @@ from caugym_jax.types import Story, Term
 def restated(story: Story, solved: Solved) -> Story:
     """The same question with the states low and high, and every number of the formula printed.
 
-    Low and high are what the packaged models read best: of 70 generated base problems 98.6 % right,
-    as with the problems' own words, and 74.3 % with no and yes. Numbers that follow from the given
-    ones, such as P(age=high) from P(age=low), stand after them.
+    Low and high are what the packaged models read best: an earlier one had 98.6 % of 70 generated
+    base problems right, as with their own words, and 74.3 % with no and yes. Numbers that follow
+    from the given ones, such as P(age=high) from P(age=low), stand after them.
     """
     states = (LOW_HIGH,) * len(story.names)
     printed = {_events(term) for term, _ in story.given}
