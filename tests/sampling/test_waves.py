@@ -154,7 +154,8 @@ def short(patch, free):
 
 @pytest.mark.slow
 def test_what_is_written_may_lie_in_another_order(small, monkeypatch):
-    """As on a TPU: over 4 shards of rows, keys and values of all layers in one array."""
+    """As on a TPU: over 4 shards of rows, keys and values of all layers in one array; then with so
+    little memory that rows of every shard wait."""
     model, params, whole = setup(new=48)
     mesh = make_mesh(4, 1, 1, 2)
     spread = jax.device_put(params, shardings(layout(model.config), mesh))
@@ -175,10 +176,19 @@ def test_what_is_written_may_lie_in_another_order(small, monkeypatch):
         (True, (0, 2, 4, 1, 3)),
         (False, (0, 1, 2, 3, 4)),
     }
+    with jax.set_mesh(mesh):
+        room, memory = over_mesh._waves._shape((8, 48), SAMPLES)
+    least = memory.bytes(1.2 * room.least())
+    with pytest.MonkeyPatch.context() as patch:
+        calls, _ = short(patch, least * mesh.size)
+        parked = over_mesh(spread, PROMPTS, **arguments)
+    assert any(later[1] < one[1] for one, later in zip(calls, calls[1:], strict=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parking, "LEAST_TOKENS", 1000)
         patch.setattr(decoding, "_PIECE", 512)
-        assert_same(completions(got), completions(whole(params, PROMPTS, **arguments)))
+        wanted = completions(whole(params, PROMPTS, **arguments))
+    assert_same(completions(got), wanted)
+    assert_same(completions(parked), wanted)
 
 
 # A slot: keys and values of 2 layers of 2 heads of 16 in float32, a position and a segment.
