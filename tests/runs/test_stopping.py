@@ -12,6 +12,15 @@ from caugym_jax.runs.stopping import ENDING, Asked, Signals
 from tests.shared import ROOT
 
 
+@pytest.fixture
+def heeded():
+    """SIGHUP is not ignored, as it is where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("heeded")
 @pytest.mark.parametrize(
     ("number", "word"), [(s, ENDING[s]) for s in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
 )
