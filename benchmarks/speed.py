@@ -40,6 +40,7 @@ from benchmarks.cases import OURS, SAMPLINGS, UPDATES, Case, shrink
 from caugym_jax.devices import starting
 
 ROWS = ("sft_step", *SAMPLINGS, *UPDATES, "start")
+PAUSE = 0.5  # seconds between two sides: OpenMP's threads go on spinning for a while
 COMPILED = "/jax/core/compile/backend_compile_duration"  # jax's event for each program
 
 
@@ -137,6 +138,7 @@ def measured(case: Case, rounds: int) -> dict[str, dict[str, float]]:
         first[side] = time.perf_counter() - start
     for seed in range(1, rounds + 1):
         for side, run in case.sides.items():
+            time.sleep(PAUSE)
             start = time.perf_counter(), time.process_time()
             there = run(seed)  # of another process: (wall, processor) seconds
             own = time.perf_counter() - start[0], time.process_time() - start[1]
