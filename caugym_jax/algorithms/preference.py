@@ -79,9 +79,11 @@ class Placing(NamedTuple):
     pad_id: int
 
     def __call__(self, items: Sequence[Item], width: int | None = None) -> Placed:
-        """Args:
-        items: a batch; each has equally many completions.
-        width: of padded rows, at least.
+        """A batch on the devices.
+
+        Args:
+          items: each has equally many completions.
+          width: of padded rows, at least.
         """
         lengths = [[max(0, len(said) - (not p)) for said in replies] for p, replies in items]
         tokens = sum(len(p) + len(said) for p, replies in items for said in replies)

@@ -164,6 +164,7 @@ def _forward(
         most = jnp.max(logits, axis=-1, keepdims=True)
         exponentials = jnp.exp(logits - most)
         total = jnp.sum(exponentials, axis=-1)
+        # No term is above 0. Without `minimum` XLA on a CPU makes product and sum in one slow loop.
         mean = jnp.sum(jnp.minimum(exponentials * (logits - most), 0.0), axis=-1) / total
         if split:  # a sum that each device takes over its part
             there = _is_target(logits, targets[i])

@@ -176,7 +176,6 @@ class Sampler:
         order = np.argsort(lengths, kind="stable")
         waves = [order[start : start + size] for start in range(0, len(order), size)]
         report = self._reporter(len(order) * samples_per_prompt)
-
         beside = 2 if self._two_at_once(size * samples_per_prompt) else 1
 
         def sample(part: tuple[np.ndarray, int, int]) -> Rollout:
@@ -213,10 +212,10 @@ class Sampler:
     def _two_at_once(self, rows: int) -> bool:
         """Whether a wave of so many rows is sampled as two halves beside each other: on one CPU
         device, where what stands between the products of a few rows is done by one core."""
-        mesh = self._mesh
-        alone = mesh is None or (mesh.size == 1 and mesh.devices.flat[0].platform == "cpu")
-        if mesh is None:
+        if self._mesh is None:
             alone = jax.default_backend() == "cpu"
+        else:
+            alone = self._mesh.size == 1 and self._mesh.devices.flat[0].platform == "cpu"
         return alone and rows >= BESIDE and not on_shapes()
 
     def _reporter(self, total: int) -> Callable[[int, int, int, int], None]:
