@@ -120,7 +120,9 @@ def sift(
         except Unusable as kind:
             found["unusable"].setdefault(str(kind), []).append(i)
         except (KeyError, ValueError, TypeError, UserError) as error:
-            why = f"no {error}" if isinstance(error, KeyError) else error
+            why: Any = error
+            if isinstance(error, KeyError):
+                why = f"no {error} (it has {', '.join(row)}): docs/data.md shows what rows have"
             raise UserError(f"{name}, item {i} (counting from 0): {why}") from error
         else:
             if longest(item) <= max_length:
