@@ -45,10 +45,11 @@ class Update(NamedTuple):
     prompt: tuple[int, int]  # tokens, from and to
     new: int  # the longest completion
     sigma: float
+    microbatches: int = 1  # of the padded rows: those with which they are quickest
 
 
 UPDATES = {
-    "update_packed": Update(24, 1, (32, 64), 384, 0.8),
+    "update_packed": Update(96, 1, (16, 48), 384, 0.8, 12),
     "update_prompts_once": Update(16, 8, (64, 112), 40, 0.4),
     "update_preferences": Update(16, 2, (64, 112), 128, 0.6),
 }
@@ -62,4 +63,5 @@ def shrink() -> None:
         prompts = 24 if name == "sample_mixed" else 4
         SAMPLINGS[name] = s._replace(prompts=prompts, samples=min(s.samples, 2), prompt=16, new=16)
     for name, u in UPDATES.items():
-        UPDATES[name] = u._replace(groups=4, samples=min(u.samples, 2), prompt=(4, 8), new=16)
+        small = {"groups": 4, "samples": min(u.samples, 2), "prompt": (4, 8), "new": 16}
+        UPDATES[name] = u._replace(**small, microbatches=1)

@@ -36,7 +36,6 @@ from caugym_jax.runs.opening import model_for
 from caugym_jax.sampling.decoding import generate, row_keys
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sampling.waves import Waves
 from caugym_jax.types import Batch, Experience, Preference
 
 WAVE = 16  # rows of a wave that does not halve
@@ -135,7 +134,9 @@ def _update(u: Update) -> Case:
             placed.set("advantages", advantages)
             (e,) = placed.parts
             state = init_state(model.init(jax.random.key(0)), optimizer, mesh)
-            return _stepping(mesh, make_step(loss, optimizer, mesh), state, e)
+            microbatches = u.microbatches if shape is None else 1
+            step = make_step(loss, optimizer, mesh, microbatches=microbatches)
+            return _stepping(mesh, step, state, e)
 
     tokens = int(laid.segment_ids.sum())
     sides = {OURS: side(packed), f"padded, {tokens / laid.tokens.size:.0%} tokens": side(None)}
@@ -213,24 +214,29 @@ def _sampling(name: str, s: Sampling) -> Case:
 
 
 def _mixed(model: Any, params: Any, s: Sampling) -> Case:
-    """A wave of all rows that halves, beside one that does not, and beside waves of WAVE rows."""
+    """The sampler as it is, beside a wave that does not halve, and beside waves of WAVE rows."""
     prompts, limits = prompts_of(s), lengths_of(s)
     given = np.full(s.prompts, s.prompt, np.int32)
     settings, ends, pad = Settings().arrays(), np.asarray([SHAPE["vocab"]], np.int32), np.int32(0)
-    halving = Waves(model, s.new, None, "", None)
+    sampler = Sampler(model, end_ids=ends.tolist(), pad_id=0, max_new_tokens=s.new)
     whole = jax.jit(functools.partial(generate, model, max_new_tokens=s.new))
 
-    def run(decode: Any, rows: int, seed: int) -> None:
+    def ours(seed: int) -> None:
+        ids = range(s.prompts)
+        rollout = sampler(params, prompts.tolist(), ids=ids, seed=seed, limits=limits)
+        assert (rollout.completion_length == limits).all()
+
+    def run(rows: int, seed: int) -> None:
         keys = row_keys(np.uint32(seed), np.uint32(0), np.arange(s.prompts, dtype=np.uint32))
         for start in range(0, s.prompts, rows):
             wave = slice(start, start + rows)
             arguments = prompts[wave], given[wave], keys[wave], settings, ends, pad, limits[wave]
-            rollout = jax.device_get(decode(params, *map(jax.device_put, arguments)))
+            rollout = jax.device_get(whole(params, *map(jax.device_put, arguments)))
             assert (rollout.completion_length == limits[wave]).all()
 
     sides = {
-        OURS: functools.partial(run, halving, s.prompts),
-        "one wave, whole": functools.partial(run, whole, s.prompts),
-        f"waves of {WAVE}, whole": functools.partial(run, whole, WAVE),
+        OURS: ours,
+        "one wave, whole": functools.partial(run, s.prompts),
+        f"waves of {WAVE}, whole": functools.partial(run, WAVE),
     }
     return Case(int(limits.sum()), sides)

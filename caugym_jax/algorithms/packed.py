@@ -24,8 +24,9 @@ from caugym_jax.errors import UserError
 from caugym_jax.types import Experience, Packed
 
 # Places of a microbatch and device at most, where a row is shorter: fewer leave less of the last
-# microbatch empty, more make larger products.
-PLACES = {"cpu": 1024}
+# microbatch empty, more make larger products. On a CPU a twentieth of the padded minibatch's places,
+# but from so many to so many.
+CPU_PLACES = 1024, 2048
 MOST_PLACES = 8192  # on accelerators
 # A row that holds whole groups pays while it is short: attention makes its scores with every place.
 TREE_WIDTH = 384
@@ -87,7 +88,9 @@ def shape_for(
     trees = kernel == "plain"
     width = max(longest, width_for(min(tree, TREE_WIDTH))) if trees else longest
     padded = completions // (shards * (microbatches or completions // (shards * together)))
-    places = PLACES.get(platform, MOST_PLACES)
+    places = MOST_PLACES
+    if platform == "cpu":
+        places = min(max(CPU_PLACES[0], completions * longest // 20), CPU_PLACES[1])
     rows = max(1, min(places, padded * longest) // width)
     held = rows - rows % together  # completions of a list, at least
     if trees and rows < together:

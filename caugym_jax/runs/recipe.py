@@ -26,8 +26,9 @@ from caugym_jax.models.work import Work, gradient_parts, kept_itemsize, layer_pa
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.objectives.optim import Optim
 from caugym_jax.runs.settings import PpoSettings, Settings
-from caugym_jax.sampling.decoding import piece_width
+from caugym_jax.sampling.decoding import piece_width, reordered_bytes
 from caugym_jax.sampling.parking import Memory, Room
+from caugym_jax.sampling.waves import lays_out
 
 REMAT = ("none", "dots_attention", "dots", "attention", "full")  # the quickest first
 # Of a device's memory, filled by estimate: compilers ask for up to a tenth of a device more.
@@ -152,12 +153,14 @@ def prompts_at_a_time(
             itemsize=_itemsize(model),
             kept_itemsize=kept_itemsize(cached(model, own.cache_dtype)),
         )
-        if _has_room(work, dict(places.shape), memory, resident):
+        if _has_room(work, dict(places.shape), memory, resident, lays_out(places)):
             return None if parts == 1 else size
     return 1
 
 
-def _has_room(work: Work, mesh: Mapping[str, int], memory: float, resident: float) -> bool:
+def _has_room(
+    work: Work, mesh: Mapping[str, int], memory: float, resident: float, tpu: bool
+) -> bool:
     """Whether a wave fits by estimate beside what lies on a device."""
     tensor = mesh["tensor"]
     shards, prompts = mesh["data"] * mesh["fsdp"], (work.rows, work.width)
@@ -166,7 +169,8 @@ def _has_room(work: Work, mesh: Mapping[str, int], memory: float, resident: floa
     if len(room.ladder) == 1:
         return resident + temporaries(work, mesh) <= filled
     slot = max(1, work.model.num_kv_heads / tensor) * work.slot_bytes
-    beside = Memory(slot, room.ladder[0], work.model.vocab_size / tensor, work.drawn)
+    weights = reordered_bytes(work.model, tensor, work.itemsize) if tpu else 0
+    beside = Memory(slot, room.ladder[0], work.model.vocab_size / tensor, work.drawn, weights)
     prefill = temporaries(work._replace(drawn=1), mesh)
     fits = room._replace(total=beside.slots(memory - resident)).starts_well()
     return fits and resident + prefill <= filled

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
 
 from caugym_jax.devices.mesh import activation_sharding, constrain, row_count, traced_size
+from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.rounded import Rounded
 from caugym_jax.models.transformer import Model, Params, Piece, cast, unstack
 from caugym_jax.sampling.picking import Settings, pick
 from caugym_jax.types import Rollout
 
 _PIECE = 512  # completion tokens per piece of cache: attention reads the pieces begun, not all C
-_PIECES = 4  # but compile time grows with their number
+_PIECES = 8  # but compile time grows with their number
 # The logical axes of a piece's arrays; of one layer's keys and values, which may be stacked.
 _FIELDS = {
     "k": ("batch", "kv_heads", "head_dim", "slots"),
@@ -231,6 +232,17 @@ def laid_out(piece: Piece, mesh: jax.sharding.Mesh, *, written: bool) -> Piece:
         return jax.tree.map(one, x)
 
     return Piece(*map(field, Piece._fields, piece))
+
+
+def reordered_bytes(config: ModelConfig, tensor: int, itemsize: int) -> float:
+    """Bytes of the weights of which a TPU's loop over tokens makes copies in another order: the
+    queries', and gate and up where a device's part of them is not in whole tiles of 128 (as
+    compiled for v5e and v5p)."""
+    inputs = config.num_layers * config.d_model
+    weights = inputs * config.num_heads * config.head_dim / tensor
+    if config.d_ff / tensor % 128:
+        weights += 2 * inputs * config.d_ff * max(1, config.num_experts) / tensor
+    return weights * itemsize
 
 
 def _pinned_field(name: str, x: Any) -> Any:

@@ -13,20 +13,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Fewer rows, or shorter completions, do not pay for the programs of other sizes.
+# Fewer rows, or shorter completions, do not pay for the programs of other sizes. On a CPU, where a
+# step of fewer rows takes less time, half as many rows do.
 LEAST_ROWS, LEAST_TOKENS = 16, 64
 # Of the memory that is free, what the cache and a step may fill: compilers ask for more than is
 # estimated, and arrays leave gaps.
 FILL = 0.88
 
 
-def sizes(rows: int, shards: int, max_new_tokens: int) -> list[int]:
-    """Rows of a shard that a wave goes through: halved while more than LEAST_ROWS are left in all.
+def sizes(rows: int, shards: int, max_new_tokens: int, least: int | None = None) -> list[int]:
+    """Rows of a shard that a wave goes through: halved while more than `least` (None: LEAST_ROWS)
+    are left in all.
 
     By hand: 50 rows of 64 new tokens, 1 shard: 50, 25, 13; of 63: 50.
     """
-    each = [rows // shards]
-    while max_new_tokens >= LEAST_TOKENS and each[-1] * shards > LEAST_ROWS and each[-1] > 1:
+    each, least = [rows // shards], least or LEAST_ROWS
+    while max_new_tokens >= LEAST_TOKENS and each[-1] * shards > least and each[-1] > 1:
         each.append(-(-each[-1] // 2))
     return each
 
@@ -39,17 +41,19 @@ class Memory(NamedTuple):
       rows: of a shard.
       vocabulary: logits of a row.
       drawn: tokens of a row, at most.
+      weights: bytes of weights that the loop copies before it starts.
     """
 
     slot: float
     rows: int
     vocabulary: float
     drawn: int
+    weights: float = 0
 
     @property
     def working(self) -> float:
-        """Bytes of two arrays of logits, and of what is drawn, which is gathered too."""
-        return self.rows * (2 * 4 * self.vocabulary + 2 * 8 * self.drawn)
+        """Bytes of two arrays of logits, of what is drawn (it is gathered too), of weights."""
+        return self.rows * (2 * 4 * self.vocabulary + 2 * 8 * self.drawn) + self.weights
 
     def slots(self, free: float) -> float:
         """Slots of cache for which so many free bytes are enough."""
@@ -100,16 +104,18 @@ class Room(NamedTuple):
         shards: int,
         max_new_tokens: int,
         piece: int,
+        least: int | None = None,
     ) -> Room:
         """The room of a wave.
 
         Args:
           prompts: their number and width.
           piece: slots of a piece; the last one may have fewer.
+          least: see `sizes`.
         """
         count, width = prompts
         pieces = (min(piece, max_new_tokens - s) for s in range(0, max_new_tokens, piece))
-        ladder = sizes(count * samples, shards, max_new_tokens)
+        ladder = sizes(count * samples, shards, max_new_tokens, least)
         shared = count // shards * width if samples > 1 else 0
         return cls(total, shared, width, tuple(pieces), tuple(ladder))
 

@@ -154,11 +154,13 @@ class Sampler:
         top_k: int = 0,
         top_p: float = 1.0,
         min_p: float = 0.0,
+        limits: Sequence[int] | None = None,
     ) -> Rollout:
         """Samples `samples_per_prompt` completions of every prompt (rows prompt-major).
 
         Args:
           ids: what identifies each prompt: with (seed, step) it fixes the prompt's samples.
+          limits: at most this many new tokens of each prompt, where less than max_new_tokens.
 
         Raises:
           UserError: settings out of range, an empty prompt or one that is too long.
@@ -168,6 +170,9 @@ class Sampler:
         self._check(lengths)
         if len(ids) != len(lengths):
             raise ValueError(f"{len(lengths)} prompts, but {len(ids)} ids")
+        own_limits = np.minimum(
+            self._new if limits is None else limits, self._positions - np.array(lengths)
+        )
         settings = self._put(Settings(temperature, top_k, top_p, min_p).check().arrays())
         ends, pad = self._put((self._ends, np.int32(self._pad_id)))
         place = self._put((np.uint32(seed & 0xFFFFFFFF), np.uint32(step)))
@@ -181,19 +186,25 @@ class Sampler:
         def sample(part: tuple[np.ndarray, int, int]) -> Rollout:
             chosen, rows, width = part
             kept = len(chosen) * samples_per_prompt
-            batch = self._batch([(token_prompts[i], ids[i]) for i in chosen], rows, width)
+            batch = self._batch(
+                [token_prompts[i] for i in chosen],
+                own_limits[chosen],
+                [ids[i] for i in chosen],
+                rows,
+                width,
+            )
             with contextlib.nullcontext() if self._mesh is None else jax.set_mesh(self._mesh):
-                prompts, row_lengths, limits, row_ids = self._put_rows(batch)
+                prompts, row_lengths, row_limits, row_ids = self._put_rows(batch)
                 draw_keys = functools.partial(row_keys, samples_per_prompt=samples_per_prompt)
                 keys = computed(draw_keys, *place, row_ids, places=row_ids.sharding)
-                arguments = params, prompts, row_lengths, keys, settings, ends, pad, limits
+                arguments = params, prompts, row_lengths, keys, settings, ends, pad, row_limits
                 if on_shapes():
                     # Planned are rows that all grow as long as they may.
                     if self._waves.record(*arguments):
                         rollout = self._program.results(*arguments)
                     else:
                         rollout = self._program(*arguments)
-                elif self.halves(keys.shape[0]) or self._in_parts:
+                elif self._waves.halve(keys.shape[0], beside) or self._in_parts:
                     own_report = functools.partial(report, chosen[0], kept)
                     rollout = self._waves(*arguments, own_report, beside=beside)
                 else:
@@ -245,20 +256,24 @@ class Sampler:
             )
 
     def _batch(
-        self, prompts: Sequence[tuple[Sequence[int], int]], rows: int, width: int
+        self,
+        prompts: Sequence[Sequence[int]],
+        limits: np.ndarray,
+        ids: Sequence[int],
+        rows: int,
+        width: int,
     ) -> tuple[np.ndarray, ...]:
-        """(prompts [rows, width], lengths, limits, ids) of prompts with their ids, filled up with
-        rows of limit 0."""
-        lengths = np.array([len(prompt) for prompt, _ in prompts], np.int32)
+        """(prompts [rows, width], lengths, limits, ids), filled up with rows of limit 0."""
+        lengths = np.array([len(prompt) for prompt in prompts], np.int32)
         tokens = np.full((rows, width), self._pad_id, np.int32)
-        for row, (prompt, _) in enumerate(prompts):
+        for row, prompt in enumerate(prompts):
             tokens[row, width - len(prompt) :] = prompt
         filler = (0, rows - len(prompts))
         return (
             tokens,
             np.pad(lengths, filler),
-            np.pad(np.minimum(self._new, self._positions - lengths), filler),
-            np.pad(np.asarray([int(i) & 0xFFFFFFFF for _, i in prompts], np.uint32), filler),
+            np.pad(limits.astype(np.int32), filler),
+            np.pad(np.asarray([int(i) & 0xFFFFFFFF for i in ids], np.uint32), filler),
         )
 
 

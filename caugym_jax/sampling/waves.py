@@ -26,7 +26,7 @@ from caugym_jax.devices.mesh import fetch, put, replicated, row_count, rows
 from caugym_jax.devices.programs import Program, free_room, refuse
 from caugym_jax.models.transformer import Model, Params, Piece
 from caugym_jax.models.work import Work, forward
-from caugym_jax.sampling import decoding
+from caugym_jax.sampling import decoding, parking
 from caugym_jax.sampling.decoding import Pause, Wave
 from caugym_jax.sampling.parking import Memory, Parked, Room, sizes
 from caugym_jax.sampling.picking import Settings
@@ -118,6 +118,7 @@ class Waves:
         if unstacked is None:
             unstacked = jax.default_backend() == "cpu"
         self._model, self._new, self._remedy, self._mesh = model, max_new_tokens, remedy, mesh
+        self._least = parking.LEAST_ROWS // (2 if unstacked else 1)
         self._shards = 1 if mesh is None else row_count(mesh)
         self._report_every = report_every or max_new_tokens
         begin = functools.partial(
@@ -152,9 +153,9 @@ class Waves:
         decoding = sum(one.advance.compilations for one in self._sizes.values())
         return self._begin.compilations + decoding
 
-    def halve(self, rows: int) -> bool:
-        """Whether a wave of so many rows would."""
-        return len(sizes(rows, self._shards, self._new)) > 1
+    def halve(self, rows: int, beside: int = 1) -> bool:
+        """Whether a wave of so many rows would, as one of so many that run at the same time."""
+        return len(sizes(rows, self._shards, self._new, self._least // beside)) > 1
 
     def __call__(
         self,
@@ -322,7 +323,7 @@ class Waves:
         Raises:
           UserError: not even a few of its rows would fit.
         """
-        room, memory = self._shape(prompts, samples)
+        room, memory = self._shape(prompts, samples, beside)
         devices = beside * (1 if self._mesh is None else len(self._mesh.local_devices))
         free = free_room(memory.bytes(room.to_the_end()), devices)
         known = [size for size in processes.share(free) if size is not None]
@@ -332,16 +333,20 @@ class Waves:
             refuse("sample", needed, min(known), devices, self._remedy)
         return room._replace(total=memory.slots(min(known)))
 
-    def _shape(self, prompts: Sequence[int], samples: int) -> tuple[Room, Memory]:
+    def _shape(self, prompts: Sequence[int], samples: int, beside: int = 1) -> tuple[Room, Memory]:
         """(a wave with room for everything, what it takes beside its cache)."""
         config, piece = self._model.config, decoding.piece_width(self._new)
-        room = Room.of(math.inf, prompts, samples, self._shards, self._new, piece)
+        least = self._least // beside
+        room = Room.of(math.inf, prompts, samples, self._shards, self._new, piece, least)
         tensor = 1 if self._mesh is None else self._mesh.shape["tensor"]
         cache = jax.eval_shape(lambda: self._empty(self._shards, 1))
         slot = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / self._shards
         heads = tensor if config.num_kv_heads % tensor == 0 else 1
-        logits = config.vocab_size / tensor
-        return room, Memory(slot / heads, room.ladder[0], logits, self._new)
+        logits, weights = config.vocab_size / tensor, 0.0
+        if self._mesh is not None and lays_out(self._mesh):
+            itemsize = jax.numpy.dtype(self._model.dtype).itemsize
+            weights = decoding.reordered_bytes(config, tensor, itemsize)
+        return room, Memory(slot / heads, room.ladder[0], logits, self._new, weights)
 
     def record(self, params: Params, prompts: Any, lengths: Any, keys: Any, *more: Any) -> bool:
         """On shapes: records the programs of a wave of which rows might have to wait, as a call
