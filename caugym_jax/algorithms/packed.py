@@ -24,8 +24,8 @@ from caugym_jax.errors import UserError
 from caugym_jax.types import Experience, Packed
 
 # Places of a microbatch and device at most, where a row is shorter: fewer leave less of the last
-# microbatch empty, more make larger products. On a CPU a twentieth of the padded minibatch's places,
-# but from so many to so many.
+# microbatch empty, more make larger products. On a CPU a twentieth of a padded minibatch, within
+# these two.
 CPU_PLACES = 1024, 2048
 MOST_PLACES = 8192  # on accelerators
 # A row that holds whole groups pays while it is short: attention makes its scores with every place.

@@ -204,7 +204,7 @@ class Sampler:
                         rollout = self._program.results(*arguments)
                     else:
                         rollout = self._program(*arguments)
-                elif self._waves.halve(keys.shape[0], beside) or self._in_parts:
+                elif self.halves(keys.shape[0]) or self._in_parts:
                     own_report = functools.partial(report, chosen[0], kept)
                     rollout = self._waves(*arguments, own_report, beside=beside)
                 else:

@@ -118,7 +118,7 @@ class Waves:
         if unstacked is None:
             unstacked = jax.default_backend() == "cpu"
         self._model, self._new, self._remedy, self._mesh = model, max_new_tokens, remedy, mesh
-        self._least = parking.LEAST_ROWS // (2 if unstacked else 1)
+        self._least = parking.least_rows(max_new_tokens, unstacked)
         self._shards = 1 if mesh is None else row_count(mesh)
         self._report_every = report_every or max_new_tokens
         begin = functools.partial(
@@ -153,9 +153,9 @@ class Waves:
         decoding = sum(one.advance.compilations for one in self._sizes.values())
         return self._begin.compilations + decoding
 
-    def halve(self, rows: int, beside: int = 1) -> bool:
-        """Whether a wave of so many rows would, as one of so many that run at the same time."""
-        return len(sizes(rows, self._shards, self._new, self._least // beside)) > 1
+    def halve(self, rows: int) -> bool:
+        """Whether a wave of so many rows would."""
+        return len(sizes(rows, self._shards, self._new, self._least)) > 1
 
     def __call__(
         self,
@@ -323,7 +323,7 @@ class Waves:
         Raises:
           UserError: not even a few of its rows would fit.
         """
-        room, memory = self._shape(prompts, samples, beside)
+        room, memory = self._shape(prompts, samples)
         devices = beside * (1 if self._mesh is None else len(self._mesh.local_devices))
         free = free_room(memory.bytes(room.to_the_end()), devices)
         known = [size for size in processes.share(free) if size is not None]
@@ -336,8 +336,7 @@ class Waves:
     def _shape(self, prompts: Sequence[int], samples: int, beside: int = 1) -> tuple[Room, Memory]:
         """(a wave with room for everything, what it takes beside its cache)."""
         config, piece = self._model.config, decoding.piece_width(self._new)
-        least = self._least // beside
-        room = Room.of(math.inf, prompts, samples, self._shards, self._new, piece, least)
+        room = Room.of(math.inf, prompts, samples, self._shards, self._new, piece, self._least)
         tensor = 1 if self._mesh is None else self._mesh.shape["tensor"]
         cache = jax.eval_shape(lambda: self._empty(self._shards, 1))
         slot = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / self._shards

@@ -7,7 +7,7 @@ import numpy as np
 
 from caugym_jax.planning.stretches import stretches
 from caugym_jax.sampling import parking
-from caugym_jax.sampling.parking import Memory, Parked, Room, sizes
+from caugym_jax.sampling.parking import Memory, Parked, Room, least_rows, sizes
 
 
 def test_sizes_by_hand():
@@ -16,6 +16,9 @@ def test_sizes_by_hand():
     assert sizes(50, 1, 63) == [50]
     assert sizes(16, 1, 4096) == [16]
     assert sizes(32, 32, 4096) == [1]
+    assert sizes(64, 1, 256, least=4) == [64, 32, 16, 8, 4]
+    assert [least_rows(new, cpu=True) for new in (128, 256)] == [16, 4]
+    assert least_rows(8192, cpu=False) == 16
 
 
 def test_a_wave_is_described():

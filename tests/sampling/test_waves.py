@@ -31,7 +31,7 @@ SAMPLES = 8  # of each of 5 prompts: 40 rows
 def small(monkeypatch):
     """Waves and pieces as of larger runs, in small."""
     monkeypatch.setattr(parking, "LEAST_TOKENS", 1)
-    monkeypatch.setattr(parking, "LEAST_ROWS", 8)
+    monkeypatch.setattr(parking, "LEAST_ROWS", 4)
     monkeypatch.setattr(decoding, "_PIECE", 13)  # 48 = 13 + 13 + 13 + 9
 
 
@@ -200,7 +200,6 @@ def test_where_memory_is_short_rows_wait_and_no_sample_changes(monkeypatch):
     """40 rows in sizes of 40, 20 and 10, pieces of 24 + 24; 5 prompts of 48 tokens are 240 slots
     while they are shared. Rows wait as `stretches` counts it."""
     monkeypatch.setattr(parking, "LEAST_TOKENS", 1)
-    monkeypatch.setattr(parking, "LEAST_ROWS", 32)  # a CPU's are half as many
     monkeypatch.setattr(decoding, "_PIECE", 24)
     params, sampler = make()
     for samples, totals in ((8, (1900, 1440)), (1, (3000,))):
@@ -217,7 +216,7 @@ def test_where_memory_is_short_rows_wait_and_no_sample_changes(monkeypatch):
             assert_same(completions(got), completions(wanted))
             for name in ("tokens", "prompt_length", "completion_length", "ended"):
                 np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
-            room = parking.Room.of(total, (len(prompts), 48), samples, 1, 48, 24, 16)
+            room = parking.Room.of(total, (len(prompts), 48), samples, 1, 48, 24)
             planned = list(stretches(room, ends))
             assert [call[:2] for call in calls] == [(one.rows, one.slots) for one in planned]
             assert sum(len(one.waiting) for one in planned) > 0
