@@ -73,7 +73,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     add("--limit", type=_positive, help="only N items of each file, evenly over its tasks")
     add("--lack_hint", choices=("insufficient", "all", "none"), default="insufficient")
     add("--seed", type=int, default=0)
-    add("--batch_size", type=_positive, default=16, help="problems at a time (default 16)")
+    add("--batch_size", type=_positive, help="problems at a time (default: 64, or what fits)")
     add("--step", type=commands.step, help="a run's: a number, or best (default: the newest)")
     add("--dtype", choices=("float32", "bfloat16"), help="(default bfloat16, on a CPU float32)")
     add("--fsdp", type=_positive, default=1, help="devices that share the weights' width")

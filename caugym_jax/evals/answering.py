@@ -24,11 +24,13 @@ from caugym_jax.evals.suites import Question, drawn, read_items
 from caugym_jax.runs.folder import of_checkpoint
 from caugym_jax.runs.log import Progress
 from caugym_jax.runs.opening import ModelSettings, Opened, open_model
+from caugym_jax.runs.recipe import prompts_that_fit
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.sampler import Sampler
 from caugym_jax.types import Conversation, Problem, Rollout
 
 REPORT_EVERY = 128  # tokens, which cost more than the halt
+AT_A_TIME = 64  # problems, of which a command that is killed loses the answers
 NEW_TOKENS = 1024  # where no number is given and the model has at least as many positions
 
 
@@ -41,7 +43,8 @@ class Protocol:
     max_new_tokens: int | None = None  # of an answer; None: NEW_TOKENS, or what the model takes
     lack_hint: LackHint = "insufficient"  # see `data.items.user_message`
     seed: int = 0
-    batch_size: int = 16  # problems at a time; changes no answer
+    # Problems at a time, which changes no answer; None: AT_A_TIME, or as many as fit by estimate.
+    batch_size: int | None = None
 
 
 def evaluate(
@@ -66,9 +69,9 @@ def evaluate(
       UserError: a file, the model, a setting or the answers in OUT cannot be used.
     """
     picking = protocol.picking.check()
-    places, problems = {}, {}
+    asked_of, problems = {}, {}
     for path in files:
-        places[path], problems[path] = _drawn(path, limit, protocol.seed, _answers(out, path))
+        asked_of[path], problems[path] = _drawn(path, limit, protocol.seed, _answers(out, path))
     mesh = make_mesh(**vars(shape))
     terminal.doing(f"opening {chosen.name}")
     opened, checkpoint = of_checkpoint(
@@ -78,7 +81,7 @@ def evaluate(
     )
     # All prompts first: a problem that cannot be asked stops the command before any answer.
     prompts = {
-        path: list(_prompts(path, places[path], problems[path], protocol, opened.tokenizer))
+        path: list(_prompts(path, asked_of[path], problems[path], protocol, opened.tokenizer))
         for path in files
     }
     positions = opened.model.config.longest
@@ -92,19 +95,27 @@ def evaluate(
     }
     fixed = {"model": chosen.name, "checkpoint": checkpoint, **settings}
     processes.first(lambda: claim(out, fixed))
+    places = sampling_mesh(mesh)
+    if protocol.batch_size is None:
+        longest = max((len(tokens) for of in prompts.values() for tokens in of), default=1)
+        width = min(longest, positions - new)
+        assert opened.params is not None  # of the model's own files
+        weights = opened.model, opened.params
+        size = prompts_that_fit(weights, places, AT_A_TIME, protocol.samples, width, new)
+        protocol = dataclasses.replace(protocol, batch_size=size)
     sampler = Sampler(
         opened.model,
         end_ids=opened.tokenizer.end_ids,
         pad_id=opened.tokenizer.pad_id,
         max_new_tokens=new,
         batch_size=protocol.batch_size,
-        mesh=sampling_mesh(mesh),
+        mesh=places,
         report_every=REPORT_EVERY,
     )
     sets = {}
     for path in files:
         answers = _answers(out, path)
-        asked_here = problems[path], prompts[path], places[path]
+        asked_here = problems[path], prompts[path], asked_of[path]
         _answer_file(*asked_here, opened, sampler, protocol, answers)
         if processes.is_first():
             sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])])
@@ -229,8 +240,9 @@ def answer(
         "truncated": [True] * samples,
         "num_tokens": [0] * samples,
     }
-    for start in range(done, total, protocol.batch_size):
-        items = range(start, min(start + protocol.batch_size, total))
+    size = protocol.batch_size or AT_A_TIME
+    for start in range(done, total, size):
+        items = range(start, min(start + size, total))
         clock, shown = time.perf_counter(), {}
         answers = dict.fromkeys(items, nothing)
         if asked := [i for i in items if fits[i]]:

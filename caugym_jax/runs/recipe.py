@@ -19,9 +19,10 @@ from caugym_jax.devices import processes
 from caugym_jax.devices.chips import chip_of
 from caugym_jax.devices.mesh import Layout, sampling_mesh
 from caugym_jax.devices.programs import memory_limit
+from caugym_jax.devices.shapes import local_bytes
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.lora import adapter_layout, frozen_layout
-from caugym_jax.models.transformer import Model, cached, layout
+from caugym_jax.models.transformer import Model, Params, cached, layout
 from caugym_jax.models.work import Work, gradient_parts, kept_itemsize, layer_parameters
 from caugym_jax.objectives.logprobs import CHUNK_LOGITS
 from caugym_jax.objectives.optim import Optim
@@ -136,26 +137,63 @@ def prompts_at_a_time(
     own, batch = config.own, vars(config)["data"].batch_size
     places = sampling_mesh(mesh, config.sampling)
     tensor = places.shape["tensor"]
-    shards = places.devices.size // tensor
     resident = resident_bytes(config, model.config, dict(mesh.shape))
     if places is not mesh or model.dtype != "float32":  # `Sampler.place` makes a copy
         resident += _itemsize(model) * _count(layout(model.config)) / tensor
+    kept = cached(model, own.cache_dtype)
+    lengths = vars(config)["data"].max_prompt_length, own.max_completion_length
     for parts in range(1, batch + 1):
         size = -(-batch // parts)
-        work = Work(
-            model.config,
-            -(-size // shards) * shards,
-            vars(config)["data"].max_prompt_length,
-            scored=0,
-            drawn=own.max_completion_length,
-            samples=own.group_size,
-            piece=piece_width(own.max_completion_length),
-            itemsize=_itemsize(model),
-            kept_itemsize=kept_itemsize(cached(model, own.cache_dtype)),
-        )
+        work = _sampled(kept, places, size, own.group_size, *lengths)
         if _has_room(work, dict(places.shape), memory, resident, lays_out(places)):
             return None if parts == 1 else size
     return 1
+
+
+def prompts_that_fit(
+    opened: tuple[Model, Params],
+    places: jax.sharding.Mesh,
+    most: int,
+    samples: int,
+    width: int,
+    max_new_tokens: int,
+) -> int:
+    """How many prompts are answered at a time: `most`, or that halved until they fit by estimate.
+
+    Args:
+      opened: a model with its weights.
+      places: the devices, arranged for sampling.
+      width: of the longest prompt.
+    """
+    model, params = opened
+    if (memory := device_memory(places)) is None:
+        return most
+    tensor = places.shape["tensor"]
+    resident = local_bytes(params) + _itemsize(model) * _count(layout(model.config)) / tensor
+    while most > 1:
+        work = _sampled(model, places, most, samples, width, max_new_tokens)
+        if _has_room(work, dict(places.shape), memory, resident, lays_out(places)):
+            break
+        most = -(-most // 2)
+    return most
+
+
+def _sampled(
+    model: Model, places: jax.sharding.Mesh, prompts: int, samples: int, width: int, new: int
+) -> Work:
+    """The prefill and the cache of a wave."""
+    shards = places.devices.size // places.shape["tensor"]
+    return Work(
+        model.config,
+        -(-prompts // shards) * shards,
+        width,
+        scored=0,
+        drawn=new,
+        samples=samples,
+        piece=piece_width(new),
+        itemsize=_itemsize(model),
+        kept_itemsize=kept_itemsize(model),
+    )
 
 
 def _has_room(

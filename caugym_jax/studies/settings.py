@@ -29,7 +29,7 @@ class StudyTests:
       max_new_tokens: the longest answer, in tokens.
       lack_hint: which problems say that LACK_CONDITION may be the answer: insufficient, all or
         none.
-      batch_size: problems asked at a time; changes no answer.
+      batch_size: problems asked at a time, which changes no answer; None: 64, or what fits.
     """
 
     variants: tuple[str, ...] = VARIANTS
@@ -42,7 +42,7 @@ class StudyTests:
     greedy: bool = True
     max_new_tokens: int = 1024
     lack_hint: Literal["insufficient", "all", "none"] = "insufficient"
-    batch_size: int = 16
+    batch_size: int | None = None
 
     def __post_init__(self):
         if self.variants:
