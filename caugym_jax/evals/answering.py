@@ -69,9 +69,9 @@ def evaluate(
       UserError: a file, the model, a setting or the answers in OUT cannot be used.
     """
     picking = protocol.picking.check()
-    asked_of, problems = {}, {}
+    places, problems = {}, {}
     for path in files:
-        asked_of[path], problems[path] = _drawn(path, limit, protocol.seed, _answers(out, path))
+        places[path], problems[path] = _drawn(path, limit, protocol.seed, _answers(out, path))
     mesh = make_mesh(**vars(shape))
     terminal.doing(f"opening {chosen.name}")
     opened, checkpoint = of_checkpoint(
@@ -81,7 +81,7 @@ def evaluate(
     )
     # All prompts first: a problem that cannot be asked stops the command before any answer.
     prompts = {
-        path: list(_prompts(path, asked_of[path], problems[path], protocol, opened.tokenizer))
+        path: list(_prompts(path, places[path], problems[path], protocol, opened.tokenizer))
         for path in files
     }
     positions = opened.model.config.longest
@@ -95,13 +95,13 @@ def evaluate(
     }
     fixed = {"model": chosen.name, "checkpoint": checkpoint, **settings}
     processes.first(lambda: claim(out, fixed))
-    places = sampling_mesh(mesh)
+    devices = sampling_mesh(mesh)
     if protocol.batch_size is None:
         longest = max((len(tokens) for of in prompts.values() for tokens in of), default=1)
-        width = min(longest, positions - new)
+        width = min(longest, positions - 1)
         assert opened.params is not None  # of the model's own files
         weights = opened.model, opened.params
-        size = prompts_that_fit(weights, places, AT_A_TIME, protocol.samples, width, new)
+        size = prompts_that_fit(weights, devices, AT_A_TIME, protocol.samples, width, new)
         protocol = dataclasses.replace(protocol, batch_size=size)
     sampler = Sampler(
         opened.model,
@@ -109,13 +109,13 @@ def evaluate(
         pad_id=opened.tokenizer.pad_id,
         max_new_tokens=new,
         batch_size=protocol.batch_size,
-        mesh=places,
+        mesh=devices,
         report_every=REPORT_EVERY,
     )
     sets = {}
     for path in files:
         answers = _answers(out, path)
-        asked_here = problems[path], prompts[path], asked_of[path]
+        asked_here = problems[path], prompts[path], places[path]
         _answer_file(*asked_here, opened, sampler, protocol, answers)
         if processes.is_first():
             sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])])

@@ -333,7 +333,7 @@ class Waves:
             refuse("sample", needed, min(known), devices, self._remedy)
         return room._replace(total=memory.slots(min(known)))
 
-    def _shape(self, prompts: Sequence[int], samples: int, beside: int = 1) -> tuple[Room, Memory]:
+    def _shape(self, prompts: Sequence[int], samples: int) -> tuple[Room, Memory]:
         """(a wave with room for everything, what it takes beside its cache)."""
         config, piece = self._model.config, decoding.piece_width(self._new)
         room = Room.of(math.inf, prompts, samples, self._shards, self._new, piece, self._least)

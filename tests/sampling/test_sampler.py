@@ -181,6 +181,19 @@ def test_two_halves_beside_each_other_are_one_wave(monkeypatch):
         np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
 
 
+def test_prompts_have_limits_of_their_own():
+    """A limit cuts a completion short and changes nothing before."""
+    _, params, sampler = setup()
+    whole = completions(sampler(params, PROMPTS, ids=IDS))
+    limits = [0, 1, 3, 2, 1000]
+    got = completions(sampler(params, PROMPTS, ids=IDS, limits=limits))
+    assert [len(tokens) for tokens, *_ in got] == [
+        min(limit, len(tokens)) for limit, (tokens, *_) in zip(limits, whole, strict=True)
+    ]
+    for (short, *_), (long, *_) in zip(got, whole, strict=True):
+        assert list(short) == list(long[: len(short)])
+
+
 def test_other_rows_their_order_and_the_batch_size_change_no_sample():
     _, params, sampler = setup()
     _, _, by_two = setup(batch_size=2)
