@@ -45,7 +45,7 @@ class Update(NamedTuple):
     prompt: tuple[int, int]  # tokens, from and to
     new: int  # the longest completion
     sigma: float
-    microbatches: int = 1  # of the padded rows: those with which they are quickest
+    microbatches: int = 1  # of the padded rows
 
 
 UPDATES = {

@@ -26,9 +26,9 @@ from caugym_jax.devices.mesh import fetch, put, replicated, row_count, rows
 from caugym_jax.devices.programs import Program, free_room, refuse
 from caugym_jax.models.transformer import Model, Params, Piece
 from caugym_jax.models.work import Work, forward
-from caugym_jax.sampling import decoding, parking
+from caugym_jax.sampling import decoding
 from caugym_jax.sampling.decoding import Pause, Wave
-from caugym_jax.sampling.parking import Memory, Parked, Room, sizes
+from caugym_jax.sampling.parking import Memory, Parked, Room, least_rows, sizes
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.planned import fullest
 from caugym_jax.types import Rollout
@@ -118,7 +118,7 @@ class Waves:
         if unstacked is None:
             unstacked = jax.default_backend() == "cpu"
         self._model, self._new, self._remedy, self._mesh = model, max_new_tokens, remedy, mesh
-        self._least = parking.least_rows(max_new_tokens, unstacked)
+        self._least = least_rows(max_new_tokens, unstacked)
         self._shards = 1 if mesh is None else row_count(mesh)
         self._report_every = report_every or max_new_tokens
         begin = functools.partial(
