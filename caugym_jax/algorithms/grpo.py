@@ -9,13 +9,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from caugym_jax.algorithms.rollouts import (
-    Part,
-    Prompt,
-    Rollouts,
-    RolloutSettings,
-    overlong_reward,
-)
+from caugym_jax.algorithms.judging import Part, Prompt, overlong_reward
+from caugym_jax.algorithms.rollouts import Rollouts, RolloutSettings
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,

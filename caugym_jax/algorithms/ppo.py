@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from caugym_jax.algorithms.rollouts import Part, Prompt, Rollouts, RolloutSettings
+from caugym_jax.algorithms.judging import Part, Prompt
+from caugym_jax.algorithms.rollouts import Rollouts, RolloutSettings
 from caugym_jax.algorithms.step import (
     Algorithm,
     Learner,
@@ -206,13 +207,15 @@ def _updates(
     policy_step, value_step = _steps(learner, settings, rollouts, critic)
     kl_of = _kl_of(settings)
 
+    def completions(e: Experience) -> jax.Array:
+        if e.share is None:
+            return jnp.sum(jnp.any(e.mask > 0, axis=1))
+        return jnp.round(e.share.sum()).astype(jnp.int32)
+
     @jax.jit
     def adapted(coef: jax.Array, parts: list[Experience]) -> jax.Array:
         assert settings.kl_target is not None  # else the coefficient stays
-        count = sum(
-            jnp.sum(jnp.any(e.mask > 0, axis=1)) if e.share is None else jnp.round(e.share.sum())
-            for e in parts
-        )
+        count = jnp.asarray(sum(map(completions, parts)))
         kl = jnp.asarray(sum(jnp.sum(kl_of(e)) for e in parts)) / count
         return adapted_kl_coef(
             coef, kl, target=settings.kl_target, horizon=settings.kl_horizon, rows=count

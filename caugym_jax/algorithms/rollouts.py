@@ -7,6 +7,7 @@ lays them out as an `Experience`; its programs score the rows as the updates wil
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from caugym_jax.algorithms import packed
+from caugym_jax.algorithms.judging import Judge, Part, Prompt, RolloutRewards, judge_by_share
 from caugym_jax.algorithms.step import (
     Learner,
     check_rows,
@@ -22,7 +24,6 @@ from caugym_jax.algorithms.step import (
     is_packed,
     microbatch_count,
 )
-from caugym_jax.data.items import shown, truth
 from caugym_jax.data.packing import width_for
 from caugym_jax.data.tokenizer import Tokenizer
 from caugym_jax.devices import processes, terminal
@@ -34,12 +35,10 @@ from caugym_jax.models.transformer import Params, cached
 from caugym_jax.models.work import Work, forward
 from caugym_jax.objectives.advantages import informative_groups
 from caugym_jax.objectives.logprobs import Scores, score, score_places
-from caugym_jax.rewards.combination import ON_ERROR, combine, parse_weights
+from caugym_jax.rewards.combination import ON_ERROR, parse_weights
 from caugym_jax.sampling.sampler import Sampler
-from caugym_jax.sampling.stops import cut, stop_ids
-from caugym_jax.types import Experience, Item, Rollout, TrainState
-
-PRINTED = 3  # failures of reward functions printed of a rollout
+from caugym_jax.sampling.stops import stop_ids
+from caugym_jax.types import Experience, Rollout, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +58,9 @@ class RolloutSettings:
       on_reward_error: where a reward function raises or returns what is no number: "stop" the run,
         naming function and item, or "skip" it as if it had returned None.
       reward_timeout: seconds after which a reward function has failed; None: never.
+      reward_while_sampling: judge completions as they end, while others are still sampled, in parts
+        of the batch: for reward functions that take long and look at each completion by itself
+        (then no result changes; ours all do). False: call each once with the whole batch.
       sample_batch_size: prompts sampled at a time; None: all of a step, or as many as fit by
         estimate (`runs/recipe.py`).
       cache_dtype: of the keys and values kept while sampling: int8, which takes half of bfloat16's
@@ -86,6 +88,7 @@ class RolloutSettings:
     reward_weights: str | Mapping[str, float] = "answer=1,form=0.1"
     on_reward_error: str = "stop"
     reward_timeout: float | None = 600.0
+    reward_while_sampling: bool = False
     sample_batch_size: int | None = None
     cache_dtype: str | None = None
     num_iterations: int = 1
@@ -125,13 +128,6 @@ class RolloutSettings:
     def remedy(self) -> str:
         """What to lower where a program does not fit."""
         return f"{self.method}.group_size, data.batch_size or {self.method}.max_completion_length"
-
-
-class Prompt(NamedTuple):
-    """An item and the tokens it is asked with."""
-
-    item: Item
-    tokens: list[int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,74 +173,6 @@ def lay_out(
     return Experience(tokens, positions, segments, mask, advantages, logprobs, None, None)
 
 
-class RolloutRewards(NamedTuple):
-    """A rollout's rewards and what is logged about it."""
-
-    total: np.ndarray  # [B] float32; NaN = not judged
-    names: tuple[str, ...]  # R, of the parts
-    values: np.ndarray  # [B, R]
-    lengths: np.ndarray  # [B] of completions
-    prompt_tokens: int  # of all rows
-    ended: np.ndarray  # [B] bool
-    rows: list[dict[str, Any]]  # prompt, completion, reward parts: the sample table
-    failures: int = 0  # values that reward functions failed to give, each taken as None
-
-
-def judge(
-    prompts: list[Prompt], rollout: Rollout, tokenizer: Tokenizer, settings: RolloutSettings
-) -> RolloutRewards:
-    """Decodes completions and applies the reward functions; what is skipped is printed on
-    stderr."""
-    P = rollout.prompt_width
-    tokens, lengths, ended = map(
-        np.asarray, (rollout.tokens, rollout.completion_length, rollout.ended)
-    )
-    ids = [row[P : P + n].tolist() for row, n in zip(tokens, lengths, strict=True)]
-    texts = list(map(tokenizer.decode_completion, ids))
-    items = [p.item for p in prompts for _ in range(settings.group_size)]
-    weights = parse_weights(settings.reward_weights)
-    scores = combine(
-        texts, items, list(~ended), weights, settings.on_reward_error, settings.reward_timeout, ids
-    )
-    for failure in scores.failures[:PRINTED]:
-        processes.line(str(failure))
-    table = [
-        {
-            "prompt": shown(item),
-            "completion": text,
-            "answer": truth(item),
-            "cut_off": not bool(ended[i]),
-            "reward": float(total),
-            **{f"rewards/{n}": float(v) for n, v in zip(scores.names, values, strict=True)},
-            **{f"rewards/{part}": float(column[i]) for part, column in scores.parts.items()},
-        }
-        for i, (item, text, total, values) in enumerate(
-            zip(items, texts, scores.total, scores.values, strict=True)
-        )
-    ]
-    prompt_tokens = int(np.sum(rollout.prompt_length))
-    failures = len(scores.failures)
-    return RolloutRewards(
-        scores.total, scores.names, scores.values, lengths, prompt_tokens, ended, table, failures
-    )
-
-
-def with_part(judged: RolloutRewards, name: str, part: np.ndarray) -> RolloutRewards:
-    """The rewards plus `part` [B], which is a part of the reward under that name."""
-    part = part.astype(np.float32)
-    total = judged.total + part
-    table = [
-        row | {"reward": float(reward), f"rewards/{name}": float(one)}
-        for row, reward, one in zip(judged.rows, total, part, strict=True)
-    ]
-    return judged._replace(
-        total=total,
-        names=(*judged.names, name),
-        values=np.concatenate([judged.values, part[:, None]], axis=1),
-        rows=table,
-    )
-
-
 def longest(rollout: Rollout, group_size: int) -> RolloutRewards:
     """The rewards of a step on shapes: completions as long as may be, a signal in every group."""
     rows, width = rollout.logprobs.shape
@@ -258,48 +186,6 @@ def longest(rollout: Rollout, group_size: int) -> RolloutRewards:
         np.ones(rows, bool),
         [],
     )
-
-
-def judge_by_share(
-    judge: Callable[[list[Prompt], Rollout], RolloutRewards],
-    prompts: list[Prompt],
-    rollout: Rollout,
-    group_size: int,
-) -> RolloutRewards:
-    """`judge` where every process takes its share of the prompts (`processes.share_of`), as
-    rewards may take long, and all get all verdicts."""
-    if processes.count() == 1:
-        return judge(prompts, rollout)
-    groups = [range(i * group_size, (i + 1) * group_size) for i in range(len(prompts))]
-    own_rows = np.array([row for group in processes.share_of(groups) for row in group], int)
-    own = Rollout(*(np.asarray(x)[own_rows] for x in rollout))
-    parts = processes.together(lambda: judge(list(processes.share_of(prompts)), own))
-
-    def merged(name: str) -> list[Any]:
-        """A field of all rows: what was one process's is a group at a time."""
-        fields = [getattr(part, name) for part in parts]
-        pieces = [[x[i : i + group_size] for i in range(0, len(x), group_size)] for x in fields]
-        return [row for group in processes.interleaved(pieces) for row in group]
-
-    return RolloutRewards(
-        names=parts[0].names,
-        prompt_tokens=sum(part.prompt_tokens for part in parts),
-        failures=sum(part.failures for part in parts),
-        rows=merged("rows"),
-        **{name: np.stack(merged(name)) for name in ("total", "values", "lengths", "ended")},
-    )
-
-
-def overlong_reward(
-    lengths: np.ndarray, limit: int, buffer: int, penalty: float = 1.0
-) -> np.ndarray:
-    """DAPO's soft punishment of long completions: 0 up to limit - buffer tokens, then linearly down
-    to -penalty at the limit (Yu et al. 2025, eq. 13).
-
-    By hand: limit 100, buffer 20: lengths 80, 85, 100 give 0, -0.25, -1.
-    """
-    excess = np.asarray(lengths, np.float64) - (limit - buffer)
-    return -penalty * np.clip(excess / buffer, 0.0, 1.0)
 
 
 def make_groups(
@@ -429,10 +315,6 @@ class Placed:
         return self.parts if self._packings else self.parts[0]
 
 
-# A part of the reward that follows from how completions end: its name, and its values [B].
-Part = tuple[str, Callable[[RolloutRewards], np.ndarray]]
-
-
 def refill_size(wanted: int, found: int, seen: int, waiting: int, parts: Sequence[int]) -> int:
     """How many prompts to sample next: the fewest that fill the step if as many of them have a
     signal as of those before.
@@ -469,9 +351,18 @@ class Rollouts:
         seed: int = 0,
         sampler_mesh: jax.sharding.Mesh | None = None,
     ):
-        parse_weights(settings.reward_weights)  # an unknown function is refused here
         self.settings, self.seed = settings, seed
-        self._learner, self._tokenizer = learner, tokenizer
+        self._judging = Judge(
+            tokenizer,
+            settings.group_size,
+            parse_weights(settings.reward_weights),  # an unknown function is refused here
+            settings.on_reward_error,
+            settings.reward_timeout,
+            settings.part,
+            settings.stop,
+            tokenizer.pad_id,
+        )
+        self._learner = learner
         self._longest = max_prompt_length, settings.max_completion_length
         self._sampler = Sampler(
             cached(learner.model, settings.cache_dtype),
@@ -598,10 +489,10 @@ class Rollouts:
             ids = list(range(sampled, sampled + count))
             sampled += count
             start = time.perf_counter()
-            rollout = self._sample(weights, prompts, ids, step)
+            rollout, judge = self._sampled(weights, prompts, ids, step)
             middle = time.perf_counter()
             terminal.doing("judging")
-            judged = judge_by_share(self._judge, prompts, rollout, group_size)
+            judged = judge_by_share(judge, prompts, rollout, group_size)
             spent["time/sampling"] += middle - start
             spent["time/rewards"] += time.perf_counter() - middle
             drawn.append(judged)
@@ -624,9 +515,13 @@ class Rollouts:
             return []
         return [wanted // k for k in (4, 2) if wanted % (k * processes.count()) == 0]
 
-    def _sample(self, weights: Params, prompts: list[Prompt], ids: list[int], step: int) -> Rollout:
-        s = self.settings
-        rollout = self._sampler(
+    def _sampled(
+        self, weights: Params, prompts: list[Prompt], ids: list[int], step: int
+    ) -> tuple[Rollout, Callable[[list[Prompt], Rollout], RolloutRewards]]:
+        """(the prompts' rollout, what judges this process's share of it)."""
+        s, judge = self.settings, self._judging
+        sample = functools.partial(
+            self._sampler,
             weights,
             [p.tokens for p in prompts],
             ids=ids,
@@ -639,17 +534,11 @@ class Rollouts:
             min_p=s.min_p,
         )
         if on_shapes():
-            return rollout
-        return cut(rollout, s.stop, self._tokenizer.decode, self._tokenizer.pad_id)
-
-    def _judge(self, prompts: list[Prompt], rollout: Rollout) -> RolloutRewards:
-        if on_shapes():
-            return longest(rollout, self.settings.group_size)
-        judged = judge(prompts, rollout, self._tokenizer, self.settings)
-        if self.settings.part is None:
-            return judged
-        name, part = self.settings.part
-        return with_part(judged, name, part(judged))
+            return sample(), lambda _, rollout: longest(rollout, s.group_size)
+        if not s.reward_while_sampling:
+            return judge.cut(sample()), judge
+        rollout, scores = judge.while_sampling(prompts, lambda ended: sample(ended=ended))
+        return rollout, lambda own, its_rollout: judge(own, its_rollout, scores())
 
     def lay_out(self, collected: Collected, advantages: np.ndarray) -> Experience:
         """`lay_out` of a full step's rows.

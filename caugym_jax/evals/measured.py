@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from caugym_jax.algorithms.rollouts import Prompt, RolloutSettings
+from caugym_jax.algorithms.judging import Prompt
+from caugym_jax.algorithms.rollouts import RolloutSettings
 from caugym_jax.algorithms.step import Algorithm
 from caugym_jax.data.items import shown, truth
 from caugym_jax.data.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from caugym_jax.algorithms.rollouts import Prompt
+from caugym_jax.algorithms.judging import Prompt
 from caugym_jax.algorithms.step import Adapter, state_shapes
 from caugym_jax.data.packing import pad
 from caugym_jax.devices.mesh import described, make_mesh

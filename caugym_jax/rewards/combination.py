@@ -100,6 +100,29 @@ class Rewards:
     parts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
+def joined(parts: Sequence[tuple[Sequence[int], Rewards]]) -> Rewards:
+    """The rewards of completions that were judged in parts.
+
+    Args:
+      parts: which of all completions each part's are, and their rewards; at least one part.
+    """
+    first = parts[0][1]
+    count = sum(len(places) for places, _ in parts)
+    values = np.full((count, len(first.names)), np.nan, np.float32)
+    total = np.full(count, np.nan, np.float32)
+    names = dict.fromkeys(name for _, rewards in parts for name in rewards.parts)
+    found = {name: np.full(count, np.nan, np.float32) for name in names}
+    failures: list[Failure] = []
+    for places, rewards in parts:
+        index = np.asarray(places, int)
+        values[index], total[index] = rewards.values, rewards.total
+        for name, column in rewards.parts.items():
+            found[name][index] = column
+        failures += [dataclasses.replace(f, item=int(index[f.item])) for f in rewards.failures]
+    failures.sort(key=lambda failure: (first.names.index(failure.name), failure.item))
+    return Rewards(first.names, values, total, tuple(failures), found)
+
+
 def find(name: str) -> Reward:
     """The reward function of a name: one of our own, or "package.module:function"."""
     if name in _CAUSAL or name in _PLAIN:

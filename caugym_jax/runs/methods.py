@@ -15,6 +15,7 @@ import numpy as np
 
 from caugym_jax.algorithms.dpo import dpo
 from caugym_jax.algorithms.grpo import grpo
+from caugym_jax.algorithms.judging import Prompt
 from caugym_jax.algorithms.kto import kto
 from caugym_jax.algorithms.ppo import Critic, ppo
 from caugym_jax.algorithms.preference import (
@@ -24,7 +25,7 @@ from caugym_jax.algorithms.preference import (
     triple_scorer,
     weights_digest,
 )
-from caugym_jax.algorithms.rollouts import Prompt, Rollouts, RolloutSettings
+from caugym_jax.algorithms.rollouts import Rollouts, RolloutSettings
 from caugym_jax.algorithms.sft import sft
 from caugym_jax.algorithms.step import (
     WHOLE,

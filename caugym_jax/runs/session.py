@@ -46,7 +46,7 @@ MAY_CHANGE = (
     *(
         f"{method}.{key}"
         for method in ("grpo", "ppo")
-        for key in ("sample_batch_size", "reward_timeout")
+        for key in ("sample_batch_size", "reward_timeout", "reward_while_sampling")
     ),
 )
 

@@ -155,12 +155,15 @@ class Sampler:
         top_p: float = 1.0,
         min_p: float = 0.0,
         limits: Sequence[int] | None = None,
+        ended: Callable[[np.ndarray, Rollout], None] | None = None,
     ) -> Rollout:
         """Samples `samples_per_prompt` completions of every prompt (rows prompt-major).
 
         Args:
           ids: what identifies each prompt: with (seed, step) it fixes the prompt's samples.
           limits: at most this many new tokens of each prompt, where less than max_new_tokens.
+          ended: called when rows leave, perhaps in another thread and while others go on: with
+            which rows of the result they are, and their rollout. Once for each row.
 
         Raises:
           UserError: settings out of range, an empty prompt or one that is too long.
@@ -186,6 +189,14 @@ class Sampler:
         def sample(part: tuple[np.ndarray, int, int]) -> Rollout:
             chosen, rows, width = part
             kept = len(chosen) * samples_per_prompt
+            members = chosen[:, None] * samples_per_prompt + np.arange(samples_per_prompt)
+
+            def leave(rows: np.ndarray, rollout: Rollout) -> None:
+                """Rows of the batch, of which those that fill it up are nobody's."""
+                assert ended is not None
+                if (real := rows < kept).any():
+                    ended(members.reshape(-1)[rows[real]], Rollout(*(x[real] for x in rollout)))
+
             batch = self._batch(
                 [token_prompts[i] for i in chosen],
                 own_limits[chosen],
@@ -206,10 +217,15 @@ class Sampler:
                         rollout = self._program(*arguments)
                 elif self.halves(keys.shape[0]) or self._in_parts:
                     own_report = functools.partial(report, chosen[0], kept)
-                    rollout = self._waves(*arguments, own_report, beside=beside)
+                    left = None if ended is None else leave
+                    rollout = self._waves(*arguments, own_report, beside=beside, ended=left)
+                    return Rollout(*(x[:kept] for x in rollout))
                 else:
                     rollout = self._program(*arguments)
-                return Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout)))
+                found = Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout)))
+            if ended is not None:
+                leave(np.arange(kept), found)
+            return found
 
         done, taken = [], []
         for chosen in waves:

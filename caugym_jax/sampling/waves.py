@@ -169,17 +169,22 @@ class Waves:
         limits: jax.Array,
         report: Callable[[int, int], None] = lambda t, live: None,
         beside: int = 1,
+        ended: Callable[[np.ndarray, Rollout], None] | None = None,
     ) -> Rollout:
         """See `decoding.generate`.
 
         Args:
           report: called now and then with the place that is reached and how many rows go on.
           beside: waves that run at the same time and share the memory, this one among them.
+          ended: called when rows leave the wave, with their numbers and their rollout; once for
+            each row.
         """
         B, samples = len(keys), len(keys) // len(prompts)
         room = self._room(prompts.shape, samples, beside)
+        first = [np.repeat(x, samples, axis=0) for x in fetch((prompts, lengths))]
         prompt, wave = self._begin(params, prompts, lengths, keys, pad_id, limits)
-        owners, drawn = np.arange(B).reshape(self._shards, -1), Drawn(B, self._new)
+        owners = np.arange(B).reshape(self._shards, -1)
+        drawn = Drawn(first[0], first[1], self._new, ended)
         waiting = [Part([prompt], wave, owners, np.ones_like(owners, bool), samples=samples)]
         del prompt, wave  # here and below: so that what is gathered is freed
         decode = functools.partial(self._decode, params, settings, end_ids, pad_id)
@@ -190,9 +195,7 @@ class Waves:
 
         while waiting:
             self._until_ended(waiting.pop(), waiting, room, drawn, step)
-        first = [np.repeat(x, samples, axis=0) for x in fetch((prompts, lengths))]
-        tokens = np.concatenate([first[0], drawn.tokens], axis=1)
-        return Rollout(tokens, first[1], drawn.count, drawn.ended, drawn.logprobs)
+        return drawn.rollout
 
     def _until_ended(
         self,
@@ -385,21 +388,45 @@ class Waves:
 
 
 class Drawn:
-    """What the rows of a wave have drawn, on the host."""
+    """What the rows of a wave have drawn, on the host.
 
-    def __init__(self, rows: int, max_new_tokens: int):
-        self.tokens = np.zeros((rows, max_new_tokens), np.int32)
-        self.logprobs = np.zeros((rows, max_new_tokens), np.float32)
-        self.count = np.zeros(rows, np.int32)
-        self.ended = np.zeros(rows, bool)
+    Args:
+      prompts, lengths: [B, P], [B], of each row.
+      leave: see `Waves.__call__`.
+    """
+
+    def __init__(
+        self,
+        prompts: np.ndarray,
+        lengths: np.ndarray,
+        max_new_tokens: int,
+        leave: Callable[[np.ndarray, Rollout], None] | None = None,
+    ):
+        rows, P = prompts.shape
+        self.rollout = Rollout(
+            np.pad(prompts, ((0, 0), (0, max_new_tokens))),
+            lengths,
+            np.zeros(rows, np.int32),
+            np.zeros(rows, bool),
+            np.zeros((rows, max_new_tokens), np.float32),
+        )
+        self._leave = leave
+        self._into = {
+            "tokens": self.rollout.tokens[:, P:],
+            "logprobs": self.rollout.logprobs,
+            "count": self.rollout.completion_length,
+            "ended": self.rollout.ended,
+        }
 
     def write(self, part: Part) -> None:
-        """Takes over what the rows hold by now."""
+        """Takes over what the rows hold by now; those that do not go on leave."""
         owners = part.owners.reshape(-1)
         real = owners >= 0
-        names = "tokens", "logprobs", "count", "ended"
-        for name, there in zip(names, fetch([getattr(part.wave, n) for n in names]), strict=True):
-            getattr(self, name)[owners[real]] = there[real]
+        found = fetch([getattr(part.wave, name) for name in self._into])
+        for into, there in zip(self._into.values(), found, strict=True):
+            into[owners[real]] = there[real]
+        if self._leave is not None and (left := owners[real & ~part.live.reshape(-1)]).size:
+            self._leave(left, Rollout(*(x[left] for x in self.rollout)))
 
 
 def filled(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

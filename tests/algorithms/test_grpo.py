@@ -10,14 +10,8 @@ import pytest
 from caugym_jax.algorithms import grpo as module
 from caugym_jax.algorithms import rollouts as rollouts_module
 from caugym_jax.algorithms.grpo import Grpo, grpo
-from caugym_jax.algorithms.rollouts import (
-    Group,
-    Prompt,
-    Rollouts,
-    lay_out,
-    overlong_reward,
-    refill_size,
-)
+from caugym_jax.algorithms.judging import Prompt, overlong_reward
+from caugym_jax.algorithms.rollouts import Group, Rollouts, lay_out, refill_size
 from caugym_jax.algorithms.step import Learner
 from caugym_jax.causal.engine.generating import generate_problems
 from caugym_jax.data.items import asked, problem_item

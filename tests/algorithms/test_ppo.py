@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from caugym_jax.algorithms import ppo as module
+from caugym_jax.algorithms.judging import Prompt, RolloutRewards, with_part
 from caugym_jax.algorithms.ppo import Critic, Ppo, ppo
-from caugym_jax.algorithms.rollouts import Prompt, RolloutRewards, Rollouts, with_part
+from caugym_jax.algorithms.rollouts import Rollouts
 from caugym_jax.algorithms.step import Learner, gradients, state_shapes
 from caugym_jax.data.items import problem_item
 from caugym_jax.devices.mesh import fetch, make_mesh, put, rows, shardings

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caugym_jax.algorithms.rollouts import Prompt, RolloutRewards, judge_by_share
+from caugym_jax.algorithms.judging import Prompt, RolloutRewards, judge_by_share
 from caugym_jax.devices import processes
 from caugym_jax.devices.processes import Found, Place, find, interleaved
 from caugym_jax.errors import UserError

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from caugym_jax.algorithms.rollouts import Prompt
+from caugym_jax.algorithms.judging import Prompt
 from caugym_jax.data.items import problem_item
 from caugym_jax.devices.programs import Program
 from caugym_jax.devices.shapes import local_bytes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from caugym_jax.errors import UserError
-from caugym_jax.rewards.combination import check_rewards, combine
+from caugym_jax.rewards.combination import check_rewards, combine, joined
 from caugym_jax.rewards.plain import stated
 from caugym_jax.types import Item, Problem
 
@@ -74,6 +74,10 @@ def parts(completions, **columns):
     return {"long": [len(c) > 1 for c in completions], "short": [None] * len(completions)}
 
 
+def empty_fails(completions, **columns):
+    return [math.nan if not c else float(len(c)) for c in completions]
+
+
 def test_functions_of_trl_get_columns_and_messages():
     assert values({f"{HERE}every_column": 1}, ["72", "71"], GSM8K) == [1, 0]
     assert values({f"{HERE}named_columns": 1}, ["72", "7"], TEXT) == [6, 3]
@@ -86,6 +90,27 @@ def test_they_may_be_asynchronous_and_have_parts():
     assert set(found.parts) == {f"{HERE}parts/long", f"{HERE}parts/short"}
     np.testing.assert_array_equal(found.parts[f"{HERE}parts/long"], [1, 0])
     assert np.isnan(found.parts[f"{HERE}parts/short"]).all()
+
+
+def test_what_is_judged_in_parts_is_as_judged_at_once():
+    """Failures and named parts too; a part of the batch may have no completion that a part of the
+    reward applies to."""
+    texts, items = ["ab", "a", "", "abc", "b"], [TEXT, GSM8K, TEXT, TEXT, GSM8K]
+    weights = {f"{HERE}parts": 2, "math": 1, f"{HERE}empty_fails": 0.5}
+
+    def judged(places):
+        some = [texts[i] for i in places], [items[i] for i in places], [False] * len(places)
+        return places, combine(*some, weights, "skip")
+
+    whole, found = judged(range(5))[1], joined([judged([3, 1]), judged([2]), judged([4, 0])])
+    assert found.names == whole.names
+    np.testing.assert_array_equal(found.values, whole.values)
+    np.testing.assert_array_equal(found.total, whole.total)
+    assert [(f.name, f.item, f.why) for f in found.failures] == [
+        (f.name, f.item, f.why) for f in whole.failures
+    ]
+    for name in found.parts | whole.parts:
+        np.testing.assert_array_equal(found.parts[name], whole.parts[name])
 
 
 def test_a_row_that_no_reward_applies_to_is_refused():

@@ -115,6 +115,36 @@ def test_no_batch_size_changes_a_sample(small):
         assert_same(completions(got), completions(whole(params, PROMPTS, **arguments)))
 
 
+@pytest.mark.parametrize("how", [{"batch_size": 4}, {"mesh": (2, 2, 2)}], ids=str)
+def test_rows_are_told_as_they_leave_each_once(small, how):
+    params, sampler = make(**how | ({"mesh": make_mesh(*how["mesh"])} if "mesh" in how else {}))
+    told = []
+    got = sampler(
+        params,
+        PROMPTS,
+        ids=IDS,
+        samples_per_prompt=SAMPLES,
+        limits=[40, 1, 48, 9, 30],
+        ended=lambda *part: told.append(part),
+    )
+    rows = np.concatenate([rows for rows, _ in told])
+    assert len(told) > 1 and sorted(rows) == list(range(40))
+    for rows, rollout in told:
+        expected = completions(got)
+        assert_same(completions(rollout), [expected[row] for row in rows])
+        for name in ("prompt_length", "completion_length", "ended"):
+            np.testing.assert_array_equal(getattr(rollout, name), getattr(got, name)[rows])
+
+
+def test_rows_of_a_single_program_are_told_too():
+    params, sampler = make(batch_size=3)
+    told = []
+    got = sampler(params, PROMPTS, ids=IDS, ended=lambda *part: told.append(part))
+    assert not sampler.halves(3) and [len(rows) for rows, _ in told] == [3, 2]
+    for rows, rollout in told:
+        assert_same(completions(rollout), [completions(got)[row] for row in rows])
+
+
 @pytest.mark.parametrize(("sizes", "tensor"), [((2, 2, 2), None), ((8, 1, 1), None)], ids=str)
 def test_a_mesh_changes_no_sample(small, sizes, tensor):
     model, params, whole = setup(new=48)
