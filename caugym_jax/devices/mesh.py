@@ -12,6 +12,7 @@ lie next to each other: `tensor` is the innermost axis, `data` the outermost.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Sequence
@@ -344,6 +345,80 @@ def look_up(table: jax.Array, tokens: jax.Array, dtype: Any) -> jax.Array:
         out_specs=PartitionSpec(*spec, None),
     )(table, tokens)
     return found
+
+
+def take_rows(x: jax.Array, index: jax.Array, axes: Sequence[str]) -> jax.Array:
+    """Rows of each shard of rows, in an array of their own.
+
+    Row by row: of a gather TPU's compiler makes copies that are larger than what it takes.
+
+    Args:
+      x: with these logical axes, one of them "batch".
+      index: [shards, n] int32: which rows of each shard, counted from its first.
+    """
+    mesh, at = jax.sharding.get_abstract_mesh(), axes.index("batch")
+
+    def local(x: jax.Array, index: jax.Array) -> Any:
+        def write(i: jax.Array, taken: jax.Array) -> Any:
+            row = jax.lax.dynamic_index_in_dim(x, index[0, i], at, keepdims=False)
+            return jax.lax.dynamic_update_index_in_dim(taken, row, i, at)
+
+        count = index.shape[1]
+        taken = jnp.zeros((*x.shape[:at], count, *x.shape[at + 1 :]), x.dtype)
+        return jax.lax.fori_loop(0, count, write, taken)
+
+    if mesh.empty or mesh.size == 1:
+        own: jax.Array = local(x, index)
+        return own
+    split = PartitionSpec(tuple(m for m in _mesh_axes("batch") if mesh.shape[m] > 1) or None)
+    spec = activation_spec(axes, x.shape, mesh)
+    taking = jax.shard_map(local, in_specs=(spec, split), out_specs=spec, check_vma=False)
+    taken: jax.Array = taking(x, index)
+    return taken
+
+
+def send_rows(
+    target: jax.Array, source: jax.Array, sent: jax.Array, into: jax.Array, axes: Sequence[str]
+) -> jax.Array:
+    """`target` with rows of `source`, of any shard of rows, in some of its places.
+
+    Each shard sends one row to every other, so little is there twice (see `take_rows`, too).
+
+    By hand: of two shards with rows ab|cd, sent (0, 1), (0, 1) and into (9, 9), (1, 9): the first
+    sends b, which the second writes to its second place: ab|cb.
+
+    Args:
+      target, source: with these logical axes, one of them "batch"; shards may have other numbers of
+        rows.
+      sent: [shards, shards] int32: which row a shard sends to each, counted from its first.
+      into: [shards, shards] int32: where a shard writes what it gets of each; beyond its last row:
+        nowhere.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    over = tuple(m for m in _mesh_axes("batch") if mesh.shape[m] > 1)
+    split = PartitionSpec(over)
+    at = axes.index("batch")
+
+    def local(target: jax.Array, source: jax.Array, sent: jax.Array, into: jax.Array) -> Any:
+        def row(x: jax.Array, place: jax.Array) -> Any:
+            return jax.lax.dynamic_index_in_dim(x, place, at, keepdims=False)
+
+        leaving = jax.lax.map(functools.partial(row, source), sent[0])
+        arrived = jax.lax.all_to_all(leaving, over, split_axis=0, concat_axis=0, tiled=True)
+
+        def write(shard: jax.Array, target: jax.Array) -> Any:
+            place = into[0, shard]
+            kept = jnp.where(place < target.shape[at], arrived[shard], row(target, place))
+            return jax.lax.dynamic_update_index_in_dim(target, kept, place, at)
+
+        return jax.lax.fori_loop(0, len(arrived), write, target)
+
+    specs = [activation_spec(axes, x.shape, mesh) for x in (target, source)]
+    sending = jax.shard_map(
+        local, in_specs=(*specs, split, split), out_specs=specs[0], check_vma=False
+    )
+    written: jax.Array = sending(target, source, sent, into)
+    return written
 
 
 def put(tree: Any, target: Any) -> Any:

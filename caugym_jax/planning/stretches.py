@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from caugym_jax.sampling.evening import evened, filled
 from caugym_jax.sampling.parking import Parked, Room
 
 
@@ -35,38 +36,50 @@ def stretches(room: Room, lengths: np.ndarray) -> Iterator[Stretch]:
     Args:
       lengths: [shards, rows]: tokens of each completion, at most those of all pieces.
     """
-    # Of each shard the lengths of its live rows.
-    waiting: list[tuple[Parked, list[np.ndarray]]] = []
-    live, begun, own, resumed = list(lengths), 0, not room.shared, False
+    waiting: list[tuple[Parked, np.ndarray]] = []
+    begun, own, resumed = 0, not room.shared, False
     while True:
-        size, t = room.tight(_most(live)), room.slots(begun)
-        while most := _most(live):
+        t = room.slots(begun)
+        while most := _most(lengths, t):
             if t == room.slots(begun):
                 parked = [one for one, _ in waiting]
                 size = room.going(most, begun, own, parked, resumed)
-                if size < most:
-                    rest = Parked(room.padded(most - size), begun, own)
-                    waiting.append((rest, [ends[size:] for ends in live]))
-                    live = [ends[:size] for ends in live]
-                own = own or resumed or size < most
+                if size < most or resumed:
+                    even = _even(lengths, t, most)
+                    rank = (even > t).cumsum(axis=1)
+                    lengths = _gathered(even, (even > t) & (rank <= size), size)
+                    if size < most:
+                        rest = Parked(room.padded(most - size), begun, own)
+                        rows = _gathered(even, (even > t) & (rank > size), rest.rows)
+                        waiting.append((rest, rows))
+                    own = True
                 begun, resumed = begun + 1, False
-            smaller = room.smaller(size)
-            few = max(_end(ends, smaller) for ends in live)
-            stop = min(room.slots(begun), few)
+            size = lengths.shape[1]
+            live = np.sort(lengths[lengths > t])[::-1]
+            least = room.smaller(size) * len(lengths)
+            stop = min(room.slots(begun), int(live[least]) if len(live) > least else t)
             yield Stretch(size, t, stop, room.slots(begun), own, tuple(one for one, _ in waiting))
-            t, live = stop, [ends[ends > stop] for ends in live]
-            if room.tight(_most(live)) < size:
-                size, own = room.tight(_most(live)), True
+            t, tight = stop, room.tight(_most(lengths, stop))
+            if tight < size:
+                even = _even(lengths, t, tight)
+                lengths, own = _gathered(even, even > t, tight), True
         if not waiting:
             return
-        (_, begun, own), live = waiting.pop()
+        (_, begun, own), lengths = waiting.pop()
         resumed = True
 
 
-def _most(live: list[np.ndarray]) -> int:
-    return max(map(len, live))
+def _most(lengths: np.ndarray, t: int) -> int:
+    return -(-int((lengths > t).sum()) // len(lengths))
 
 
-def _end(lengths: np.ndarray, rows: int) -> int:
-    """Where no more than so many rows are live."""
-    return int(np.sort(lengths)[len(lengths) - rows - 1]) if len(lengths) > rows else 0
+def _even(lengths: np.ndarray, t: int, most: int) -> np.ndarray:
+    even = lengths.copy()
+    for shard, row, to, place in evened(lengths > t, most):
+        even[to, place], even[shard, row] = even[shard, row], 0
+    return even
+
+
+def _gathered(lengths: np.ndarray, rows: np.ndarray, size: int) -> np.ndarray:
+    index, real = filled(rows, size)
+    return np.where(real, np.take_along_axis(lengths, index, axis=1), 0)

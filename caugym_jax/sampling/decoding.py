@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
 
-from caugym_jax.devices.mesh import activation_sharding, constrain, row_count, traced_size
+from caugym_jax.devices.mesh import activation_sharding, constrain, row_count, send_rows, take_rows
 from caugym_jax.models.config import ModelConfig
 from caugym_jax.models.rounded import Rounded
 from caugym_jax.models.transformer import Model, Params, Piece, cast, unstack
@@ -34,6 +34,10 @@ _FIELDS = {
 def piece_width(max_new_tokens: int) -> int:
     """Slots of a piece of the completions' cache (the last one may have fewer)."""
     return max(_PIECE, -(-max_new_tokens // _PIECES))
+
+
+# What of a wave each row has.
+_OF_ROWS = "token", "lengths", "limits", "keys", "tokens", "logprobs", "count", "ended"
 
 
 class Wave(NamedTuple):
@@ -58,7 +62,7 @@ class Wave(NamedTuple):
 class Pause(NamedTuple):
     """When decoding returns to the host before the last row has ended."""
 
-    least: Any = 0  # [] int32: no more rows than this of any shard of rows are live
+    least: Any = 0  # [] int32: no more rows than this are live
     until: Any = None  # [] int32: this place is reached
 
 
@@ -164,31 +168,53 @@ def empty_piece(model: Model, rows: int, width: int, *, stacked: bool) -> Piece:
     return _pinned_piece(model.empty_piece(rows, width, stacked=stacked))
 
 
-def take_rows(wave: Wave, index: jax.Array, real: jax.Array) -> Wave:
+def take_wave(wave: Wave, index: jax.Array, real: jax.Array) -> Wave:
     """Rows of a wave.
 
     Args:
       index: [shards, r] int32: which rows of each shard of rows, counted from its first.
       real: [shards * r] bool; False: not a row, only fills a place: it ends at once.
     """
-    names = "token", "lengths", "limits", "keys", "tokens", "logprobs", "count", "ended"
-    taken = wave._replace(**{name: _taken(getattr(wave, name), index) for name in names})
+    taken = wave._replace(**{name: _taken(getattr(wave, name), index) for name in _OF_ROWS})
     return _pinned_wave(taken._replace(ended=taken.ended | ~real))
 
 
-def take_fields(fields: dict[str, Any], index: jax.Array, *, samples: int = 1) -> dict[str, Any]:
-    """The same rows of some fields of a piece of cache, by name; `samples`: rows that share one of
-    the piece's."""
-    index = index // samples
-
-    def taken(x: jax.Array) -> jax.Array:
-        return _taken(x, index)
+def take_fields(fields: dict[str, Any], index: jax.Array) -> dict[str, Any]:
+    """The same rows of some fields of a piece of cache, by name."""
 
     def one(name: str, x: Any) -> Any:
-        stacked = field_axes(name, x)[0] == "layers"
-        return _pinned_field(name, jax.tree.map(jax.vmap(taken) if stacked else taken, x))
+        taking = functools.partial(take_rows, index=index, axes=field_axes(name, x))
+        return _pinned_field(name, jax.tree.map(taking, x))
 
     return {name: one(name, x) for name, x in fields.items()}
+
+
+def send_wave(wave: Wave, sent: jax.Array, into: jax.Array) -> Wave:
+    """Rows of a wave also where rows of other shards were that nobody needs; see `send_rows`."""
+
+    def moved(name: str) -> jax.Array:
+        x = getattr(wave, name)
+        if name != "keys":
+            return send_rows(x, x, sent, into, ("batch", "time")[: x.ndim])
+        data = jax.random.key_data(x)
+        data = send_rows(data, data, sent, into, ("batch", "width"))
+        keys: jax.Array = jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        return keys
+
+    return _pinned_wave(wave._replace(**{name: moved(name) for name in _OF_ROWS}))
+
+
+def send_fields(
+    target: dict[str, Any], source: dict[str, Any], sent: jax.Array, into: jax.Array
+) -> dict[str, Any]:
+    """The same of some fields of a piece of cache, by name; source: of the piece that has the rows,
+    empty: of the same."""
+
+    def one(name: str, x: Any) -> Any:
+        sending = functools.partial(send_rows, sent=sent, into=into, axes=field_axes(name, x))
+        return _pinned_field(name, jax.tree.map(sending, x, source.get(name, x)))
+
+    return {name: one(name, x) for name, x in target.items()}
 
 
 def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
@@ -306,16 +332,14 @@ def _advance(
     pad_id: int | jax.Array,
     pause: Pause,
 ) -> tuple[Wave, Piece]:
-    slots, B = piece.positions.shape[1], len(wave.token)
+    slots = piece.positions.shape[1]
     start = sum(full.positions.shape[1] for full in past[1:])
-    shards = traced_size("batch") if B % traced_size("batch") == 0 else 1
     pad_id = jnp.asarray(pad_id, jnp.int32)
 
     def unfinished(carry: tuple[Wave, Piece]) -> jax.Array:
         wave, _ = carry
-        most = jnp.max(jnp.sum(wave.live.reshape(shards, -1), axis=1))
         room = slots if pause.until is None else jnp.minimum(slots, pause.until - start)
-        return jnp.logical_and(wave.t - start < room, most > pause.least)
+        return jnp.logical_and(wave.t - start < room, jnp.sum(wave.live) > pause.least)
 
     def decode(carry: tuple[Wave, Piece]) -> tuple[Wave, Piece]:
         """Reads the token before place t, picks the one at t, and writes it down."""

@@ -93,6 +93,7 @@ class Room(NamedTuple):
       width: of a row's own prompt.
       pieces: of the completions' pieces.
       ladder: rows of a shard that the wave goes through, from `sizes`.
+      shards: of rows, each of which may send every other one a row.
     """
 
     total: float
@@ -100,6 +101,7 @@ class Room(NamedTuple):
     width: int
     pieces: tuple[int, ...]
     ladder: tuple[int, ...]
+    shards: int = 1
 
     @classmethod
     def of(
@@ -123,7 +125,7 @@ class Room(NamedTuple):
         pieces = (min(piece, max_new_tokens - s) for s in range(0, max_new_tokens, piece))
         ladder = sizes(count * samples, shards, max_new_tokens, least)
         shared = count // shards * width if samples > 1 else 0
-        return cls(total, shared, width, tuple(pieces), tuple(ladder))
+        return cls(total, shared, width, tuple(pieces), tuple(ladder), shards)
 
     def going(
         self, live: int, begun: int, own: bool, waiting: Sequence[Parked], resumed: bool
@@ -244,6 +246,7 @@ class Room(NamedTuple):
     def _gathered(self, size: int, into: int, begun: int, own: bool) -> float:
         """The most slots in use while arrays of `size` rows are gathered into ones of `into` rows:
         of one piece, keys and then values are there twice (a piece that was written is ordered anew
-        before, see `decoding.laid_out`)."""
-        pieces = [*self.pieces[:begun], own * self.width]
-        return max(size, into) * (sum(pieces) + max(pieces) / 2)
+        before, see `decoding.laid_out`), or of the rows that change shards."""
+        pieces, most = [*self.pieces[:begun], own * self.width], max(size, into)
+        sent = self.shards if self.shards > 1 else 0
+        return most * sum(pieces) + max(most, sent) * max(pieces) / 2

@@ -11,7 +11,7 @@ import numpy as np
 from caugym_jax.devices.mesh import replicated, row_count, rows
 from caugym_jax.devices.shapes import placed
 from caugym_jax.models.transformer import Piece
-from caugym_jax.sampling.decoding import Wave, laid_out, take_rows
+from caugym_jax.sampling.decoding import Wave, laid_out, take_wave
 from caugym_jax.sampling.parking import Room
 
 
@@ -33,7 +33,7 @@ def fullest(
     shards = row_count(mesh)
     if own:  # they were gathered
         index = np.zeros((shards, size), np.int32)
-        wave = jax.eval_shape(take_rows, wave, index, index.reshape(-1) > 0)
+        wave = jax.eval_shape(take_wave, wave, index, index.reshape(-1) > 0)
     whole = replicated(mesh)
     wave = placed(wave._replace(t=None), rows(mesh))._replace(t=placed(wave.t, whole))
     prompts = (size if own else room.shared // room.width) * shards

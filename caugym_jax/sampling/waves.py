@@ -4,7 +4,7 @@ A loop over a fixed batch computes every row until the last one ends: with lengt
 them that is mostly work on rows that ended long ago. Here the loop stops when half of the rows have
 ended, and the live ones are gathered into arrays of half the size. Each row keeps its key, limit
 and prompt, so a sample changes only where another number of rows rounds its logits otherwise. On a
-mesh each shard of rows gathers its own; the fullest one decides.
+mesh each shard of rows gathers its own, after the fullest ones have sent some of theirs to others.
 
 A piece of cache is allocated when it begins, for the rows that there are by then. Where it might
 not fit to the end, some rows wait (`sampling/parking.py`).
@@ -28,6 +28,7 @@ from caugym_jax.models.transformer import Model, Params, Piece
 from caugym_jax.models.work import Work, forward
 from caugym_jax.sampling import decoding
 from caugym_jax.sampling.decoding import Pause, Wave
+from caugym_jax.sampling.evening import Move, evened, filled, rounds
 from caugym_jax.sampling.parking import Memory, Parked, Room, least_rows, sizes
 from caugym_jax.sampling.picking import Settings
 from caugym_jax.sampling.planned import fullest
@@ -57,14 +58,13 @@ class Part:
     Attributes:
       cache: the prompts' piece and the completions'.
       wave: what is drawn, and what draws it.
-      owners: [shards, size]: whose row of the rollout each of them is; -1: nobody's.
+      owners: [shards, size]: which row of the rollout each of them is; -1: none (any more).
       live: [shards, size] bool: which of them go on.
       t: the place of their next token.
       slots: of the completions' pieces.
-      samples: rows that share a row of the prompts' piece.
+      samples: rows of the rollout that share a row of the prompts' piece, which holds the whole
+        wave's; 1: each row has its own.
       waited: they were parked.
-      places: [shards, size]: where they have yet to take their own rows of the prompts' piece,
-        which rows of the whole wave they were; None: the piece is as they need it.
     """
 
     cache: list[Any]
@@ -75,7 +75,6 @@ class Part:
     slots: int = 0
     samples: int = 1
     waited: bool = False
-    places: np.ndarray | None = None
 
     @property
     def begun(self) -> int:
@@ -85,12 +84,12 @@ class Part:
     @property
     def own(self) -> bool:
         """Each row has its own row of the prompts' piece."""
-        return self.samples == 1 and self.places is None
+        return self.samples == 1
 
     @property
     def most(self) -> int:
-        """Live rows of the fullest shard."""
-        return int(self.live.sum(axis=1).max())
+        """Live rows of a shard, if all have as many."""
+        return -(-int(self.live.sum()) // len(self.live))
 
     @property
     def parked(self) -> Parked:
@@ -127,8 +126,10 @@ class Waves:
         self._begin = Program("prefill", begin, remedy, work=self._prefill)
         self._step = functools.partial(decoding.advance, model, unstacked=unstacked)
         self._empty = functools.partial(decoding.empty_piece, model, stacked=not unstacked)
-        self._take_rows = jax.jit(decoding.take_rows)
-        self._take_fields = jax.jit(decoding.take_fields, static_argnames="samples")
+        self._take_wave = jax.jit(decoding.take_wave)
+        self._take_fields = jax.jit(decoding.take_fields)
+        self._send_wave = jax.jit(decoding.send_wave, donate_argnums=0)
+        self._send_fields = jax.jit(decoding.send_fields, donate_argnums=0)
         self._sizes = {0: self._sized(None)}
 
     def _sized(self, written: Piece | None) -> Sized:
@@ -212,6 +213,7 @@ class Waves:
             step(part)
             size = room.tight(part.most)
             if part.most and size < part.live.shape[1]:
+                self._even(part, size, drawn)
                 [part] = self._gathered(part, [(part.live, size)], drawn)
         drawn.write(part)
 
@@ -220,6 +222,7 @@ class Waves:
         parked, most = [one.parked for one in waiting], part.most
         size = room.going(most, part.begun, part.own, parked, part.waited)
         if size < most or part.waited:
+            self._even(part, most, drawn)
             rank = part.live.cumsum(axis=1)
             chosen = [(part.live & (rank <= size), size)]
             if size < most:
@@ -242,8 +245,9 @@ class Waves:
         part: Part,
         least: int,
     ) -> None:
-        """Decodes until a shard has no more than `least` live rows, or the last piece is full."""
-        pause = self._put(Pause(np.int32(least), np.int32(part.t + self._report_every)))
+        """Decodes until `least` live rows a shard would hold all, or the last piece is full."""
+        until = np.int32(part.t + self._report_every)
+        pause = self._put(Pause(np.int32(least * self._shards), until))
         piece = part.cache.pop()
         part.wave, piece, live = self._of(part.live.shape[1]).advance(
             params, tuple(part.cache), piece, part.wave, settings, end_ids, pad_id, pause
@@ -265,7 +269,7 @@ class Waves:
         on_device = [self._put_rows(index) for index, _ in indices]
         for (index, real), there in zip(indices, on_device, strict=True):
             owners, t = np.take_along_axis(part.owners, index, axis=1), self._put(np.int32(part.t))
-            wave = self._take_rows(part.wave, there, self._put_rows(real.reshape(-1)))
+            wave = self._take_wave(part.wave, there, self._put_rows(real.reshape(-1)))
             owners = np.where(real, owners, -1)
             parts.append(Part([], wave._replace(t=t), owners, real, part.t, part.slots))
         self._order_last(part, None)
@@ -275,7 +279,7 @@ class Waves:
         for i, one in enumerate(parts):
             one.cache, one.waited = [pieces[i] for pieces in taken], i > 0
             if not part.own:
-                self._share(part, one, indices[i][0])
+                self._share(part, one)
         if part.t < part.slots:
             self._order_last(parts[0], self._of(parts[0].live.shape[1]).written)
         return parts
@@ -292,23 +296,56 @@ class Waves:
             piece[name] = jax.device_put(piece[name], getattr(to, name))
         part.cache.append(Piece(**piece))
 
-    def _share(self, part: Part, one: Part, index: np.ndarray) -> None:
+    def _even(self, part: Part, most: int, drawn: Drawn) -> None:
+        """Moves rows of the fullest shards to where others' rows have ended, so that no shard has
+        more than `most` live ones."""
+        if not (moves := evened(part.live, most)):
+            return
+        drawn.write(part)
+        self._order_last(part, None)
+        part.live = part.live.copy()
+        for sent, into in self._rounds(moves):
+            part.wave = self._send_wave(part.wave, sent, into)
+            for i in range(not part.own, len(part.cache)):
+                part.cache[i] = self._sent(part.cache, i, None, sent, into)
+        for shard, row, to, place in moves:
+            part.owners[to, place], part.owners[shard, row] = part.owners[shard, row], -1
+            part.live[to, place], part.live[shard, row] = True, False
+
+    def _share(self, part: Part, one: Part) -> None:
         """Gives rows of a part what they need of the prompts' piece that samples share: those that
         go on their own rows of it, those that wait all of it."""
-        width = part.live.shape[1]
-        places = np.broadcast_to(np.arange(width, dtype=np.int32), part.live.shape)
-        places = places if part.places is None else part.places
-        places = np.take_along_axis(places, index, axis=1)
+        shared = part.cache[0]
         if one.waited:
-            one.cache.insert(0, part.cache[0])
-            one.places, one.samples = places, part.samples
+            one.cache.insert(0, shared)
+            one.samples = part.samples
             return
-        shared, there = [part.cache[0]], [self._put_rows(places)]
-        one.cache.insert(0, self._taken(shared, 0, there, part.samples)[0])
+        each, shards = len(shared.positions) // self._shards, range(self._shards)
+        prompts, rows = np.maximum(one.owners, 0) // part.samples % each, one.owners // part.samples
+        taken = self._taken([shared], 0, [self._put_rows(prompts.astype(np.int32))])
+        moves = [
+            (int(rows[to, place]) // each, int(prompts[to, place]), to, place)
+            for to in shards
+            for place in np.flatnonzero((rows[to] >= 0) & (rows[to] // each != to)).tolist()
+        ]
+        for sent, into in self._rounds(moves):
+            taken[0] = self._sent(taken, 0, shared, sent, into)
+        one.cache.insert(0, taken[0])
 
-    def _taken(
-        self, cache: list[Any], i: int, places: Sequence[jax.Array], samples: int = 1
-    ) -> list[Piece]:
+    def _rounds(self, moves: Sequence[Move]) -> list[tuple[jax.Array, jax.Array]]:
+        return [self._put_rows(one) for one in rounds(moves, self._shards)]
+
+    def _sent(self, cache: list[Any], i: int, source: Piece | None, sent: Any, into: Any) -> Piece:
+        """A piece with rows of another one (None: of itself) written to it, bit by bit."""
+        piece, whole = cache[i]._asdict(), {} if source is None else source._asdict()
+        cache[i] = None
+        for names in _AT_A_TIME:
+            fields = {name: piece.pop(name) for name in names}
+            of = {name: whole[name] for name in names if whole}
+            piece |= self._send_fields(fields, of, sent, into)
+        return Piece(**piece)
+
+    def _taken(self, cache: list[Any], i: int, places: Sequence[jax.Array]) -> list[Piece]:
         """The rows of a piece at each of the places; it leaves the cache bit by bit."""
         taken: list[dict[str, Any]] = [{} for _ in places]
         piece = cache[i]._asdict()
@@ -316,7 +353,7 @@ class Waves:
         for names in _AT_A_TIME:
             fields = {name: piece.pop(name) for name in names}
             for into, there in zip(taken, places, strict=True):
-                into |= self._take_fields(fields, there, samples=samples)
+                into |= self._take_fields(fields, there)
             del fields
         return [Piece(**fields) for fields in taken]
 
@@ -425,16 +462,7 @@ class Drawn:
         found = fetch([getattr(part.wave, name) for name in self._into])
         for into, there in zip(self._into.values(), found, strict=True):
             into[owners[real]] = there[real]
-        if self._leave is not None and (left := owners[real & ~part.live.reshape(-1)]).size:
+        left = owners[real & ~part.live.reshape(-1)]
+        part.owners = np.where(part.live, part.owners, -1)
+        if self._leave is not None and left.size:
             self._leave(left, Rollout(*(x[left] for x in self.rollout)))
-
-
-def filled(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the rows of each shard are, filled up: (index [shards, size] int32, real, bool).
-
-    By hand: rows (0, 1, 1, 0), (0, 0, 0, 1) and size 2: (1, 2), (3, 0); the last is not real.
-    """
-    index = np.zeros((len(rows), size), np.int32)
-    real = np.arange(size) < rows.sum(axis=1, keepdims=True)
-    index[real] = np.nonzero(rows)[1]
-    return index, real

@@ -23,8 +23,8 @@ def test_sizes_by_hand():
 
 def test_a_wave_is_described():
     room = Room.of(1.0, (8, 100), 8, 2, 250, 128)
-    assert room == Room(1.0, 400, 100, (128, 122), (32, 16, 8))
-    assert Room.of(1.0, (8, 100), 1, 2, 250, 128) == Room(1.0, 0, 100, (128, 122), (4,))
+    assert room == Room(1.0, 400, 100, (128, 122), (32, 16, 8), 2)
+    assert Room.of(1.0, (8, 100), 1, 2, 250, 128) == Room(1.0, 0, 100, (128, 122), (4,), 2)
 
 
 # 8 rows of a shard that share 2 prompts of 10 tokens; two pieces of 20; sizes 8, 4, 2.

@@ -41,13 +41,6 @@ def make(family="qwen3-tied", **options):
     return params, Sampler(model, end_ids=ENDS, max_new_tokens=48, **options)
 
 
-def test_rows_are_filled_up_by_hand():
-    live = np.asarray([[0, 1, 1, 0], [0, 0, 0, 1]], bool)
-    index, real = waves.filled(live, 2)
-    assert index.tolist() == [[1, 2], [3, 0]]
-    assert real.tolist() == [[True, True], [True, False]]
-
-
 @pytest.mark.parametrize("family", ["qwen3-tied", "mistral-window"])
 def test_no_sample_changes(small, family):
     """40 rows, most of which end long before the last; the last two settings compile nothing."""
@@ -143,6 +136,33 @@ def test_rows_of_a_single_program_are_told_too():
     assert not sampler.halves(3) and [len(rows) for rows, _ in told] == [3, 2]
     for rows, rollout in told:
         assert_same(completions(rollout), [completions(got)[row] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("samples", "unstacked", "cache"),
+    [(8, True, None), (1, False, None), pytest.param(8, False, "int8", marks=pytest.mark.slow)],
+)
+def test_rows_of_full_shards_go_on_in_others(small, monkeypatch, samples, unstacked, cache):
+    """64 rows over 4 shards, of which those of the first alone may grow long."""
+    model, params, _ = setup(new=48)
+    model, mesh = cached(model, cache), make_mesh(4, 1, 2)
+    prompts = [PROMPTS[0]] * (64 // samples)
+    options = {"end_ids": [VOCAB - 1], "pad_id": 7, "max_new_tokens": 48, "max_prompt_length": 48}
+    arguments = {"ids": range(len(prompts)), "samples_per_prompt": samples}
+    arguments["limits"] = [48 if i * samples < 16 else 5 for i in range(len(prompts))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parking, "LEAST_TOKENS", 1000)
+        wanted = Sampler(model, **options)(params, prompts, **arguments)
+    sent, send = [], waves.Waves._sent
+    monkeypatch.setattr(waves.Waves, "_sent", lambda *a: sent.append(a[-4]) or send(*a))
+    monkeypatch.setattr(sampler_module, "_unstacked", lambda mesh: unstacked)
+    spread = jax.device_put(params, shardings(layout(model.config), mesh))
+    got = Sampler(model, **options, mesh=mesh)(spread, prompts, **arguments)
+    assert len(sent) > 3
+    # A rounding to 8 bits may fall to the other side where a mesh adds in another order.
+    assert_same(completions(got), completions(wanted), atol=1e-4 if cache is None else 1e-2)
+    for name in ("prompt_length", "completion_length", "ended"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name))
 
 
 @pytest.mark.parametrize(("sizes", "tensor"), [((2, 2, 2), None), ((8, 1, 1), None)], ids=str)
