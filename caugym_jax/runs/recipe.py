@@ -207,8 +207,9 @@ def _has_room(
     if len(room.ladder) == 1:
         return resident + temporaries(work, mesh) <= filled
     slot = max(1, work.model.num_kv_heads / tensor) * work.slot_bytes
-    weights = reordered_bytes(work.model, tensor, work.itemsize) if tpu else 0
-    beside = Memory(slot, room.ladder[0], work.model.vocab_size / tensor, work.drawn, weights)
+    written = room.ladder[0] * room.pieces[0] * slot
+    copied = reordered_bytes(work.model, tensor, work.itemsize, written) if tpu else 0
+    beside = Memory(slot, room.ladder[0], work.model.vocab_size / tensor, work.drawn, copied)
     prefill = temporaries(work._replace(drawn=1), mesh)
     fits = room._replace(total=beside.slots(memory - resident)).starts_well()
     return fits and resident + prefill <= filled

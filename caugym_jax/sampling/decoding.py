@@ -260,15 +260,20 @@ def laid_out(piece: Piece, mesh: jax.sharding.Mesh, *, written: bool) -> Piece:
     return Piece(*map(field, Piece._fields, piece))
 
 
-def reordered_bytes(config: ModelConfig, tensor: int, itemsize: int) -> float:
-    """Bytes of the weights of which a TPU's loop over tokens makes copies in another order: the
-    queries', and gate and up where a device's part of them is not in whole tiles of 128 (as
-    compiled for v5e and v5p)."""
+def reordered_bytes(config: ModelConfig, tensor: int, itemsize: int, written: float) -> float:
+    """Bytes of what a TPU's loop over tokens copies in another order, as compiled for v5e and v5p:
+    the queries' weights; gate and up where a device's part of them is not in whole tiles of 128;
+    keys or values of the piece that it writes where a device has several heads of them (`laid_out`
+    knows the order of one).
+
+    Args:
+      written: bytes of that piece on a device.
+    """
     inputs = config.num_layers * config.d_model
     weights = inputs * config.num_heads * config.head_dim / tensor
     if config.d_ff / tensor % 128:
         weights += 2 * inputs * config.d_ff * max(1, config.num_experts) / tensor
-    return weights * itemsize
+    return weights * itemsize + (written / 2 if config.num_kv_heads > tensor else 0)
 
 
 def _pinned_field(name: str, x: Any) -> Any:

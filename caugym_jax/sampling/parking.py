@@ -47,19 +47,19 @@ class Memory(NamedTuple):
       rows: of a shard.
       vocabulary: logits of a row.
       drawn: tokens of a row, at most.
-      weights: bytes of weights that the loop copies before it starts.
+      copied: bytes that the loop copies before it starts.
     """
 
     slot: float
     rows: int
     vocabulary: float
     drawn: int
-    weights: float = 0
+    copied: float = 0
 
     @property
     def working(self) -> float:
-        """Bytes of two arrays of logits, of what is drawn (it is gathered too), of weights."""
-        return self.rows * (2 * 4 * self.vocabulary + 2 * 8 * self.drawn) + self.weights
+        """Bytes of two arrays of logits, of what is drawn (it is gathered too), of copies."""
+        return self.rows * (2 * 4 * self.vocabulary + 2 * 8 * self.drawn) + self.copied
 
     def slots(self, free: float) -> float:
         """Slots of cache for which so many free bytes are enough."""

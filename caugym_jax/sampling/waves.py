@@ -380,12 +380,13 @@ class Waves:
         tensor = 1 if self._mesh is None else self._mesh.shape["tensor"]
         cache = jax.eval_shape(lambda: self._empty(self._shards, 1))
         slot = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache)) / self._shards
-        heads = tensor if config.num_kv_heads % tensor == 0 else 1
-        logits, weights = config.vocab_size / tensor, 0.0
+        slot /= tensor if config.num_kv_heads % tensor == 0 else 1
+        logits, copied = config.vocab_size / tensor, 0.0
         if self._mesh is not None and lays_out(self._mesh):
             itemsize = jax.numpy.dtype(self._model.dtype).itemsize
-            weights = decoding.reordered_bytes(config, tensor, itemsize)
-        return room, Memory(slot / heads, room.ladder[0], logits, self._new, weights)
+            written = room.ladder[0] * room.pieces[0] * slot
+            copied = decoding.reordered_bytes(config, tensor, itemsize, written)
+        return room, Memory(slot, room.ladder[0], logits, self._new, copied)
 
     def record(self, params: Params, prompts: Any, lengths: Any, keys: Any, *more: Any) -> bool:
         """On shapes: records the programs of a wave of which rows might have to wait, as a call

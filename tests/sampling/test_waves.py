@@ -8,6 +8,7 @@ import pytest
 from caugym_jax.devices import programs, terminal
 from caugym_jax.devices.mesh import Sampling, make_mesh, sampling_mesh, shardings
 from caugym_jax.errors import UserError
+from caugym_jax.models.presets import PRESETS
 from caugym_jax.models.transformer import cached, layout
 from caugym_jax.planning.stretches import stretches
 from caugym_jax.sampling import decoding, parking, waves
@@ -288,3 +289,14 @@ def test_nothing_crosses_to_the_device_unasked(small):
     params, sampler = make()
     with jax.transfer_guard("disallow"):
         sampler(params, PROMPTS, ids=IDS, samples_per_prompt=SAMPLES)
+
+
+def test_what_a_tpus_loop_copies_by_hand():
+    """14B in bfloat16: 48 layers, queries 5,120 x 40 x 128; gate and up of 13,824 are whole tiles
+    over 4 devices (27 of 128) and not over 8. 8 KV heads: two on each of 4 devices."""
+    config = PRESETS["r1-distill-qwen-14b"].config
+    queries = 48 * 5120 * 40 * 128 * 2
+    feed_forward = 2 * 48 * 5120 * 13_824 * 2
+    copied = decoding.reordered_bytes
+    assert copied(config, 8, 2, 1000) == queries / 8 + feed_forward / 8
+    assert copied(config, 4, 2, 1000) == queries / 4 + 500
