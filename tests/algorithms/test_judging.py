@@ -83,7 +83,9 @@ def test_the_whole_is_judged_as_at_once(tokenizer):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
 
 
-def test_each_process_judges_its_own_and_all_get_all(tokenizer, monkeypatch):
+@pytest.mark.parametrize("count", [2, 6])
+def test_each_process_judges_its_own_and_all_get_all(tokenizer, monkeypatch, count):
+    """One of six has nothing to judge."""
     one = judge(tokenizer, "counts")
     prompts, rollout = whole(tokenizer)
 
@@ -92,7 +94,7 @@ def test_each_process_judges_its_own_and_all_get_all(tokenizer, monkeypatch):
         return judge_by_share(lambda own, its: one(own, its, scores()), prompts, sampled, GROUP)
 
     wanted = one(prompts, one.cut(rollout))
-    for found in as_processes(monkeypatch, 2, together):
+    for found in as_processes(monkeypatch, count, together):
         np.testing.assert_array_equal(found.total, wanted.total)
         assert found.rows == wanted.rows
 
