@@ -14,6 +14,7 @@ from caugym_jax.data.tokenizer import load_tokenizer
 from caugym_jax.errors import UserError
 from caugym_jax.grade import main as grade
 from caugym_jax.models.save import save_pretrained
+from caugym_jax.runs.lock import alone
 from caugym_jax.sampling.sampler import Sampler
 from tests.data.byte_tokenizer import CHAT, save_byte_tokenizer
 from tests.models.tiny import FAMILIES, random_params
@@ -137,6 +138,19 @@ def test_problems_that_do_not_fit_count_as_wrong(model, tmp_path, capsys):
     assert rows[1]["truncated"] == [True, True] and rows[1]["num_tokens"] == [0, 0]
     assert results["sets"]["base_dataset"]["n"] == 2
     assert "1 of 2 prompts do not fit the model's 256 positions" in capsys.readouterr().err
+
+
+def test_one_command_at_a_time_writes_answers(model, data, tmp_path):
+    out = tmp_path / "out"
+    with (
+        alone(out),
+        pytest.raises(
+            UserError, match="out is in use by .*: stop that run, or choose another --out"
+        ),
+    ):
+        run(model, data, out)
+    rows, _ = run(model, data, out)
+    assert len(rows) == 5 and not (out / "lock").exists()
 
 
 def test_other_settings_or_other_problems_are_refused(model, data, tmp_path):

@@ -22,6 +22,7 @@ from caugym_jax.evals.answers import AnswersFile, claim, read_answers, set_name
 from caugym_jax.evals.probe import require_finite
 from caugym_jax.evals.suites import Question, drawn, read_items
 from caugym_jax.runs.folder import of_checkpoint
+from caugym_jax.runs.lock import alone
 from caugym_jax.runs.log import Progress
 from caugym_jax.runs.opening import ModelSettings, Opened, open_model
 from caugym_jax.runs.recipe import prompts_that_fit
@@ -113,12 +114,13 @@ def evaluate(
         report_every=REPORT_EVERY,
     )
     sets = {}
-    for path in files:
-        answers = _answers(out, path)
-        asked_here = problems[path], prompts[path], places[path]
-        _answer_file(*asked_here, opened, sampler, protocol, answers)
-        if processes.is_first():
-            sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])])
+    with alone(out, "--out"):
+        for path in files:
+            answers = _answers(out, path)
+            asked_here = problems[path], prompts[path], places[path]
+            _answer_file(*asked_here, opened, sampler, protocol, answers)
+            if processes.is_first():
+                sets[answers.stem] = summarize(read_answers(answers)[: len(problems[path])])
     terminal.clear()
     return settings | {"limit": limit, "checkpoint": checkpoint}, sets
 

@@ -29,14 +29,17 @@ _held: set[Path] = set()  # by this process
 
 
 @contextlib.contextmanager
-def alone(workdir: Path) -> Iterator[None]:
+def alone(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Holds the workdir's lock inside the block; of several processes the first does.
+
+    Args:
+      flag: which names the folder on the command line.
 
     Raises:
       UserError: another process that lives holds it, or the workdir cannot be made.
     """
     path, ended = workdir.absolute() / NAME, threading.Event()
-    processes.first(lambda: _take(path))
+    processes.first(lambda: _take(path, flag))
     if processes.is_first():
         _held.add(path)
         threading.Thread(target=_renew, args=(path, ended), daemon=True).start()
@@ -49,7 +52,7 @@ def alone(workdir: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _take(path: Path) -> None:
+def _take(path: Path, flag: str) -> None:
     mine = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "began": _began()})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +67,7 @@ def _take(path: Path) -> None:
         if _lives(path, found[0]):
             raise UserError(
                 f"{path.parent} is in use by {_named(found[0])}: stop that run, or choose another "
-                "--workdir"
+                f"{flag}"
             )
         aside = path.with_name(f".{NAME}-{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
