@@ -142,12 +142,8 @@ def test_problems_that_do_not_fit_count_as_wrong(model, tmp_path, capsys):
 
 def test_one_command_at_a_time_writes_answers(model, data, tmp_path):
     out = tmp_path / "out"
-    with (
-        alone(out),
-        pytest.raises(
-            UserError, match="out is in use by .*: stop that run, or choose another --out"
-        ),
-    ):
+    told = "out is in use by .*: stop that run, or choose another --out"
+    with alone(out), pytest.raises(UserError, match=told):
         run(model, data, out)
     rows, _ = run(model, data, out)
     assert len(rows) == 5 and not (out / "lock").exists()
