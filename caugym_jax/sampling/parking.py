@@ -182,7 +182,7 @@ class Room(NamedTuple):
         return self.need(self.ladder[-1], self.ladder[0], 0, not self.shared, [])
 
     def starts_well(self) -> bool:
-        """Whether all rows fit while they fill the first piece, and a third of them to the end
+        """Whether all rows fit while they fill the first piece, and a quarter of them to the end
         beside it. With less, the time that parked rows take on their own is more than what a
         larger wave saves (as `planning/lengths.py` counts a 14B model's)."""
         rows, own = self.ladder[0], not self.shared
@@ -190,7 +190,7 @@ class Room(NamedTuple):
             return self.to_the_end() <= self.total
         first = self.shared + rows * (self.pieces[0] + own * self.width)
         more = self.slots() - self.pieces[0] + (not own) * self.width
-        some = first + -(-rows // 3) * more
+        some = first + -(-rows // 4) * more
         return max(some, self.need(rows, rows, 0, own, [])) <= self.total
 
     def together(self) -> tuple[int, int, bool]:

@@ -113,7 +113,7 @@ def test_as_many_prompts_are_answered_at_a_time_as_fit(monkeypatch):
     """64, halved while they do not fit; one where nothing is known to fit."""
     params = {"w": jax.device_put(np.zeros(1, np.float32))}
     found = []
-    for size in (None, 900, 38, 1):
+    for size in (None, 900, 37, 1):
         memory = None if size is None else size * GIB
         monkeypatch.setattr(recipe, "device_memory", lambda mesh, memory=memory: memory)
         found.append(recipe.prompts_that_fit((MODEL, params), make_mesh(), 64, 5, 1024, 1024))

@@ -62,10 +62,14 @@ def test_memory_by_hand():
     assert memory.slots(memory.bytes(1000)) == 1000
 
 
-def test_a_wave_starts_well_with_room_for_a_third_to_the_end():
-    """20 shared + 8 x 20 of the first piece + 3 x (20 + 10) to the end."""
-    assert not SMALL._replace(total=269).starts_well()
-    assert SMALL._replace(total=270).starts_well()
+def test_a_wave_starts_well_with_room_for_a_quarter_to_the_end():
+    """20 shared + 16 x 20 of the first of 8 pieces + 4 x (7 x 20 + 10) to the end."""
+    room = Room(math.inf, 20, 10, (20,) * 8, (16, 8, 4, 2))
+    assert not room._replace(total=939).starts_well()
+    assert room._replace(total=940).starts_well()
+    # Here it takes as much to park all but two rows after the first piece: see above.
+    assert not SMALL._replace(total=259).starts_well()
+    assert SMALL._replace(total=260).starts_well()
 
 
 def random_wave(rng: random.Random) -> tuple[Room, np.ndarray]:
