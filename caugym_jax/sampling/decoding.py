@@ -241,19 +241,25 @@ def field_axes(name: str, x: Any) -> tuple[str, ...]:
 def laid_out(piece: Piece, mesh: jax.sharding.Mesh, *, written: bool) -> Piece:
     """Where the arrays of a piece lie on a mesh's TPUs: shardings, with the order in memory of keys
     and values that a loop writes. With another order it would work on a copy of them, as the
-    compiler chooses the order inside of loops by itself; these are what it chose for v5p (compiled,
-    not seen on a chip). Caches in 8 bits have the usual order.
+    compiler chooses the order inside of loops by itself; these are what it chose for v5p and v5e
+    (compiled, not seen on a chip).
     """
-    by_rows = (0, 2, 4, 3, 1), (0, 2, 4, 1, 3)  # axes, from the outermost to the innermost
-    orders = {"k": by_rows, "v": ((0, 2, 3, 1, 4),) * 2}
+    # Axes from the outermost to the innermost.
+    few = {"k": (0, 2, 4, 1, 3), "v": (0, 2, 3, 1, 4)}
+    many = {"k": (0, 2, 4, 3, 1), "v": (0, 2, 3, 4, 1)}  # of the values those in 8 bits alone
+
+    def order(name: str, x: Any, rows: int) -> tuple[int, ...]:
+        usual = rows < 128 or name == "v" and not isinstance(x, Rounded)
+        return few[name] if usual else many[name]
 
     def field(name: str, x: Any) -> Any:
         def one(y: Any) -> Any:
             split = activation_sharding(field_axes(name, x), y.shape, mesh)
-            if name not in orders or isinstance(x, (Rounded, tuple)):
+            scales = isinstance(x, Rounded) and y is x.scale
+            if name not in few or isinstance(x, tuple) or scales:
                 return split
-            order = orders[name][y.shape[1] // row_count(mesh) < 128]
-            return Format(Layout(order if written else tuple(range(y.ndim))), split)
+            own = order(name, x, y.shape[1] // row_count(mesh))
+            return Format(Layout(own if written else tuple(range(y.ndim))), split)
 
         return jax.tree.map(one, x)
 

@@ -204,20 +204,25 @@ def short(patch, free):
 
 
 @pytest.mark.slow
-def test_what_is_written_may_lie_in_another_order(small, monkeypatch):
+@pytest.mark.parametrize("cache", [None, "int8"])
+def test_what_is_written_may_lie_in_another_order(small, monkeypatch, cache):
     """As on a TPU: over 4 shards of rows, keys and values of all layers in one array; then with so
     little memory that rows of every shard wait."""
-    model, params, whole = setup(new=48)
+    model, params, _ = setup(new=48)
+    model = cached(model, cache)
+    options = {"end_ids": ENDS, "max_new_tokens": 48, "max_prompt_length": 48, "pad_id": 7}
     mesh = make_mesh(4, 1, 1, 2)
     spread = jax.device_put(params, shardings(layout(model.config), mesh))
     monkeypatch.setattr(waves, "lays_out", lambda mesh: True)
     monkeypatch.setattr(sampler_module, "_unstacked", lambda mesh: False)
-    _, over_mesh = make(mesh=mesh)
+    over_mesh = Sampler(model, **options, mesh=mesh)
     orders, decode = set(), waves.Waves._decode
 
     def seen(self, *arguments):
         cache = arguments[-2].cache[1:]
-        orders.update((i + 1 == len(cache), x.k.format.layout) for i, x in enumerate(cache))
+        for i, piece in enumerate(cache):
+            numbers = jax.tree.leaves(piece.k)[0]
+            orders.add((i + 1 == len(cache), numbers.format.layout))
         decode(self, *arguments)
 
     monkeypatch.setattr(waves.Waves, "_decode", seen)
@@ -237,9 +242,11 @@ def test_what_is_written_may_lie_in_another_order(small, monkeypatch):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parking, "LEAST_TOKENS", 1000)
         patch.setattr(decoding, "_PIECE", 512)
-        wanted = completions(whole(params, PROMPTS, **arguments))
-    assert_same(completions(got), wanted)
-    assert_same(completions(parked), wanted)
+        whole = Sampler(model, **options)(params, PROMPTS, **arguments)
+    # A rounding to 8 bits may fall to the other side where a mesh adds in another order.
+    atol = 1e-4 if cache is None else 1e-2
+    assert_same(completions(got), completions(whole), atol)
+    assert_same(completions(parked), completions(whole), atol)
 
 
 # A slot: keys and values of 2 layers of 2 heads of 16 in float32, a position and a segment.
