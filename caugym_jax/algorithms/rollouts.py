@@ -537,7 +537,12 @@ class Rollouts:
             return sample(), lambda _, rollout: longest(rollout, s.group_size)
         if not s.reward_while_sampling:
             return judge.cut(sample()), judge
-        rollout, scores = judge.while_sampling(prompts, lambda ended: sample(ended=ended))
+
+        def telling(leave: Callable[[np.ndarray, Rollout], None]) -> Rollout:
+            with self._sampler.telling(leave):
+                return sample()
+
+        rollout, scores = judge.while_sampling(prompts, telling)
         return rollout, lambda own, its_rollout: judge(own, its_rollout, scores())
 
     def lay_out(self, collected: Collected, advantages: np.ndarray) -> Experience:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -104,6 +104,7 @@ class Sampler:
             remedy,
             work=self._work,
         )
+        self._leave: Callable[[np.ndarray, Rollout], None] | None = None
         self._waves = Waves(model, max_new_tokens, _unstacked(mesh), remedy, mesh, report_every)
         self._in_parts = report_every is not None and report_every < max_new_tokens
         self._places = None if mesh is None else shardings(layout(model.config), mesh)
@@ -117,6 +118,20 @@ class Sampler:
     def halves(self, rows: int) -> bool:
         """Whether a wave of so many rows (of all samples) is halved while it is sampled."""
         return self._waves.halve(rows)
+
+    @contextlib.contextmanager
+    def telling(self, leave: Callable[[np.ndarray, Rollout], None]) -> Iterator[None]:
+        """In this block calls tell of rows as they end, while others go on.
+
+        Args:
+          leave: called once for each row, perhaps in another thread, with some rows' numbers in the
+            result and their rollout.
+        """
+        self._leave = leave
+        try:
+            yield
+        finally:
+            self._leave = None
 
     def place(self, params: Params) -> Params:
         """The parameters in the compute dtype, laid out as the sampler reads them: once a step,
@@ -155,15 +170,12 @@ class Sampler:
         top_p: float = 1.0,
         min_p: float = 0.0,
         limits: Sequence[int] | None = None,
-        ended: Callable[[np.ndarray, Rollout], None] | None = None,
     ) -> Rollout:
         """Samples `samples_per_prompt` completions of every prompt (rows prompt-major).
 
         Args:
           ids: what identifies each prompt: with (seed, step) it fixes the prompt's samples.
           limits: at most this many new tokens of each prompt, where less than max_new_tokens.
-          ended: called when rows leave, perhaps in another thread and while others go on: with
-            which rows of the result they are, and their rollout. Once for each row.
 
         Raises:
           UserError: settings out of range, an empty prompt or one that is too long.
@@ -185,6 +197,7 @@ class Sampler:
         waves = [order[start : start + size] for start in range(0, len(order), size)]
         report = self._reporter(len(order) * samples_per_prompt)
         beside = 2 if self._two_at_once(size * samples_per_prompt) else 1
+        told = self._leave
 
         def sample(part: tuple[np.ndarray, int, int]) -> Rollout:
             chosen, rows, width = part
@@ -193,9 +206,9 @@ class Sampler:
 
             def leave(rows: np.ndarray, rollout: Rollout) -> None:
                 """Rows of the batch, of which those that fill it up are nobody's."""
-                assert ended is not None
+                assert told is not None
                 if (real := rows < kept).any():
-                    ended(members.reshape(-1)[rows[real]], Rollout(*(x[real] for x in rollout)))
+                    told(members.reshape(-1)[rows[real]], Rollout(*(x[real] for x in rollout)))
 
             batch = self._batch(
                 [token_prompts[i] for i in chosen],
@@ -217,13 +230,13 @@ class Sampler:
                         rollout = self._program(*arguments)
                 elif self.halves(keys.shape[0]) or self._in_parts:
                     own_report = functools.partial(report, chosen[0], kept)
-                    left = None if ended is None else leave
+                    left = None if told is None else leave
                     rollout = self._waves(*arguments, own_report, beside=beside, ended=left)
                     return Rollout(*(x[:kept] for x in rollout))
                 else:
                     rollout = self._program(*arguments)
                 found = Rollout(*(np.asarray(x)[:kept] for x in fetch(rollout)))
-            if ended is not None:
+            if told is not None:
                 leave(np.arange(kept), found)
             return found
 

@@ -113,14 +113,9 @@ def test_no_batch_size_changes_a_sample(small):
 def test_rows_are_told_as_they_leave_each_once(small, how):
     params, sampler = make(**how | ({"mesh": make_mesh(*how["mesh"])} if "mesh" in how else {}))
     told = []
-    got = sampler(
-        params,
-        PROMPTS,
-        ids=IDS,
-        samples_per_prompt=SAMPLES,
-        limits=[40, 1, 48, 9, 30],
-        ended=lambda *part: told.append(part),
-    )
+    arguments = {"samples_per_prompt": SAMPLES, "limits": [40, 1, 48, 9, 30]}
+    with sampler.telling(lambda *part: told.append(part)):
+        got = sampler(params, PROMPTS, ids=IDS, **arguments)
     rows = np.concatenate([rows for rows, _ in told])
     assert len(told) > 1 and sorted(rows) == list(range(40))
     for rows, rollout in told:
@@ -133,7 +128,9 @@ def test_rows_are_told_as_they_leave_each_once(small, how):
 def test_rows_of_a_single_program_are_told_too():
     params, sampler = make(batch_size=3)
     told = []
-    got = sampler(params, PROMPTS, ids=IDS, ended=lambda *part: told.append(part))
+    with sampler.telling(lambda *part: told.append(part)):
+        got = sampler(params, PROMPTS, ids=IDS)
+    sampler(params, PROMPTS, ids=IDS)  # tells nobody
     assert not sampler.halves(3) and [len(rows) for rows, _ in told] == [3, 2]
     for rows, rollout in told:
         assert_same(completions(rollout), [completions(got)[row] for row in rows])
